@@ -1,0 +1,1 @@
+"""The ground floor: what the project knows, and the only door to the Hub. Never imports torch."""

@@ -1,0 +1,41 @@
+"""JSON for the domain's types: written in one canonical way, read strictly (unknown keys refused)."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from functools import cache
+from typing import Any, TypeVar
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError, with_config
+from pydantic_core import to_jsonable_python
+
+from hub.errors import BadDocument
+
+T = TypeVar("T")
+
+
+@cache
+def _adapter(kind: type[Any]) -> TypeAdapter[Any]:
+    return TypeAdapter(with_config(ConfigDict(extra="forbid"))(kind) if not hasattr(kind, "__pydantic_config__") else kind)
+
+
+def to_json(value: object, *, indent: int | None = None) -> str:
+    """Return canonical JSON: sorted keys, ASCII, no NaN."""
+    return json.dumps(to_jsonable_python(value), sort_keys=True, indent=indent, allow_nan=False)
+
+
+def from_json(kind: type[T], text: str | bytes, *, where: str = "JSON") -> T:
+    """Read a domain type from JSON; raise `BadDocument` naming the place and what is wrong."""
+    try:
+        value: T = _adapter(kind).validate_json(text)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        place = ".".join(str(part) for part in first["loc"]) or "the whole document"
+        raise BadDocument(f"{where} is not a valid {kind.__name__}: {place}: {first['msg']}") from error
+    return value
+
+
+def content_id(value: object) -> str:
+    """Return the first 16 hexadecimal digits of the SHA-256 of the value's canonical JSON."""
+    return hashlib.sha256(to_json(value).encode()).hexdigest()[:16]

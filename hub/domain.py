@@ -1,0 +1,408 @@
+"""The words of the project as frozen types; JSON for them goes through `hub.codec` alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from hub.codec import content_id
+
+Scalar = str | int | float | bool
+JobKind = Literal["press", "measure", "inspect"]
+JobState = Literal["planned", "running", "done", "failed"]
+Track = Literal["serving", "research"]
+Stage = Literal["artifact", "release"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelRef:
+    """A base model pinned by commit: `repo_id` is `owner/name`, `sha` the 40-digit commit (or `local-<hash>` for a folder)."""
+
+    repo_id: str
+    sha: str
+
+    @property
+    def name(self) -> str:
+        """The part after the owner."""
+        return self.repo_id.rsplit("/", 1)[-1]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Calibration:
+    """What a method is shown: `samples` windows of `sequence_length` tokens of a named text, drawn with `seed`."""
+
+    text: str
+    samples: int
+    sequence_length: int
+    seed: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Step:
+    """One method with its scheme (W4A16, 2:4, …), parameters and calibration."""
+
+    method: str
+    scheme: str
+    params: Mapping[str, Scalar] = field(default_factory=dict)
+    calibration: Calibration | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Thresholds:
+    """The most a variant may lose against its base: KL divergence in nats per token, perplexity as a ratio."""
+
+    kl_divergence: float
+    perplexity_ratio: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """One or more steps in order, the format they leave on disk, and what the result must still reach."""
+
+    name: str
+    title: str
+    summary: str
+    format: str
+    steps: tuple[Step, ...]
+    thresholds: Thresholds
+    track: Track = "serving"
+
+    @property
+    def method(self) -> str:
+        """The methods of all steps, joined by `+`."""
+        return "+".join(step.method for step in self.steps)
+
+    @property
+    def scheme(self) -> str:
+        """The schemes of all steps, joined by `+`."""
+        return "+".join(step.scheme for step in self.steps)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Protocol:
+    """Exactly how numbers are taken.
+
+    Quality: `windows` non-overlapping windows (0: all) of `sequence_length` tokens of `text`, whose SHA-256 is `text_sha256`; the tail is dropped.
+    Speed: batch 1, a prompt of `prompt_tokens`, then `new_tokens` greedy tokens, `repeats` times after `warmup` runs.
+    """
+
+    name: str
+    text: str
+    text_sha256: str
+    sequence_length: int
+    windows: int
+    prompt_tokens: int
+    new_tokens: int
+    repeats: int
+    warmup: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """One piece of work for the farm.
+
+    `press` makes a variant; `measure` takes a protocol's numbers of a base (`recipe` None) or of a variant;
+    `inspect` collects the gate's facts on the bytes named by `subject` (an artifact's digest or a release's commit).
+    """
+
+    kind: JobKind
+    base: ModelRef
+    recipe: Recipe | None = None
+    protocol: Protocol | None = None
+    subject: str = ""
+
+    @property
+    def id(self) -> str:
+        """A hash of what the job does; titles, thresholds and other words that change nothing on disk are left out."""
+        steps = (self.recipe.format, self.recipe.steps) if self.recipe else None
+        return content_id((self.kind, self.base, steps, self.protocol, self.subject))
+
+    @property
+    def variant_id(self) -> str | None:
+        """The variant that the job makes or looks at; None for a base model."""
+        return variant_id(self.base, self.recipe) if self.recipe else None
+
+    @property
+    def label(self) -> str:
+        """A short name for people: `measure sample-llama gptq-w4a16-g128`."""
+        return f"{self.kind} {self.base.name} {self.recipe.name if self.recipe else 'base'}"
+
+
+def variant_id(base: ModelRef, recipe: Recipe) -> str:
+    """Return the id of base model + recipe: 16 hexadecimal digits."""
+    return content_id((base, recipe.format, recipe.steps))
+
+
+@dataclass(frozen=True, kw_only=True)
+class ArtifactFile:
+    """A file of a checkpoint: POSIX path inside it, size in bytes, SHA-256 in hexadecimal."""
+
+    path: str
+    size: int
+    sha256: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Artifact:
+    """A variant's checkpoint with its manifest; `parameters` counts the weights it stands for, not the packed words."""
+
+    variant_id: str
+    base: ModelRef
+    recipe: Recipe
+    files: tuple[ArtifactFile, ...]
+    parameters: int
+    made_at: str
+    libraries: Mapping[str, str]
+
+    @property
+    def digest(self) -> str:
+        """A hash of all files' paths, sizes and checksums."""
+        return content_id(tuple(sorted(self.files, key=lambda file: file.path)))
+
+    @property
+    def bytes(self) -> int:
+        """Size on disk of all files, in bytes."""
+        return sum(file.size for file in self.files)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measurement:
+    """A number with all that makes it one: unit, direction, 95 % interval (with how it was found), protocol, engine."""
+
+    metric: str
+    value: float
+    unit: str
+    higher_is_better: bool
+    ci_low: float
+    ci_high: float
+    interval: str
+    samples: int
+    protocol: str
+    engine: str
+    measured_at: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Environment:
+    """Hardware and library versions under which a result was made."""
+
+    hardware: str
+    device: Literal["cpu", "cuda"]
+    cores: int
+    memory_bytes: int
+    system: str
+    python: str
+    libraries: Mapping[str, str]
+
+    @property
+    def id(self) -> str:
+        """A hash of all fields."""
+        return content_id(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Facts:
+    """What an inspection in a clean process found on a checkpoint's bytes; `leaderboard.gate` judges them.
+
+    `packed_expected` counts the linear layers that the recipe promises to change (quantized, or sparse as promised), `packed_found`
+    those that are; `not_packed` names the others (20 at most). `tensor_bytes_expected` is Σ bits / 8 by the scheme, scales included.
+    """
+
+    loads: bool
+    load_error: str
+    tensors: int
+    packed_expected: int
+    packed_found: int
+    not_packed: tuple[str, ...]
+    non_finite: tuple[str, ...]
+    tensor_bytes_expected: int
+    tensor_bytes_found: int
+    missing_files: tuple[str, ...]
+    unexpected_files: tuple[str, ...]
+    checksum_errors: tuple[str, ...]
+    prompt: str
+    generated_ids: tuple[int, ...]
+    generated_text: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class JobResult:
+    """What a job gave: an artifact, measurements or facts; `stages` holds seconds by stage, `peak_memory_bytes` of the whole process."""
+
+    job_id: str
+    environment: Environment
+    started_at: str
+    seconds: float
+    stages: Mapping[str, float]
+    peak_memory_bytes: int
+    artifact: Artifact | None = None
+    measurements: tuple[Measurement, ...] = ()
+    facts: Facts | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Failure:
+    """Why a job did not succeed: the error's class, one sentence, what to do, and the end of its log."""
+
+    job_id: str
+    error: str
+    reason: str
+    hint: str
+    log_tail: str
+    seconds: float
+    retryable: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Workspace:
+    """Where a job finds and leaves things, and what it may use. Not part of what the job does, so not of its id."""
+
+    endpoint: str
+    cache_dir: str
+    artifacts_dir: str
+    threads: int
+    timeout_s: float
+    memory_bytes: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class JobOrder:
+    """What a runner reads: the job, its workspace, and for `inspect` the folder to look at."""
+
+    job: Job
+    workspace: Workspace
+    folder: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Check:
+    """One question of the gate and its answer."""
+
+    name: str
+    passed: bool
+    detail: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """The gate's answer on an artifact (`stage` artifact) or on downloaded bytes (`stage` release)."""
+
+    variant_id: str
+    stage: Stage
+    subject: str
+    checks: tuple[Check, ...]
+    judged_at: str
+
+    @property
+    def passed(self) -> bool:
+        """Whether every check passed."""
+        return all(check.passed for check in self.checks)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Release:
+    """An artifact published at a commit; `verified_at` is set when the downloaded bytes passed the gate."""
+
+    variant_id: str
+    repo_id: str
+    sha: str
+    artifact_digest: str
+    url: str
+    released_at: str
+    verified_at: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class HubFile:
+    """A file as the Hub lists it; `sha256` is None for files kept in git itself, whose `blob_id` is a git SHA-1."""
+
+    path: str
+    size: int
+    blob_id: str
+    sha256: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Candidate:
+    """A model as the Hub lists it, before policy: popularity, metadata and files at one commit."""
+
+    ref: ModelRef
+    downloads: int
+    likes: int
+    trending_score: float
+    created_at: str
+    last_modified: str
+    license: str | None
+    license_name: str | None
+    license_link: str | None
+    gated: str | None
+    private: bool
+    library_name: str | None
+    pipeline_tag: str | None
+    architecture: str | None
+    base_models: tuple[str, ...]
+    tags: tuple[str, ...]
+    languages: tuple[str, ...]
+    parameters: int | None
+    files: tuple[HubFile, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Refusal:
+    """Why a model, or a recipe on a model, is not pressed: a short code, one sentence, and the recipe if it is about one."""
+
+    repo_id: str
+    sha: str
+    code: str
+    reason: str
+    recipe: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What is to be done now, in order: jobs, what was refused, and how many planned jobs are done already."""
+
+    jobs: tuple[Job, ...]
+    refusals: tuple[Refusal, ...]
+    done: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class JobRecord:
+    """A job as the store knows it."""
+
+    job: Job
+    state: JobState
+    attempts: int
+    updated_at: str
+    seconds: float | None = None
+    failure: Failure | None = None
+    stages: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class BaseRecord:
+    """A base model with its own measurements, as the store knows it."""
+
+    candidate: Candidate
+    rank: int
+    measurements: tuple[Measurement, ...]
+    environment: Environment | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class VariantRecord:
+    """A variant with all that happened to it, as the store knows it."""
+
+    variant_id: str
+    base: ModelRef
+    recipe: Recipe
+    artifact: Artifact | None
+    press_seconds: float | None
+    press_peak_memory_bytes: int | None
+    measurements: tuple[Measurement, ...]
+    environment: Environment | None
+    verdicts: tuple[Verdict, ...]
+    release: Release | None
+    failure: Failure | None

@@ -1,0 +1,1 @@
+"""Everything the public sees: the gate, cards, releases and the site."""

@@ -1,0 +1,1 @@
+"""The commands, mounted as the import package `modelpress`."""
