@@ -1,0 +1,167 @@
+"""The proof-of-artifact gate: facts found on the bytes in a clean process, judged without opening a file.
+
+Two choices are fixed here. Quality is judged by the *upper end* of the 95 % interval, not by the value: it is for the
+variant to prove that it keeps within its recipe's threshold, so a noisy measurement cannot let a bad one through. And a
+variant without its base's perplexity under the same protocol has no quality at all, so it does not pass.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from hub.domain import BaseRecord, Check, Facts, Measurement, Stage, VariantRecord, Verdict
+from leaderboard import stats
+
+SIZE_TOLERANCE = 0.03
+# What publishing adds beside the artifact's own files.
+PUBLISHED_BESIDE = frozenset({".gitattributes", "README.md", "modelpress.json"})
+SHOWN = 5
+
+
+def judge(
+    record: VariantRecord,
+    facts: Facts,
+    *,
+    base: BaseRecord,
+    stage: Stage,
+    subject: str,
+    at: str,
+    before: Facts | None = None,
+) -> Verdict:
+    """Judge a variant by the facts found on `subject` (an artifact's digest, or a release's commit for stage `release`).
+
+    `before` holds the facts of the artifact's own inspection; the release stage needs them, because the downloaded
+    bytes must generate the same tokens.
+    """
+    checks = [
+        _loads(facts),
+        _generates(facts),
+        _finite(facts),
+        _packed(record, facts),
+        _size(facts),
+        _files(facts, stage),
+        _checksums(facts),
+        *_quality(record, base),
+    ]
+    if stage == "release":
+        checks.insert(2, _same_tokens(facts, before))
+    return Verdict(variant_id=record.variant_id, stage=stage, subject=subject, checks=tuple(checks), judged_at=at)
+
+
+def _names(names: Sequence[str], total: int | None = None) -> str:
+    total = len(names) if total is None else total
+    more = total - min(SHOWN, len(names))
+    return ", ".join(names[:SHOWN]) + (f" and {more} more" if more > 0 else "")
+
+
+def _loads(facts: Facts) -> Check:
+    if facts.loads:
+        return Check(name="loads", passed=True, detail=f"The checkpoint loads in a clean process and holds {facts.tensors} tensors.")
+    return Check(name="loads", passed=False, detail=f"The checkpoint does not load: {facts.load_error or 'no reason was given'}.")
+
+
+def _generates(facts: Facts) -> Check:
+    count = len(facts.generated_ids)
+    detail = f"{count} tokens were generated greedily from the prompt {facts.prompt!r}; at least 1 is needed."
+    return Check(name="generates", passed=count > 0, detail=detail)
+
+
+def _same_tokens(facts: Facts, before: Facts | None) -> Check:
+    name = "same_tokens"
+    if before is None:
+        return Check(name=name, passed=False, detail="The inspection from before publishing is missing, so the tokens cannot be compared.")
+    if before.prompt != facts.prompt:
+        detail = f"The prompt {facts.prompt!r} is not the one from before publishing, {before.prompt!r}."
+        return Check(name=name, passed=False, detail=detail)
+    if before.generated_ids == facts.generated_ids:
+        detail = f"The published bytes generate the same {len(facts.generated_ids)} tokens as the artifact before publishing."
+        return Check(name=name, passed=True, detail=detail)
+    pairs = zip(before.generated_ids, facts.generated_ids, strict=False)
+    first = next((at for at, (old, new) in enumerate(pairs) if old != new), min(len(before.generated_ids), len(facts.generated_ids)))
+    detail = (
+        f"The published bytes generate other tokens than the artifact did: they differ from token {first + 1} on "
+        f"({len(before.generated_ids)} tokens before, {len(facts.generated_ids)} now; all must be equal)."
+    )
+    return Check(name=name, passed=False, detail=detail)
+
+
+def _finite(facts: Facts) -> Check:
+    if facts.non_finite:
+        detail = f"{len(facts.non_finite)} of {facts.tensors} tensors hold NaN or infinity, 0 may: {_names(facts.non_finite)}."
+        return Check(name="finite", passed=False, detail=detail)
+    return Check(name="finite", passed=True, detail=f"None of {facts.tensors} tensors holds NaN or infinity.")
+
+
+def _packed(record: VariantRecord, facts: Facts) -> Check:
+    found, expected = facts.packed_found, facts.packed_expected
+    if expected == 0 and record.recipe.format != "dense":
+        detail = f"The recipe promises format {record.recipe.format}, yet 0 layers were expected to be packed; at least 1 must be."
+        return Check(name="packed", passed=False, detail=detail)
+    if expected == 0 and not facts.not_packed:
+        return Check(name="packed", passed=True, detail="The recipe packs no layer (dense format); the size is judged instead.")
+    detail = f"{found} of {expected} promised layers are packed as {record.recipe.scheme}; all must be."
+    passed = found == expected and not facts.not_packed
+    if not passed:
+        detail += f" Not packed: {_names(facts.not_packed, max(expected - found, len(facts.not_packed)))}."
+    return Check(name="packed", passed=passed, detail=detail)
+
+
+def _size(facts: Facts) -> Check:
+    found, expected = facts.tensor_bytes_found, facts.tensor_bytes_expected
+    if expected <= 0:
+        return Check(name="size", passed=False, detail=f"The tensors take {found} B, but no expected size was given to judge it by.")
+    off = found / expected - 1
+    detail = (
+        f"The tensors take {found} B where the scheme's bits sum to {expected} B ({off:+.2%}); at most ±{SIZE_TOLERANCE:.0%} is allowed."
+    )
+    return Check(name="size", passed=abs(off) <= SIZE_TOLERANCE, detail=detail)
+
+
+def _files(facts: Facts, stage: Stage) -> Check:
+    allowed = PUBLISHED_BESIDE if stage == "release" else frozenset[str]()
+    unexpected = [path for path in facts.unexpected_files if path not in allowed]
+    if not facts.missing_files and not unexpected:
+        return Check(name="files", passed=True, detail="0 files are missing and 0 are unexpected; both must be 0.")
+    parts = [f"{len(facts.missing_files)} files are missing and {len(unexpected)} are unexpected; both must be 0."]
+    if facts.missing_files:
+        parts.append(f"Missing: {_names(facts.missing_files)}.")
+    if unexpected:
+        parts.append(f"Unexpected: {_names(unexpected)}.")
+    return Check(name="files", passed=False, detail=" ".join(parts))
+
+
+def _checksums(facts: Facts) -> Check:
+    wrong = facts.checksum_errors
+    detail = f"{len(wrong)} files differ from the SHA-256 in the manifest; 0 may."
+    return Check(name="checksums", passed=not wrong, detail=f"{detail} They are: {_names(wrong)}." if wrong else detail)
+
+
+def _quality(record: VariantRecord, base: BaseRecord) -> list[Check]:
+    protocol = stats.shared_protocol(record.measurements, base.measurements)
+    if protocol is None:
+        has = sorted({m.protocol for m in record.measurements if m.metric in stats.QUALITY})
+        beside = sorted({m.protocol for m in base.measurements if m.metric == "perplexity"})
+        detail = (
+            "The variant's perplexity and divergence and its base's perplexity must be measured under one protocol; "
+            f"the variant has {', '.join(has) or 'none'}, the base {', '.join(beside) or 'none'}."
+        )
+        return [Check(name="measured", passed=False, detail=detail)]
+    limits = record.recipe.thresholds
+    samples = getattr(stats.find(record.measurements, "kl_divergence", protocol), "samples", 0)
+    return [
+        Check(
+            name="measured", passed=True, detail=f"Variant and base were measured under the same protocol, {protocol} ({samples} samples)."
+        ),
+        _under(record, "kl_divergence", protocol, limits.kl_divergence, "KL divergence from the base", " nats per token"),
+        _under(record, "perplexity_ratio", protocol, limits.perplexity_ratio, "Perplexity as a ratio to the base's", ""),
+    ]
+
+
+def _under(record: VariantRecord, metric: str, protocol: str, limit: float, words: str, unit: str) -> Check:
+    found: Measurement | None = stats.find(record.measurements, metric, protocol)
+    if found is None or not all(map(math.isfinite, (found.value, found.ci_high))):
+        return Check(name=metric, passed=False, detail=f"{words} is not a finite number; at most {limit:g}{unit} is allowed.")
+    upper = max(found.ci_high, found.value)
+    detail = f"{words} is {found.value:.4g}{unit}, with 95 % confidence at most {upper:.4g}; the recipe allows at most {limit:g}."
+    return Check(name=metric, passed=upper <= limit, detail=detail)

@@ -1,0 +1,178 @@
+"""What may be said about measured numbers: ratios with their uncertainty, tie groups, ranks, the Pareto front.
+
+Two numbers *can be told apart* when their 95 % intervals do not overlap. That is stricter than a test of the
+difference, so a claimed order is never weaker than it looks; what cannot be told apart is never ordered.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from hub.domain import BaseRecord, Measurement, VariantRecord
+
+QUALITY = ("perplexity", "perplexity_ratio", "kl_divergence")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Estimate:
+    """A number with the 95 % interval around it and its direction; an exact number has `low == value == high`."""
+
+    value: float
+    low: float
+    high: float
+    higher_is_better: bool = False
+
+    @classmethod
+    def of(cls, measurement: Measurement) -> Estimate:
+        """Take value, interval and direction from a measurement."""
+        return cls(
+            value=measurement.value,
+            low=min(measurement.ci_low, measurement.value),
+            high=max(measurement.ci_high, measurement.value),
+            higher_is_better=measurement.higher_is_better,
+        )
+
+    @property
+    def half_width(self) -> float:
+        """The larger of the two distances from the value to the ends of the interval."""
+        return max(self.high - self.value, self.value - self.low)
+
+    @property
+    def exact(self) -> bool:
+        """Whether the interval has no width."""
+        return self.half_width == 0
+
+
+def distinguishable(first: Estimate, second: Estimate) -> bool:
+    """Return whether the two intervals do not overlap; two exact numbers differ when they are not equal."""
+    return first.high < second.low or second.high < first.low
+
+
+def surely_better(first: Estimate, second: Estimate) -> bool:
+    """Return whether `first` can be told apart from `second` and lies on the better side."""
+    return first.low > second.high if first.higher_is_better else first.high < second.low
+
+
+def tie_groups(estimates: Sequence[Estimate]) -> list[list[int]]:
+    """Return the positions of the rows in groups, best group first; rows of one group are not ordered.
+
+    Groups are the connected components of "cannot be told apart": a chain of overlapping intervals is one group,
+    so no two rows that overlap ever stand in different groups. Inside a group positions are in the order given.
+    """
+    order = sorted(range(len(estimates)), key=lambda index: (estimates[index].low, estimates[index].high))
+    groups: list[list[int]] = []
+    reach = -math.inf
+    for index in order:
+        if groups and estimates[index].low <= reach:
+            groups[-1].append(index)
+        else:
+            groups.append([index])
+        reach = max(reach, estimates[index].high)
+    if estimates and estimates[0].higher_is_better:
+        groups.reverse()
+    return [sorted(group) for group in groups]
+
+
+def ranks(estimates: Sequence[Estimate]) -> list[int]:
+    """Return one rank for each row, 1 for the best; rows of a tie group share theirs (1, 1, 3)."""
+    result = [0] * len(estimates)
+    rank = 1
+    for group in tie_groups(estimates):
+        for index in group:
+            result[index] = rank
+        rank += len(group)
+    return result
+
+
+def pareto_front(points: Sequence[Sequence[Estimate]]) -> list[int]:
+    """Return the positions of the points that no other point beats; every point holds one estimate for each axis.
+
+    A point is beaten when another is at least as good by value on every axis and surely better on one.
+    """
+    return [index for index, point in enumerate(points) if not any(_beats(other, point) for other in points)]
+
+
+def _beats(other: Sequence[Estimate], point: Sequence[Estimate]) -> bool:
+    pairs = list(zip(other, point, strict=True))
+    no_worse = all(a.value >= b.value if a.higher_is_better else a.value <= b.value for a, b in pairs)
+    return no_worse and any(surely_better(a, b) for a, b in pairs)
+
+
+def ratio(measured: Measurement, reference: Measurement) -> Estimate | None:
+    """Return measured / reference with its interval, both taken as independent; None where either is not positive.
+
+    The half-widths are combined as relative errors on the logarithm (first-order error propagation).
+    """
+    above, below = Estimate.of(measured), Estimate.of(reference)
+    if min(above.low, below.low, above.value, below.value) <= 0:
+        return None
+    spread = math.hypot(math.log(above.high / above.low) / 2, math.log(below.high / below.low) / 2)
+    value = above.value / below.value
+    return Estimate(value=value, low=value * math.exp(-spread), high=value * math.exp(spread), higher_is_better=measured.higher_is_better)
+
+
+def find(measurements: Iterable[Measurement], metric: str, protocol: str | None = None) -> Measurement | None:
+    """Return the newest measurement of a metric, under one protocol if it is given."""
+    matching = [m for m in measurements if m.metric == metric and protocol in (None, m.protocol)]
+    return max(matching, key=lambda m: m.measured_at, default=None)
+
+
+def shared_protocol(variant: Iterable[Measurement], base: Iterable[Measurement]) -> str | None:
+    """Return the protocol under which the variant's quality and its base's were both measured; with the most samples if several."""
+    variant, base = list(variant), list(base)
+    candidates = {m.protocol: m.samples for m in variant if m.metric == "kl_divergence"}
+    complete = [
+        name for name in candidates if all(find(variant, metric, name) for metric in QUALITY) and find(base, "perplexity", name) is not None
+    ]
+    return max(complete, key=lambda name: (candidates[name], name), default=None)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """A variant beside its exact base under one protocol; what was not measured is None, ratios are variant / base."""
+
+    protocol: str | None
+    perplexity_ratio: Estimate | None
+    kl_divergence: Estimate | None
+    size: Estimate | None
+    decode: Estimate | None
+    prefill: Estimate | None
+    memory: Estimate | None
+    load: Estimate | None
+
+
+def compare(variant: VariantRecord, base: BaseRecord) -> Comparison:
+    """Set a variant beside its base.
+
+    Speed and memory are compared only when both were taken on the same hardware, quality only under a shared protocol.
+    """
+    protocol = shared_protocol(variant.measurements, base.measurements)
+    same_hardware = (
+        variant.environment is not None
+        and base.environment is not None
+        and (variant.environment.hardware, variant.environment.device) == (base.environment.hardware, base.environment.device)
+    )
+
+    def quality(metric: str) -> Estimate | None:
+        found = find(variant.measurements, metric, protocol) if protocol else None
+        return Estimate.of(found) if found else None
+
+    def relative(metric: str, *, on_hardware: bool = True) -> Estimate | None:
+        if on_hardware and not same_hardware:
+            return None
+        mine = find(variant.measurements, metric, protocol)
+        theirs = find(base.measurements, metric, protocol)
+        return ratio(mine, theirs) if mine and theirs else None
+
+    return Comparison(
+        protocol=protocol,
+        perplexity_ratio=quality("perplexity_ratio"),
+        kl_divergence=quality("kl_divergence"),
+        size=relative("disk_size", on_hardware=False),
+        decode=relative("decode_tokens_per_second"),
+        prefill=relative("prefill_tokens_per_second"),
+        memory=relative("peak_memory"),
+        load=relative("load_time"),
+    )
