@@ -1,0 +1,96 @@
+"""`modelpress doctor`: what this machine can do."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import typer
+
+from leaderboard.text import size
+from modelpress.options import AsJson, emit
+
+LIBRARIES = (
+    "torch", "transformers", "huggingface_hub", "gptqmodel", "llmcompressor", "compressed-tensors", "bitsandbytes", "optimum", "lm-eval", "sqlalchemy",
+)  # fmt: skip
+
+
+def doctor(ctx: typer.Context, as_json: AsJson = False) -> None:
+    """Say what this machine can do: GPU, memory, disk, token (never its value), methods and engines, and why others are missing."""
+    report = examine(ctx)
+    if as_json:
+        emit(report)
+        return
+    for name, value in report["machine"].items():
+        typer.echo(f"{name:<10} {value}")
+    for title in ("libraries", "methods", "engines"):
+        typer.echo(f"\n{title}")
+        for row in report[title]:
+            mark = "yes" if row["available"] else "NO "
+            note = row.get("version") or row.get("summary") or ""
+            typer.echo(f"  {mark} {row['name']:<20} {note if row['available'] else row['reason']}")
+            if not row["available"] and row["install"]:
+                typer.echo(f"      install: {row['install']}")
+
+
+def examine(ctx: typer.Context) -> dict[str, Any]:
+    """Return the report as plain data."""
+    import psutil
+
+    from runners import engines, methods
+
+    settings = ctx.obj.settings()
+    folder = settings.press.work_dir
+    memory = psutil.virtual_memory()
+    existing = next(path for path in (folder.resolve(), *folder.resolve().parents) if path.exists())
+    return {
+        "machine": {
+            "system": f"{platform.system()} {platform.release()} {platform.machine()}, Python {sys.version.split()[0]}",
+            "processor": f"{os.cpu_count()} cores",
+            "gpu": "; ".join(gpus()) or "none seen (CUDA methods and VRAM figures are not available)",
+            "memory": f"{size(memory.total)}, {size(memory.available)} free",
+            "disk": f"{size(shutil.disk_usage(existing).free)} free under {existing}",
+            "hub": settings.hub.endpoint if settings.hub.endpoint != "local" else f"embedded, port {settings.hub.port}",
+            "token": "set" if settings.hub.token else "none" + (" (the embedded hub makes its own)" if settings.hub.endpoint == "local" else ""),
+        },
+        "libraries": [library(name) for name in LIBRARIES],
+        "methods": [row(info) for info in methods.available()],
+        "engines": [row(info) for info in engines.available()],
+    }
+
+
+def row(info: Any) -> dict[str, Any]:
+    """Return a method's or engine's line."""
+    return {"name": info.name, "available": info.available, "reason": info.reason, "install": info.install, "summary": info.summary}
+
+
+def library(name: str) -> dict[str, Any]:
+    """Return whether a package is installed, without importing it."""
+    try:
+        return {"name": name, "available": True, "version": version(name), "reason": "", "install": ""}
+    except PackageNotFoundError:
+        return {"name": name, "available": False, "version": "", "reason": "not installed", "install": "pip install 'modelpress[press]'"}
+
+
+def gpus() -> list[str]:
+    """Return the NVIDIA GPUs that the driver shows, through NVML; empty without driver or library."""
+    try:
+        import pynvml
+    except ImportError:
+        return []
+    try:
+        pynvml.nvmlInit()
+    except pynvml.NVMLError:
+        return []
+    try:
+        found = []
+        for index in range(pynvml.nvmlDeviceGetCount()):
+            handle = pynvml.nvmlDeviceGetHandleByIndex(index)
+            found.append(f"{pynvml.nvmlDeviceGetName(handle)}, {size(pynvml.nvmlDeviceGetMemoryInfo(handle).total)}")
+        return found
+    finally:
+        pynvml.nvmlShutdown()

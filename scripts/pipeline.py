@@ -1,0 +1,249 @@
+"""The stages of the press over one open work folder; the commands call them, `run` calls them all."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hub.domain import BaseRecord, Candidate, Failure, Job, JobResult, Plan, Recipe, Refusal, Release, VariantRecord, Verdict
+from hub.errors import ModelPressError, UsageError
+from modelpress.progress import JobLines
+
+if TYPE_CHECKING:
+    from hub.dispatch import Counts
+    from modelpress.session import Session
+
+QUICK_MODELS = 1
+QUICK_RECIPES = ("gptq-w4a16-g128", "bnb-nf4")
+QUICK_PROTOCOL = "stdlib-heldout@512-quick"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Selection:
+    """Which part of the work is asked for; empty means all that the settings name."""
+
+    models: tuple[str, ...] = ()
+    recipes: tuple[str, ...] = ()
+    quick: bool = False
+    retry_failed: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Refused:
+    """A stage that did not go through for one variant, and why."""
+
+    variant: str
+    error: str
+    reason: str
+
+
+def now() -> str:
+    """Return the present as an ISO-8601 string in UTC."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def discover(session: Session) -> tuple[tuple[Candidate, ...], tuple[Refusal, ...]]:
+    """List the hub's popular models, screen each by policy, record both sides; return (accepted, refused)."""
+    from hub import catalog, policy
+
+    with session.report.phase("discover", 0):
+        accepted: list[Candidate] = []
+        refused: list[Refusal] = []
+        for candidate in catalog.discover(session.client, session.settings):
+            refusal = policy.screen(candidate, session.settings)
+            if refusal:
+                refused.append(refusal)
+            else:
+                accepted.append(candidate)
+        session.store.record_models(accepted, now())
+        session.store.record_refusals(refused)
+    return tuple(accepted), tuple(refused)
+
+
+def chosen_recipes(session: Session, selection: Selection) -> tuple[Recipe, ...]:
+    """Return the recipes asked for: by name or file, by --quick, by the settings, or the shipped defaults."""
+    from runners import recipes
+
+    names: Sequence[str] = selection.recipes or (QUICK_RECIPES if selection.quick else session.settings.press.recipes or recipes.default_names())
+    return tuple(recipes.load(name) for name in names)
+
+
+def chosen_bases(session: Session, selection: Selection) -> tuple[BaseRecord, ...]:
+    """Return the recorded base models asked for, most popular first; raise UsageError for a name that is not among them."""
+    bases = session.store.bases()
+    if selection.models:
+        known = {base.candidate.ref.repo_id: base for base in bases}
+        for name in selection.models:
+            if name not in known:
+                raise UsageError(
+                    f"{name} is not among the accepted models: {', '.join(known) or 'none are recorded yet'}",
+                    hint="see modelpress discover for what was refused and why",
+                )
+        bases = [known[name] for name in selection.models]
+    return tuple(bases[:QUICK_MODELS] if selection.quick and not selection.models else bases)
+
+
+def plan(session: Session, selection: Selection) -> Plan:
+    """Plan jobs for the recorded models: base model x recipe, less what is done."""
+    from hub import planner
+    from runners import protocols
+
+    with session.report.phase("plan", 0):
+        recipes = chosen_recipes(session, selection)
+        bases = chosen_bases(session, selection)
+        protocol = protocols.load(QUICK_PROTOCOL if selection.quick else session.settings.press.protocol)
+        session.store.recover()
+        plan = planner.plan(
+            [base.candidate.ref for base in bases],
+            recipes,
+            protocol,
+            done=session.store.done(),
+            failed=session.store.failed_attempts(),
+            retry_failed=selection.retry_failed,
+            fits=lambda model, recipe: misfit(session, model, recipe),
+        )
+        session.store.record_plan(plan)
+    return plan
+
+
+def misfit(session: Session, model: object, recipe: Recipe) -> str | None:
+    """Return why a recipe cannot be applied to a model, from its config and safetensors headers alone; None when it can."""
+    raise NotImplementedError
+
+
+def work(session: Session, plan: Plan) -> Counts:
+    """Run the planned jobs on the farm, then the gate on every artifact that has not been judged."""
+    from hub.dispatch import dispatch
+
+    with session.report.phase("press and measure", len(plan.jobs)) as phase:
+        return dispatch(plan, session.farm if plan.jobs else None, session.store, JobLines(phase), workers=session.settings.farm.workers)
+
+
+def gate(session: Session) -> list[VariantRecord]:
+    """Inspect every measured artifact that has no verdict yet in a clean process, and judge it; return those that were refused."""
+    from leaderboard.gate import judge
+
+    waiting = [record for record in session.store.variants() if record.artifact and measured(record) and not judged(record)]
+    refused: list[VariantRecord] = []
+    with session.report.phase("gate", len(waiting)) as phase:
+        for record in waiting:
+            assert record.artifact is not None
+            label = f"gate {record.base.name} {record.recipe.name}"
+            phase.begin(label)
+            digest = record.artifact.digest
+            job = Job(kind="inspect", base=record.base, recipe=record.recipe, subject=digest)
+            outcome = session.farm.run(job, folder=session.artifacts / record.variant_id)
+            if isinstance(outcome, Failure) or outcome.facts is None:
+                phase.fail(label, outcome.reason if isinstance(outcome, Failure) else "the inspection gave no facts")
+                continue
+            verdict = judge(record, outcome.facts, stage="artifact", subject=digest, at=now())
+            session.store.record_verdict(verdict)
+            if verdict.passed:
+                phase.end(label)
+            else:
+                refused.append(record)
+                phase.fail(label, failed_checks(verdict))
+    return refused
+
+
+def measured(record: VariantRecord) -> bool:
+    """Whether a variant has its numbers."""
+    return bool(record.measurements)
+
+
+def judged(record: VariantRecord) -> bool:
+    """Whether the gate has spoken on exactly these bytes."""
+    return record.artifact is not None and any(v.stage == "artifact" and v.subject == record.artifact.digest for v in record.verdicts)
+
+
+def failed_checks(verdict: Verdict) -> str:
+    """Return the failed checks of a verdict in one line."""
+    return "; ".join(f"{check.name}: {check.detail}" for check in verdict.checks if not check.passed)
+
+
+def publish(session: Session, only: Iterable[str] = ()) -> tuple[list[Release], list[Refused]]:
+    """Publish every artifact that passed the gate and is not yet released with these bytes; `only` limits to variant ids."""
+    from leaderboard.publish import publish as release_one
+
+    wanted = set(only)
+    records = session.store.variants()
+    bases = {base.candidate.ref: base for base in session.store.bases()}
+    ready = [record for record in records if passed(record) and not released(record) and (not wanted or record.variant_id in wanted)]
+    releases: list[Release] = []
+    refused: list[Refused] = []
+    with session.report.phase("publish", len(ready)) as phase:
+        for record in ready:
+            label = f"publish {record.base.name} {record.recipe.name}"
+            phase.begin(label)
+            siblings = [other for other in records if other.base == record.base]
+            try:
+                release = release_one(
+                    record,
+                    base=bases[record.base],
+                    siblings=siblings,
+                    store=session.store,
+                    client=session.client,
+                    settings=session.settings,
+                    artifacts_dir=session.artifacts,
+                )
+            except ModelPressError as error:
+                refused.append(Refused(variant=record.variant_id, error=error.name, reason=error.message))
+                phase.fail(label, error.message)
+                continue
+            releases.append(release)
+            phase.end(label, release.repo_id)
+    return releases, refused
+
+
+def verify(session: Session, *, again: bool = False) -> tuple[list[Verdict], list[Refused]]:
+    """Download each release to an empty cache and put the gate on those bytes; `again` also those verified before."""
+    from leaderboard.publish import verify as verify_one
+
+    records = [record for record in session.store.variants() if record.release and (again or record.release.verified_at is None)]
+    verdicts: list[Verdict] = []
+    refused: list[Refused] = []
+    with session.report.phase("verify", len(records)) as phase:
+        for record in records:
+            assert record.release is not None
+            label = f"verify {record.release.repo_id}"
+            phase.begin(label)
+            try:
+                scratch = session.folder / "scratch" / record.variant_id
+                verdict = verify_one(record.release, record, store=session.store, client=session.client, farm=session.farm, scratch=scratch)
+            except ModelPressError as error:
+                refused.append(Refused(variant=record.variant_id, error=error.name, reason=error.message))
+                phase.fail(label, error.message)
+                continue
+            verdicts.append(verdict)
+            if verdict.passed:
+                phase.end(label)
+            else:
+                refused.append(Refused(variant=record.variant_id, error="GateRefusal", reason=failed_checks(verdict)))
+                phase.fail(label, failed_checks(verdict))
+    shutil.rmtree(session.folder / "scratch", ignore_errors=True)
+    return verdicts, refused
+
+
+def passed(record: VariantRecord) -> bool:
+    """Whether the gate let exactly these bytes through."""
+    if record.artifact is None:
+        return False
+    return any(v.stage == "artifact" and v.subject == record.artifact.digest and v.passed for v in record.verdicts)
+
+
+def released(record: VariantRecord) -> bool:
+    """Whether exactly these bytes are published."""
+    return record.release is not None and record.artifact is not None and record.release.artifact_digest == record.artifact.digest
+
+
+def site(session: Session) -> tuple[Path, int]:
+    """Build the site from the database; return its folder and the number of pages."""
+    from leaderboard.site import build
+
+    with session.report.phase("site", 0):
+        pages = build(session.store, session.site, hub_url=session.page_url)
+    return session.site, pages

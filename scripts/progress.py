@@ -1,0 +1,111 @@
+"""Progress of long work: live bars on a terminal, one plain line per event elsewhere. Everything goes to stderr."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from hub.domain import Failure, Job, JobResult
+from leaderboard.text import duration
+
+
+@dataclass
+class Phase:
+    """One stretch of work: how much there is, what is running, what is done and what failed."""
+
+    title: str
+    total: int
+    console: Console
+    bar: Progress | None
+    task: TaskID | None
+    done: int = 0
+    failed: int = 0
+    running: list[str] = field(default_factory=list)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def begin(self, label: str) -> None:
+        """Say that a piece of work has started."""
+        with self._lock:
+            self.running.append(label)
+            self._show()
+
+    def end(self, label: str, note: str = "") -> None:
+        """Say that a piece of work is done."""
+        with self._lock:
+            self.done += 1
+            self._settle(label, "done", "green", note)
+
+    def fail(self, label: str, reason: str) -> None:
+        """Say that a piece of work failed, and why."""
+        with self._lock:
+            self.failed += 1
+            self._settle(label, "failed", "red", reason)
+
+    def _settle(self, label: str, word: str, colour: str, note: str) -> None:
+        if label in self.running:
+            self.running.remove(label)
+        count = f"[{self.done + self.failed:>{len(str(self.total))}}/{self.total}]"
+        line = f"{escape(count)} [{colour}]{word}[/] {escape(label)}" + (f" [dim]({escape(note)})[/]" if note else "")
+        (self.bar.console if self.bar else self.console).print(line, highlight=False, soft_wrap=True)
+        self._show()
+
+    def _show(self) -> None:
+        if self.bar is None or self.task is None:
+            return
+        failed = f" [red]{self.failed} failed[/]" if self.failed else ""
+        running = escape(", ".join(self.running)) or "waiting"
+        self.bar.update(self.task, completed=self.done + self.failed, description=f"[bold]{self.title}[/]{failed} [dim]{running}[/]")
+
+
+@dataclass(frozen=True)
+class JobLines:
+    """A phase seen by hub.dispatch, which speaks of jobs."""
+
+    phase: Phase
+
+    def started(self, job: Job) -> None:
+        """A job has started."""
+        self.phase.begin(job.label)
+
+    def finished(self, job: Job, result: JobResult) -> None:
+        """A job gave a result."""
+        self.phase.end(job.label, duration(result.seconds))
+
+    def failed(self, job: Job, failure: Failure) -> None:
+        """A job failed."""
+        self.phase.fail(job.label, f"{failure.error}: {failure.reason}")
+
+
+class Reporter:
+    """Opens phases and remembers how long each took (seconds by title)."""
+
+    def __init__(self, console: Console | None = None) -> None:
+        self.console = console or Console(stderr=True)
+        self.seconds: dict[str, float] = {}
+
+    def say(self, text: str) -> None:
+        """Print one line."""
+        self.console.print(text, highlight=False, soft_wrap=True)
+
+    @contextmanager
+    def phase(self, title: str, total: int) -> Iterator[Phase]:
+        """Show the progress of `total` pieces of work called `title`; nothing is shown when there is none."""
+        began = time.monotonic()
+        try:
+            if total and self.console.is_terminal:
+                columns = (TextColumn("{task.description}"), BarColumn(bar_width=24), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+                with Progress(*columns, console=self.console, transient=True) as bar:
+                    yield Phase(title, total, self.console, bar, bar.add_task(title, total=total))
+            else:
+                if total:
+                    self.say(f"{title}: {total} to do")
+                yield Phase(title, total, self.console, None, None)
+        finally:
+            self.seconds[title] = self.seconds.get(title, 0.0) + time.monotonic() - began

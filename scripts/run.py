@@ -1,0 +1,150 @@
+"""`modelpress run`: the whole press, from discovery to the site."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from leaderboard.text import duration, size
+from modelpress.options import AsJson, emit
+from modelpress.plan import Models, Quick, Recipes, RetryFailed
+
+if TYPE_CHECKING:
+    from hub.domain import Measurement, Refusal, VariantRecord
+    from modelpress.pipeline import Refused, Selection
+    from modelpress.session import Session
+
+
+def run(
+    ctx: typer.Context,
+    model: Models = None,
+    recipe: Recipes = None,
+    quick: Quick = False,
+    retry_failed: RetryFailed = False,
+    as_json: AsJson = False,
+) -> None:
+    """Discover, plan, press, measure, gate, publish, verify and build the site; what is done already is not done again."""
+    from hub.errors import Incomplete
+    from modelpress import pipeline
+    from modelpress.session import Session
+
+    selection = pipeline.Selection(models=tuple(model or ()), recipes=tuple(recipe or ()), quick=quick, retry_failed=retry_failed)
+    with Session(ctx.obj.settings(), exclusive=True) as session:
+        outcome = everything(session, selection)
+        variants = session.store.variants()
+        if as_json:
+            emit({**outcome, "variants": variants, "site": str(session.site / "index.html"), "endpoint": session.page_url})
+        else:
+            show(session, variants, outcome["refused"])
+            closing(session, outcome)
+    problems = outcome["jobs_failed"] + len(outcome["not_published"]) + len(outcome["not_verified"])
+    if problems:
+        raise Incomplete(f"{problems} pieces of work failed", hint="modelpress status shows each with its reason; running again goes on")
+
+
+def everything(session: Session, selection: Selection) -> dict[str, Any]:
+    """Go through all stages and return what happened: counts, refusals, failures, seconds by stage."""
+    from modelpress import pipeline
+
+    began = time.monotonic()
+    accepted, refused = pipeline.discover(session)
+    session.report.say(f"discover: {len(accepted)} models accepted, {len(refused)} refused")
+    for refusal in refused:
+        session.report.say(f"  [dim]skipped {refusal.repo_id}: {refusal.reason}[/]")
+    planned = pipeline.plan(session, selection)
+    session.report.say(f"plan: {len(planned.jobs)} jobs to run, {planned.done} done, {len(planned.refusals)} not possible")
+    for refusal in planned.refusals:
+        session.report.say(f"  [dim]skipped {refusal.recipe} on {refusal.repo_id}: {refusal.reason}[/]")
+    counts = pipeline.work(session, planned)
+    gate_refused = pipeline.gate(session)
+    releases, not_published = pipeline.publish(session)
+    verdicts, not_verified = pipeline.verify(session)
+    _, pages = pipeline.site(session)
+    return {
+        "accepted": len(accepted),
+        "refused": [*refused, *planned.refusals],
+        "jobs_done": counts.done,
+        "jobs_failed": counts.failed,
+        "refused_by_gate": [record.variant_id for record in gate_refused],
+        "released": releases,
+        "not_published": not_published,
+        "verified": sum(verdict.passed for verdict in verdicts),
+        "not_verified": not_verified,
+        "pages": pages,
+        "seconds": time.monotonic() - began,
+        "seconds_by_stage": dict(session.report.seconds),
+    }
+
+
+def show(session: Session, variants: list[VariantRecord], refused: list[Refusal | Refused]) -> None:
+    """Print what there is now: one line a variant, against its base."""
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    bases = {base.candidate.ref: {m.metric: m for m in base.measurements} for base in session.store.bases()}
+    table = Table(title="What there is now", title_justify="left", box=None, pad_edge=False)
+    for column in ("base", "recipe", "size", "x smaller", "perplexity", "KL", "decode x base", "gate", "published as"):
+        table.add_column(column, justify="left" if column in ("base", "recipe", "gate", "published as") else "right", overflow="fold")
+    for record in variants:
+        own, base = {m.metric: m for m in record.measurements}, bases.get(record.base, {})
+        table.add_row(
+            escape(record.base.name),
+            escape(record.recipe.name),
+            size(own["disk_size"].value) if "disk_size" in own else "",
+            ratio(base, own, "disk_size"),
+            f"{own['perplexity'].value:.2f} ({own['perplexity_ratio'].value - 1:+.1%})" if "perplexity_ratio" in own else "",
+            f"{own['kl_divergence'].value:.4f}" if "kl_divergence" in own else "",
+            ratio(own, base, "decode_tokens_per_second"),
+            gate_word(record),
+            published_word(record),
+        )
+    Console().print(table)
+    typer.echo(f"{len(refused)} models or recipes were skipped; their reasons stand above and on the site's queue page")
+
+
+def ratio(above: dict[str, Measurement], below: dict[str, Measurement], metric: str) -> str:
+    """Return one measurement as a multiple of another, or nothing where one is missing."""
+    if metric not in above or metric not in below or not below[metric].value:
+        return ""
+    return f"{above[metric].value / below[metric].value:.2f}"
+
+
+def gate_word(record: VariantRecord) -> str:
+    """Return what the gate said of the artifact, in a word or with the checks that failed."""
+    from modelpress.pipeline import judged, passed
+
+    if record.failure:
+        return f"[red]{record.failure.error}[/]"
+    if not judged(record):
+        return "[dim]not judged[/]"
+    if passed(record):
+        return "[green]passed[/]"
+    failed = {check.name for verdict in record.verdicts for check in verdict.checks if not check.passed}
+    return f"[red]refused: {', '.join(sorted(failed))}[/]"
+
+
+def published_word(record: VariantRecord) -> str:
+    """Return the release of a variant and whether its published bytes were verified."""
+    if record.release is None:
+        return ""
+    return f"{record.release.repo_id} {'[green]verified[/]' if record.release.verified_at else '[yellow]not verified[/]'}"
+
+
+def closing(session: Session, outcome: dict[str, Any]) -> None:
+    """Print what was done, where things lie and what to try next."""
+    released, verified = len(outcome["released"]), outcome["verified"]
+    typer.echo(f"\n{outcome['jobs_done']} jobs done, {outcome['jobs_failed']} failed, {released} published, {verified} verified in {duration(outcome['seconds'])}")
+    typer.echo(f"site       {session.site / 'index.html'}")
+    typer.echo(f"database   {session.database} (view v_results)")
+    local = session.settings.hub.endpoint == "local"
+    typer.echo(f"hub        {session.page_url}{' while `modelpress hub serve` runs' if local else ''}")
+    example = next((record.release.repo_id for record in session.store.variants() if record.release), None)
+    if local and example:
+        typer.echo("\nNext: serve the hub, and load a variant as any of its users would:")
+        typer.echo("  modelpress hub serve &")
+        typer.echo(f"  HF_ENDPOINT={session.page_url} python -c \"from transformers import pipeline; print(pipeline('text-generation', '{example}')('def main(')[0]['generated_text'])\"")
+    elif not example:
+        typer.echo("\nNext: modelpress status")

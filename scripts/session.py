@@ -1,0 +1,138 @@
+"""An open work folder: its settings, store, hub, farm and lock, each made when first asked for and closed together."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from contextlib import ExitStack
+from functools import cached_property
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+from hub.domain import Workspace
+from hub.errors import OutOfDisk, WorkFolderBusy
+from modelpress.progress import Reporter
+
+if TYPE_CHECKING:
+    from hub.client import HubClient
+    from hub.local.process import LocalHub
+    from hub.settings import Settings
+    from hub.store import Store
+    from runners.farm.local import LocalFarm
+
+
+class Session:
+    """One command's hold on a work folder. `exclusive` commands change it, so only one of them runs at a time."""
+
+    def __init__(self, settings: Settings, *, exclusive: bool = False) -> None:
+        self.settings = settings
+        self.folder = Path(settings.press.work_dir).resolve()
+        self.report = Reporter()
+        self._exclusive = exclusive
+        self._closing = ExitStack()
+
+    def __enter__(self) -> Session:
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise OutOfDisk(f"cannot make the work folder {self.folder}: {error.strerror}", hint="set press.work_dir to a folder you may write") from error
+        if self._exclusive:
+            self._lock()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._closing.close()
+
+    def _lock(self) -> None:
+        """Take the folder's lock; the system drops it with the process, however that ends."""
+        handle = self._closing.enter_context((self.folder / "lock").open("a+"))
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            handle.seek(0)
+            holder = handle.read().strip() or "unknown"
+            raise WorkFolderBusy(
+                f"another modelpress (process {holder}) is at work in {self.folder}",
+                hint="wait for it to end, or use another folder with --work-dir",
+            ) from None
+        handle.truncate(0)
+        handle.write(str(os.getpid()))
+        handle.flush()
+
+    @property
+    def database(self) -> Path:
+        """The SQLite file of this folder."""
+        return self.folder / "modelpress.db"
+
+    @property
+    def artifacts(self) -> Path:
+        """Where artifacts lie, one folder a variant."""
+        return self.folder / "artifacts"
+
+    @property
+    def site(self) -> Path:
+        """Where the site is built."""
+        return self.folder / "site"
+
+    @cached_property
+    def store(self) -> Store:
+        """The results database, migrated to this program's version."""
+        from hub.store import Store
+
+        store = Store(self.settings.press.database or f"sqlite:///{self.database}")
+        self._closing.callback(store.close)
+        return store
+
+    @cached_property
+    def local_hub(self) -> LocalHub | None:
+        """The embedded hub, started if nobody serves this folder's yet; None when the settings name another hub."""
+        from hub.local.process import LocalHub
+
+        if self.settings.hub.endpoint != "local":
+            return None
+        return self._closing.enter_context(LocalHub(self.folder / "hub", port=self.settings.hub.port))
+
+    @property
+    def endpoint(self) -> str:
+        """The hub's base address."""
+        return self.local_hub.endpoint if self.local_hub else self.settings.hub.endpoint
+
+    @property
+    def page_url(self) -> str:
+        """The hub's base address as links show it, known without starting the hub."""
+        return f"http://127.0.0.1:{self.settings.hub.port}" if self.settings.hub.endpoint == "local" else self.settings.hub.endpoint
+
+    @cached_property
+    def client(self) -> HubClient:
+        """The only door to the hub."""
+        from hub.client import HubClient
+
+        token = self.settings.hub.token.get_secret_value() if self.settings.hub.token else None
+        if self.local_hub:
+            token = self.local_hub.write_token
+        return HubClient(endpoint=self.endpoint, token=token, cache_dir=self.folder / "cache")
+
+    @property
+    def workspace(self) -> Workspace:
+        """Where jobs find and leave things, and what each may use."""
+        import psutil
+
+        farm = self.settings.farm
+        threads = farm.threads or max(1, (os.cpu_count() or 1) // farm.workers)
+        memory = int(farm.memory_gib * 2**30) or int(psutil.virtual_memory().total * 0.8)
+        return Workspace(
+            endpoint=self.endpoint,
+            cache_dir=str(self.folder / "cache"),
+            artifacts_dir=str(self.artifacts),
+            threads=threads,
+            timeout_s=farm.timeout_s,
+            memory_bytes=memory,
+        )
+
+    @cached_property
+    def farm(self) -> LocalFarm:
+        """The local farm, with its warm parent process."""
+        from runners.farm.local import LocalFarm
+
+        return self._closing.enter_context(LocalFarm(self.workspace, self.folder / "logs"))
