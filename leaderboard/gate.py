@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from hub.codec import content_id
 from hub.domain import BaseRecord, Check, Facts, Measurement, Stage, VariantRecord, Verdict
 from leaderboard import stats
 
@@ -17,6 +18,7 @@ SIZE_TOLERANCE = 0.03
 # What publishing adds beside the artifact's own files.
 PUBLISHED_BESIDE = frozenset({".gitattributes", "README.md", "modelpress.json"})
 SHOWN = 5
+GENERATES = "generates"
 
 
 def judge(
@@ -27,12 +29,10 @@ def judge(
     stage: Stage,
     subject: str,
     at: str,
-    before: Facts | None = None,
 ) -> Verdict:
     """Judge a variant by the facts found on `subject` (an artifact's digest, or a release's commit for stage `release`).
 
-    `before` holds the facts of the artifact's own inspection; the release stage needs them, because the downloaded
-    bytes must generate the same tokens.
+    At stage `release` the downloaded bytes must generate the same tokens as the artifact did when it was judged.
     """
     checks = [
         _loads(facts),
@@ -45,7 +45,7 @@ def judge(
         *_quality(record, base),
     ]
     if stage == "release":
-        checks.insert(2, _same_tokens(facts, before))
+        checks.insert(2, _same_tokens(record, facts))
     return Verdict(variant_id=record.variant_id, stage=stage, subject=subject, checks=tuple(checks), judged_at=at)
 
 
@@ -62,28 +62,39 @@ def _loads(facts: Facts) -> Check:
 
 
 def _generates(facts: Facts) -> Check:
-    count = len(facts.generated_ids)
-    detail = f"{count} tokens were generated greedily from the prompt {facts.prompt!r}; at least 1 is needed."
-    return Check(name="generates", passed=count > 0, detail=detail)
+    # The fingerprint makes this sentence comparable: equal sentences mean the same prompt and the same tokens.
+    count, fingerprint = len(facts.generated_ids), content_id((facts.prompt, facts.generated_ids))
+    detail = f"{count} tokens (fingerprint {fingerprint}) were generated greedily from the prompt {facts.prompt!r}; at least 1 is needed."
+    return Check(name=GENERATES, passed=count > 0, detail=detail)
 
 
-def _same_tokens(facts: Facts, before: Facts | None) -> Check:
-    name = "same_tokens"
+def _same_tokens(record: VariantRecord, facts: Facts) -> Check:
+    name, now = "same_tokens", _generates(facts).detail
+    before = generated_before(record)
     if before is None:
-        return Check(name=name, passed=False, detail="The inspection from before publishing is missing, so the tokens cannot be compared.")
-    if before.prompt != facts.prompt:
-        detail = f"The prompt {facts.prompt!r} is not the one from before publishing, {before.prompt!r}."
-        return Check(name=name, passed=False, detail=detail)
-    if before.generated_ids == facts.generated_ids:
-        detail = f"The published bytes generate the same {len(facts.generated_ids)} tokens as the artifact before publishing."
-        return Check(name=name, passed=True, detail=detail)
-    pairs = zip(before.generated_ids, facts.generated_ids, strict=False)
-    first = next((at for at, (old, new) in enumerate(pairs) if old != new), min(len(before.generated_ids), len(facts.generated_ids)))
-    detail = (
-        f"The published bytes generate other tokens than the artifact did: they differ from token {first + 1} on "
-        f"({len(before.generated_ids)} tokens before, {len(facts.generated_ids)} now; all must be equal)."
-    )
+        return Check(
+            name=name, passed=False, detail="The artifact has no verdict from before publishing, so its tokens cannot be compared."
+        )
+    if before == now:
+        count = len(facts.generated_ids)
+        return Check(
+            name=name, passed=True, detail=f"All {count} tokens are those that the artifact generated before publishing; all must be."
+        )
+    detail = f"Before publishing: {before} From the published bytes: {now} Prompt and fingerprint must be the same."
     return Check(name=name, passed=False, detail=detail)
+
+
+def artifact_verdict(record: VariantRecord) -> Verdict | None:
+    """Return the newest verdict on exactly the record's artifact, None where the gate has not spoken on these bytes."""
+    digest = record.artifact.digest if record.artifact else None
+    verdicts = [verdict for verdict in record.verdicts if verdict.stage == "artifact" and verdict.subject == digest]
+    return max(verdicts, key=lambda verdict: verdict.judged_at, default=None)
+
+
+def generated_before(record: VariantRecord) -> str | None:
+    """Return what the artifact's verdict says of its generated tokens."""
+    verdict = artifact_verdict(record)
+    return next((check.detail for check in verdict.checks if check.name == GENERATES), None) if verdict else None
 
 
 def _finite(facts: Facts) -> Check:

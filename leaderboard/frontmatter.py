@@ -1,0 +1,109 @@
+"""The model card's YAML front matter: only keys that the Hub understands, written by a YAML dumper."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import yaml
+
+from hub.domain import BaseRecord, Measurement, Recipe, VariantRecord
+from leaderboard import stats, text
+
+TAG = "modelpress"
+_NUMBER_FORMAT = re.compile(r"(?i)\A(?:nv|mx)?(?:w(\d+)a\d+|nf(\d+)|fp(\d+)|int(\d+)|q(\d+))")
+_INDEXED = ("perplexity", "perplexity_ratio", "kl_divergence", "same_top_token", "prefill_tokens_per_second", "decode_tokens_per_second")
+_LONGEST = 200
+
+
+def bits(scheme: str) -> int | None:
+    """Return the bits of a weight for a scheme that is a number format (W4A16: 4, NF4: 4, FP8_DYNAMIC: 8), None for others (2:4, 50%)."""
+    match = _NUMBER_FORMAT.match(scheme)
+    return int(next(group for group in match.groups() if group)) if match else None
+
+
+def families(recipe: Recipe) -> tuple[str, ...]:
+    """Return what the steps do, in order and each once: `quantized` (the scheme is a number format), `distilled` or `pruned`."""
+    found: dict[str, None] = {}
+    for step in recipe.steps:
+        if bits(step.scheme):
+            found["quantized"] = None
+        else:
+            found["distilled" if "distil" in step.method.lower() else "pruned"] = None
+    return tuple(found)
+
+
+def relation(recipe: Recipe) -> str:
+    """Return the Hub's `base_model_relation`: it knows none for pruned or distilled models, which are `finetune` with a tag."""
+    return "quantized" if "quantized" in families(recipe) else "finetune"
+
+
+def tags(recipe: Recipe, base: BaseRecord) -> list[str]:
+    """Return the card's tags: what was done, with which method, scheme and format."""
+    wanted = [TAG, *(family for family in families(recipe) if family != "quantized")]
+    for step in recipe.steps:
+        wanted += [step.method, step.scheme.lower()]
+        if width := bits(step.scheme):
+            wanted.append(f"{width}-bit")
+    if recipe.format != "dense":
+        wanted.append(recipe.format)
+    if recipe.track == "research":
+        wanted.append("research")
+    if "conversational" in base.candidate.tags:
+        wanted.append("conversational")
+    return list(dict.fromkeys(text.plain(tag) for tag in wanted))
+
+
+def front_matter(record: VariantRecord, base: BaseRecord, *, repo_id: str, hub_url: str) -> str:
+    """Return the YAML between the card's two `---` lines."""
+    candidate = base.candidate
+    data: dict[str, Any] = {
+        "license": _clip(candidate.license),
+        "license_name": _clip(candidate.license_name),
+        "license_link": license_link(record, base, hub_url),
+        "library_name": "transformers",
+        "pipeline_tag": _clip(candidate.pipeline_tag) or "text-generation",
+        "base_model": [record.base.repo_id],
+        "base_model_relation": relation(record.recipe),
+        "quantized_by": repo_id.split("/")[0] if relation(record.recipe) == "quantized" else None,
+        "language": [_clip(language) for language in candidate.languages],
+        "tags": tags(record.recipe, base),
+        "model-index": _model_index(record, base, repo_id=repo_id, hub_url=hub_url),
+    }
+    kept = {key: value for key, value in data.items() if value}
+    return yaml.safe_dump(kept, sort_keys=False, allow_unicode=False, default_flow_style=False, width=1000)
+
+
+def license_link(record: VariantRecord, base: BaseRecord, hub_url: str) -> str | None:
+    """Return the base's licence link; a file that is not in the artifact is linked where the base has it, anything unsafe dropped."""
+    address = text.safe_link(base.candidate.license_link)
+    if address is None or "://" in address:
+        return address
+    shipped = {file.path for file in record.artifact.files} if record.artifact else set()
+    return address if address in shipped else f"{hub_url}/{record.base.repo_id}/blob/{record.base.sha}/{address}"
+
+
+def _clip(value: str | None) -> str | None:
+    return text.plain(value)[:_LONGEST] if value else None
+
+
+def _model_index(record: VariantRecord, base: BaseRecord, *, repo_id: str, hub_url: str) -> list[dict[str, Any]]:
+    protocol = stats.shared_protocol(record.measurements, base.measurements)
+    found = [stats.find(record.measurements, metric, protocol) for metric in _INDEXED] if protocol else []
+    metrics = [_metric(measurement, record) for measurement in found if measurement]
+    if not metrics or protocol is None:
+        return []
+    result = {
+        "task": {"type": "text-generation", "name": "Text generation"},
+        "dataset": {"type": text.plain(protocol.split("@")[0]), "name": text.plain(protocol)},
+        "metrics": metrics,
+        "source": {"name": "ModelPress", "url": f"{hub_url}/{repo_id}"},
+    }
+    return [{"name": repo_id.split("/")[-1], "results": [result]}]
+
+
+def _metric(found: Measurement, record: VariantRecord) -> dict[str, Any]:
+    name = f"{found.metric.replace('_', ' ')}, 95 % interval {found.ci_low:.6g} to {found.ci_high:.6g}"
+    if found.metric.endswith("per_second") and record.environment:
+        name += f", on {record.environment.hardware}"
+    return {"type": found.metric, "value": float(f"{found.value:.6g}"), "name": text.plain(name)}
