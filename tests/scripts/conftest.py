@@ -1,0 +1,81 @@
+"""Runs of the real command in folders of their own, shared by the tests that only look at what a run left."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+
+def free_port() -> int:
+    """Return a port that nobody uses now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+    return port
+
+
+@dataclass(frozen=True)
+class Folder:
+    """A folder in which a user works: modelpress.toml and what the commands leave."""
+
+    path: Path
+    port: int
+
+    @property
+    def press(self) -> Path:
+        return self.path / "press"
+
+    def environment(self, extra: Mapping[str, str] | None = None) -> dict[str, str]:
+        clean = {key: value for key, value in os.environ.items() if not key.startswith(("MODELPRESS_", "HF_"))}
+        return {**clean, **(extra or {})}
+
+    def command(self, *words: str) -> list[str]:
+        return [sys.executable, "-m", "modelpress.cli", *words]
+
+    def run(self, *words: str, timeout: float = 400, env: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            self.command(*words), cwd=self.path, capture_output=True, text=True, timeout=timeout, env=self.environment(env), check=False
+        )
+
+    def json(self, *words: str, timeout: float = 400) -> Any:
+        done = self.run(*words, "--json", timeout=timeout)
+        assert done.returncode == 0, done.stderr[-3000:]
+        return json.loads(done.stdout)
+
+
+def new_folder(path: Path) -> Folder:
+    """Make a user's folder whose embedded hub has a port of its own."""
+    port = free_port()
+    (path / "modelpress.toml").write_text(f"[hub]\nport = {port}\n")
+    return Folder(path, port)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Folder:
+    return new_folder(tmp_path)
+
+
+@dataclass(frozen=True)
+class QuickRun:
+    """A finished `modelpress run --quick`."""
+
+    folder: Folder
+    report: dict[str, Any]
+    stderr: str
+
+
+@pytest.fixture(scope="session")
+def quick_run(tmp_path_factory: pytest.TempPathFactory) -> QuickRun:
+    folder = new_folder(tmp_path_factory.mktemp("quick"))
+    done = folder.run("run", "--quick", "--json")
+    assert done.returncode == 0, done.stderr[-3000:]
+    return QuickRun(folder, json.loads(done.stdout), done.stderr)

@@ -1,0 +1,133 @@
+"""The command line: help is fast, errors are one sentence with their own exit code, every command is documented."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+REPO = Path(__file__).resolve().parents[2]
+COMMANDS = ("discover", "plan", "work", "publish", "verify", "site", "run", "status", "compress", "measure", "recipes", "doctor", "bench", "hub serve")
+
+
+def modelpress(*words: str, cwd: Path, timeout: float = 120, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+    """Run the command as a user would, in a process of its own."""
+    command = [sys.executable, "-m", "modelpress.cli", *words]
+    clean = {key: value for key, value in os.environ.items() if not key.startswith(("MODELPRESS_", "HF_"))}
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=timeout, env={**clean, **(env or {})}, check=False)
+
+
+def test_the_command_list_is_complete(tmp_path: Path) -> None:
+    from modelpress.cli import app, hub_app
+
+    names = {command.name for command in app.registered_commands} | {f"hub {command.name}" for command in hub_app.registered_commands}
+    assert names == set(COMMANDS)
+
+
+def test_every_command_is_documented() -> None:
+    text = (REPO / "docs" / "commands.md").read_text(encoding="utf-8")
+    missing = [command for command in COMMANDS if f"`modelpress {command}" not in text]
+    assert not missing
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_needs_nothing_heavy(command: str) -> None:
+    """--help imports neither torch nor the hub client nor the database layer; the time follows from that."""
+    probe = (
+        "import sys\nfrom typer.testing import CliRunner\nfrom modelpress.cli import app\n"
+        f"result = CliRunner().invoke(app, {[*command.split(), '--help']!r})\n"
+        "assert result.exit_code == 0, result.output\n"
+        "print(sorted({'torch', 'transformers', 'huggingface_hub', 'sqlalchemy', 'numpy'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == "[]"
+
+
+def test_help_takes_little_more_than_python_itself() -> None:
+    """As a ratio against an interpreter that imports the command-line library alone, best of three each."""
+
+    def best(*command: str) -> float:
+        times = []
+        for _ in range(3):
+            began = time.perf_counter()
+            subprocess.run([sys.executable, *command], capture_output=True, check=True)
+            times.append(time.perf_counter() - began)
+        return min(times)
+
+    ratio = best("-m", "modelpress.cli", "run", "--help") / best("-c", "import typer, rich.console, pydantic")
+    print(f"--help / importing typer, rich and pydantic: {ratio:.2f}")
+    assert ratio < 4
+
+
+def test_unknown_command_and_option(tmp_path: Path) -> None:
+    assert modelpress("preess", cwd=tmp_path).returncode == 2
+    assert modelpress("run", "--quik", cwd=tmp_path).returncode == 2
+
+
+def test_wrong_setting_is_named_with_its_neighbour(tmp_path: Path) -> None:
+    (tmp_path / "modelpress.toml").write_text('[hub]\nendpont = "local"\n')
+    done = modelpress("status", cwd=tmp_path)
+    assert done.returncode == 3
+    assert "endpont" in done.stderr
+    assert "endpoint" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "press").exists()
+
+
+def test_unknown_recipe_is_named_with_its_neighbour(tmp_path: Path) -> None:
+    done = modelpress("compress", str(tmp_path), "--recipe", "bnb-nf5", "--out", str(tmp_path / "out"), cwd=tmp_path)
+    assert done.returncode == 5
+    assert "bnb-nf4" in done.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_compress_of_nothing(tmp_path: Path) -> None:
+    done = modelpress("compress", "./nowhere", "--recipe", "bnb-nf4", "--out", "out", cwd=tmp_path)
+    assert done.returncode == 8
+    assert "./nowhere" in done.stderr
+
+
+def test_a_second_process_in_the_same_folder_is_told(tmp_path: Path) -> None:
+    from hub.settings import load
+    from modelpress.session import Session
+
+    settings = load(None)
+    settings = settings.model_copy(update={"press": settings.press.model_copy(update={"work_dir": tmp_path / "press"})})
+    with Session(settings, exclusive=True):
+        done = modelpress("plan", cwd=tmp_path)
+    assert done.returncode == 15
+    assert str(os.getpid()) in done.stderr
+
+
+def test_status_of_an_empty_folder(tmp_path: Path) -> None:
+    done = modelpress("status", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "modelpress run" in done.stdout
+    assert json.loads(modelpress("status", "--json", cwd=tmp_path).stdout)["jobs"] == []
+
+
+def test_site_of_an_empty_folder(tmp_path: Path) -> None:
+    done = modelpress("site", "--json", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "press" / "site" / "index.html").is_file()
+
+
+def test_doctor_never_shows_the_token(tmp_path: Path) -> None:
+    done = modelpress("doctor", cwd=tmp_path, env={"HF_TOKEN": "hf_secret_value"})
+    assert done.returncode == 0, done.stderr
+    assert "token      set" in done.stdout
+    assert "hf_secret_value" not in done.stdout + done.stderr
+    report = json.loads(modelpress("doctor", "--json", cwd=tmp_path).stdout)
+    assert {"machine", "libraries", "methods", "engines"} <= set(report)
+
+
+def test_hub_that_is_down(tmp_path: Path) -> None:
+    done = modelpress("discover", cwd=tmp_path, env={"MODELPRESS_HUB__ENDPOINT": "http://127.0.0.1:9"})
+    assert done.returncode == 21, done.stderr
+    assert "127.0.0.1:9" in done.stderr
