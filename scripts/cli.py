@@ -37,7 +37,10 @@ class Commands(TyperGroup):
         except OSError as error:
             if debugging():
                 raise
-            say(f"{error.strerror or error}: {error.filename or 'no file named'}", "check permissions and free disk space (modelpress doctor)")
+            say(
+                f"{error.strerror or error}: {error.filename or 'no file named'}",
+                "check permissions and free disk space (modelpress doctor)",
+            )
             raise typer.Exit(1) from error
         except Exception as error:
             if debugging() or type(error).__module__.startswith(("typer", "click")):

@@ -56,7 +56,9 @@ def locate(session: Session, model: str) -> tuple[ModelRef, Path]:
     if folder.is_dir():
         return folder_ref(folder), folder
     if folder.exists() or model.count("/") != 1 or model.startswith((".", "/", "~")):
-        raise BadCheckpoint(f"{model} is neither a folder nor an id such as owner/name", hint="name a folder that holds config.json and safetensors")
+        raise BadCheckpoint(
+            f"{model} is neither a folder nor an id such as owner/name", hint="name a folder that holds config.json and safetensors"
+        )
     repo_id, _, sha = model.partition("@")
     ref = session.client.candidate(repo_id, sha or None).ref
     return ModelRef(repo_id=ref.repo_id, sha=ref.sha), session.client.download(ref)

@@ -55,7 +55,9 @@ def examine(ctx: typer.Context) -> dict[str, Any]:
             "memory": f"{size(memory.total)}, {size(memory.available)} free",
             "disk": f"{size(shutil.disk_usage(existing).free)} free under {existing}",
             "hub": settings.hub.endpoint if settings.hub.endpoint != "local" else f"embedded, port {settings.hub.port}",
-            "token": "set" if settings.hub.token else "none" + (" (the embedded hub makes its own)" if settings.hub.endpoint == "local" else ""),
+            "token": "set"
+            if settings.hub.token
+            else "none" + (" (the embedded hub makes its own)" if settings.hub.endpoint == "local" else ""),
         },
         "libraries": [library(name) for name in LIBRARIES],
         "methods": [row(info) for info in methods.available()],

@@ -188,7 +188,8 @@ def card(sample: Sample, parameters: int, budget: int, value: float) -> str:
     """Return the README.md of a sample model."""
     chat = "\nIt carries a chat template, but was trained on plain text only: it does not converse.\n" if sample.chat else ""
     return f"""---
-license: psf-2.0
+license: other
+license_name: psf-2.0
 license_link: LICENSE
 language:
 - en

@@ -15,7 +15,9 @@ from modelpress.options import AsJson, emit
 def measure(
     ctx: typer.Context,
     folder: Annotated[str, typer.Argument(help="A checkpoint's folder, or an id on the hub.")],
-    base: Annotated[str | None, typer.Option(help="The base model's folder or id: quality is then measured against it, token by token.")] = None,
+    base: Annotated[
+        str | None, typer.Option(help="The base model's folder or id: quality is then measured against it, token by token.")
+    ] = None,
     protocol: Annotated[str | None, typer.Option(help="How numbers are taken; press.protocol of the settings when not given.")] = None,
     log: Log = None,
     as_json: AsJson = False,

@@ -68,7 +68,9 @@ def chosen_recipes(session: Session, selection: Selection) -> tuple[Recipe, ...]
     """Return the recipes asked for: by name or file, by --quick, by the settings, or the shipped defaults."""
     from runners import recipes
 
-    names: Sequence[str] = selection.recipes or (QUICK_RECIPES if selection.quick else session.settings.press.recipes or recipes.default_names())
+    names: Sequence[str] = selection.recipes or (
+        QUICK_RECIPES if selection.quick else session.settings.press.recipes or recipes.default_names()
+    )
     return tuple(recipes.load(name) for name in names)
 
 

@@ -100,7 +100,13 @@ class Reporter:
         began = time.monotonic()
         try:
             if total and self.console.is_terminal:
-                columns = (TextColumn("{task.description}"), BarColumn(bar_width=24), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+                columns = (
+                    TextColumn("{task.description}"),
+                    BarColumn(bar_width=24),
+                    MofNCompleteColumn(),
+                    TimeElapsedColumn(),
+                    TimeRemainingColumn(),
+                )
                 with Progress(*columns, console=self.console, transient=True) as bar:
                     yield Phase(title, total, self.console, bar, bar.add_task(title, total=total))
             else:

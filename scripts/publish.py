@@ -22,4 +22,6 @@ def publish(ctx: typer.Context, as_json: AsJson = False) -> None:
             typer.echo(f"{release.repo_id}@{release.sha[:8]}  {release.url}")
         typer.echo(f"{len(releases)} published, {len(refused)} not")
     if refused:
-        raise Incomplete(f"{len(refused)} artifacts were not published; first: {refused[0].reason}", hint="modelpress publish tries them again")
+        raise Incomplete(
+            f"{len(refused)} artifacts were not published; first: {refused[0].reason}", hint="modelpress publish tries them again"
+        )

@@ -136,7 +136,9 @@ def published_word(record: VariantRecord) -> str:
 def closing(session: Session, outcome: dict[str, Any]) -> None:
     """Print what was done, where things lie and what to try next."""
     released, verified = len(outcome["released"]), outcome["verified"]
-    typer.echo(f"\n{outcome['jobs_done']} jobs done, {outcome['jobs_failed']} failed, {released} published, {verified} verified in {duration(outcome['seconds'])}")
+    typer.echo(
+        f"\n{outcome['jobs_done']} jobs done, {outcome['jobs_failed']} failed, {released} published, {verified} verified in {duration(outcome['seconds'])}"
+    )
     typer.echo(f"site       {session.site / 'index.html'}")
     typer.echo(f"database   {session.database} (view v_results)")
     local = session.settings.hub.endpoint == "local"
@@ -145,6 +147,8 @@ def closing(session: Session, outcome: dict[str, Any]) -> None:
     if local and example:
         typer.echo("\nNext: serve the hub, and load a variant as any of its users would:")
         typer.echo("  modelpress hub serve &")
-        typer.echo(f"  HF_ENDPOINT={session.page_url} python -c \"from transformers import pipeline; print(pipeline('text-generation', '{example}')('def main(')[0]['generated_text'])\"")
+        typer.echo(
+            f"  HF_ENDPOINT={session.page_url} python -c \"from transformers import pipeline; print(pipeline('text-generation', '{example}')('def main(')[0]['generated_text'])\""
+        )
     elif not example:
         typer.echo("\nNext: modelpress status")

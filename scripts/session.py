@@ -36,7 +36,9 @@ class Session:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise OutOfDisk(f"cannot make the work folder {self.folder}: {error.strerror}", hint="set press.work_dir to a folder you may write") from error
+            raise OutOfDisk(
+                f"cannot make the work folder {self.folder}: {error.strerror}", hint="set press.work_dir to a folder you may write"
+            ) from error
         if self._exclusive:
             self._lock()
         return self

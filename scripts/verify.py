@@ -26,4 +26,6 @@ def verify(
     else:
         typer.echo(f"{sum(verdict.passed for verdict in verdicts)} releases verified, {len(refused)} not")
     if refused:
-        raise GateRefusal(f"{len(refused)} releases did not verify; first: {refused[0].reason}", hint="the release stays marked as not verified")
+        raise GateRefusal(
+            f"{len(refused)} releases did not verify; first: {refused[0].reason}", hint="the release stays marked as not verified"
+        )

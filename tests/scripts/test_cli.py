@@ -12,7 +12,22 @@ from pathlib import Path
 import pytest
 
 REPO = Path(__file__).resolve().parents[2]
-COMMANDS = ("discover", "plan", "work", "publish", "verify", "site", "run", "status", "compress", "measure", "recipes", "doctor", "bench", "hub serve")
+COMMANDS = (
+    "discover",
+    "plan",
+    "work",
+    "publish",
+    "verify",
+    "site",
+    "run",
+    "status",
+    "compress",
+    "measure",
+    "recipes",
+    "doctor",
+    "bench",
+    "hub serve",
+)
 
 
 def modelpress(*words: str, cwd: Path, timeout: float = 120, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:

@@ -72,7 +72,9 @@ def test_plain_lines_without_a_terminal(quick_run: QuickRun) -> None:
 def test_the_view_for_people(quick_run: QuickRun) -> None:
     names = [row[1] for row in query(quick_run.folder, "pragma table_info(v_results)")]
     assert names == COLUMNS
-    (variants, metrics), = query(quick_run.folder, "select count(distinct variant), count(distinct metric) from v_results where recipe <> 'base'")
+    ((variants, metrics),) = query(
+        quick_run.folder, "select count(distinct variant), count(distinct metric) from v_results where recipe <> 'base'"
+    )
     assert variants == 2
     assert metrics >= 8
     assert query(quick_run.folder, "select count(*) from v_results where recipe = 'base' and metric = 'perplexity'") == [(1,)]
@@ -126,7 +128,12 @@ def descendants(pid: int) -> list[psutil.Process]:
 def kill_at(folder: Folder, mark: str) -> bool:
     """Start a run, kill -9 it once a line with `mark` has appeared; return whether it had. Nothing it started may live on."""
     process = subprocess.Popen(
-        folder.command("run", "--quick"), cwd=folder.path, env=folder.environment(), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+        folder.command("run", "--quick"),
+        cwd=folder.path,
+        env=folder.environment(),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
     )
     assert process.stderr is not None
     seen = any(mark in line for line in process.stderr)
@@ -140,11 +147,26 @@ def kill_at(folder: Folder, mark: str) -> bool:
 
 
 def test_killed_at_any_moment_it_finishes_later(folder: Folder) -> None:
-    marks = ("discover:", "press and measure:", "done press", "done measure", "gate:", "done gate", "publish:", "done publish", "verify:", "done verify")
+    marks = (
+        "discover:",
+        "press and measure:",
+        "done press",
+        "done measure",
+        "gate:",
+        "done gate",
+        "publish:",
+        "done publish",
+        "verify:",
+        "done verify",
+    )
     done: set[str] = set()
     for mark in marks:
         assert kill_at(folder, mark), f"no line with {mark!r} appeared: had the run finished before?"
-        kept = {record["job"]["base"]["repo_id"] + record["job"]["kind"] + str(record["job"]["recipe"]) for record in folder.json("status")["jobs"] if record["state"] == "done"}
+        kept = {
+            record["job"]["base"]["repo_id"] + record["job"]["kind"] + str(record["job"]["recipe"])
+            for record in folder.json("status")["jobs"]
+            if record["state"] == "done"
+        }
         assert done <= kept, f"results were lost by the kill at {mark!r}"
         done = kept
     report = folder.json("run", "--quick")
