@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING
 
+from hub import names
 from hub.domain import BaseRecord, Measurement, Protocol, Step, VariantRecord
 from hub.errors import PolicyRefusal
 from leaderboard import frontmatter, stats, text, words
@@ -23,10 +24,9 @@ if TYPE_CHECKING:
 
 PUBLIC_HUB = "https://huggingface.co"
 UNKNOWN = "not measured"
-_REPO_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*\Z", re.ASCII)
 _NAMES = {
     "perplexity": "Perplexity",
-    "perplexity_ratio": "Perplexity, ratio to the base",
+    "perplexity_ratio": "Perplexity ratio to the base",
     "kl_divergence": "KL divergence from the base",
     "same_top_token": "Same most likely token as the base",
     "prefill_tokens_per_second": "Prefill",
@@ -74,10 +74,8 @@ def render(
     Raises `PolicyRefusal` when a repository's name is not one that the Hub allows, because names stand in commands.
     """
     for name in (repo_id, record.base.repo_id):
-        if not _REPO_ID.match(name):
-            raise PolicyRefusal(
-                f"{name!r} is not a repository name; expected owner/name", hint="choose a namespace of letters, digits and -._"
-            )
+        if fault := names.repo_id_fault(name):
+            raise PolicyRefusal(f"no card can be written: {fault}", hint="choose a namespace of letters, digits, _ . and -")
     if record.artifact is None:
         raise PolicyRefusal(f"variant {record.variant_id} of {record.base.repo_id} has no artifact, so no card", hint="press it first")
     return _template().render(_view(record, base, siblings, repo_id, hub_url.rstrip("/"), extras))
@@ -124,7 +122,7 @@ def _view(
         "research": record.recipe.track == "research",
         "siblings": _sibling_rows(record, base, family, dict(extras.sibling_repos), hub_url),
         "advice": words.advice(base, family),
-        "quality": _rows(record, base, beside, ("perplexity", "perplexity_ratio", "kl_divergence", "same_top_token")),
+        "quality": _rows(record, base, beside, ("perplexity", "kl_divergence", "same_top_token")),
         "protocol": beside.protocol,
         "protocol_words": words.protocol_words(extras.protocol, beside.protocol),
         "samples": _samples(record, beside.protocol),
@@ -194,6 +192,7 @@ def _shown(estimate: Estimate | None, say: Callable[[Estimate], str]) -> str:
 
 def _rows(record: VariantRecord, base: BaseRecord, beside: Comparison, metrics: Sequence[str]) -> list[Row]:
     ratios = {
+        "perplexity": beside.perplexity_ratio,
         "disk_size": beside.size,
         "decode_tokens_per_second": beside.decode,
         "prefill_tokens_per_second": beside.prefill,
@@ -227,7 +226,7 @@ def _intervals(record: VariantRecord, protocol: str | None) -> list[str]:
         found = stats.find(record.measurements, metric, protocol)
         if found and found.ci_low != found.ci_high:
             ways.setdefault(found.interval, []).append(name)
-    return [f"{way}: {', '.join(names)}" for way, names in ways.items()]
+    return [f"{way}: {'; '.join(held)}" for way, held in ways.items()]
 
 
 def _is_chat(record: VariantRecord, base: BaseRecord) -> bool:

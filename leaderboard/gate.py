@@ -111,10 +111,10 @@ def _packed(record: VariantRecord, facts: Facts) -> Check:
         return Check(name="packed", passed=False, detail=detail)
     if expected == 0 and not facts.not_packed:
         return Check(name="packed", passed=True, detail="The recipe packs no layer (dense format); the size is judged instead.")
-    detail = f"{found} of {expected} promised layers are packed as {record.recipe.scheme}; all must be."
+    detail = f"{found} of {expected} layers are as promised ({record.recipe.scheme}); all must be."
     passed = found == expected and not facts.not_packed
     if not passed:
-        detail += f" Not packed: {_names(facts.not_packed, max(expected - found, len(facts.not_packed)))}."
+        detail += f" The others: {_names(facts.not_packed, max(expected - found, len(facts.not_packed)))}."
     return Check(name="packed", passed=passed, detail=detail)
 
 

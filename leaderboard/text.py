@@ -9,8 +9,9 @@ from typing import Any
 
 from leaderboard.stats import Estimate
 
-_MARKDOWN = re.compile(r"([\\`*_\[\](){}#|~!$:@])")
-_LINE_START = re.compile(r"^(\s*)([-+=]|\d+[.)])")
+_MARKDOWN = re.compile(r"([\\`*_\[\]|~$@]|:(?=//))")
+# What would make a heading, list, rule or underline of a line when it stands first: `# `, `- `, `1. `, `---`, `===`.
+_LINE_START = re.compile(r"^(?:(?=[-+=#](?:\W|$))|\d+(?=[.)](?:\s|$)))")
 _LINK = re.compile(r"https://[A-Za-z0-9.-]+(:\d+)?(/[\w.~%/#?=&+-]*)?\Z", re.ASCII)
 _RELATIVE_LINK = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)*\Z", re.ASCII)
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
@@ -35,11 +36,7 @@ def markdown(value: object) -> Markdown:
     text = _MARKDOWN.sub(r"\\\1", plain(str(value)))
     text = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     text = re.sub(r"(?i)\bwww\.", r"www\.", text)
-    return Markdown(_LINE_START.sub(lambda match: f"{match[1]}\\{match[2]}" if not match[2][0].isdigit() else _dotted(match), text))
-
-
-def _dotted(match: re.Match[str]) -> str:
-    return f"{match[1]}{match[2][:-1]}\\{match[2][-1]}"
+    return Markdown(_LINE_START.sub(lambda match: f"{match[0]}\\", text))
 
 
 def code(value: object) -> Markdown:
