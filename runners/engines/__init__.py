@@ -1,0 +1,109 @@
+"""Inference engines: one file each, which loads a checkpoint folder and runs it.
+
+An engine file has `TITLE`, `REQUIRES` (importable modules it needs), `INSTALL` (the command that brings them), `FORMATS` (what it reads),
+`dtype_of(folder) -> str`, `load(folder, *, dtype=None) -> Loaded` and `count_parameters(folder) -> int`. Heavy imports happen inside
+those functions only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol, cast
+
+from hub.errors import Unavailable
+from runners import plugins
+
+
+class Loaded(Protocol):
+    """A checkpoint in memory, ready to run with batch 1."""
+
+    @property
+    def label(self) -> str:
+        """Engine, version and dtype, as stored with each number: `transformers 5.17.0 bfloat16`."""
+
+    @property
+    def dtype(self) -> str:
+        """The dtype's name, as `load` takes it."""
+
+    @property
+    def defects(self) -> tuple[str, ...]:
+        """What is wrong with the loaded model although it loaded: weights left random, a quantization method skipped."""
+
+    @property
+    def context_length(self) -> int:
+        """The most tokens that one sequence may have."""
+
+    def encode(self, text: str) -> list[int]:
+        """Return the text's token ids, with the special tokens that the tokenizer adds by itself."""
+
+    def logits(self, ids: Sequence[int]) -> Any:
+        """Return the logits after each token: a tensor of shape (tokens, vocabulary) in the model's dtype."""
+
+    def time_generation(self, ids: Sequence[int], new_tokens: int) -> tuple[float, float]:
+        """Return the seconds of reading `ids` in one pass, and those of then writing `new_tokens` tokens greedily."""
+
+    def generate(self, ids: Sequence[int], new_tokens: int) -> list[int]:
+        """Return the greedy continuation of `ids`, at most `new_tokens` long."""
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Return the text of token ids."""
+
+
+class Engine(Protocol):
+    """What an engine's file offers."""
+
+    TITLE: str
+    REQUIRES: tuple[str, ...]
+    INSTALL: str
+    FORMATS: tuple[str, ...]
+
+    def dtype_of(self, folder: Path) -> str:
+        """Return the name of the dtype in which the engine runs this checkpoint."""
+
+    def load(self, folder: Path, *, dtype: str | None = None) -> Loaded:
+        """Load a checkpoint folder; raise `BadCheckpoint` or `Unavailable`."""
+
+    def count_parameters(self, folder: Path) -> int:
+        """Return how many weights a checkpoint stands for, tied ones once, whatever they are packed into."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineInfo:
+    """An engine as listed: what it reads, and if it is not available the reason and the command that installs it."""
+
+    name: str
+    title: str
+    formats: tuple[str, ...]
+    available: bool
+    reason: str
+    install: str
+
+
+def names() -> list[str]:
+    """Return the names of all engines, sorted."""
+    return plugins.names(__name__)
+
+
+def load(name: str) -> Engine:
+    """Return an engine; raise `UnknownName`, or `Unavailable` with what installs it."""
+    module = cast(Engine, plugins.load(__name__, name, "engine"))
+    if gone := plugins.missing(module.REQUIRES):
+        raise Unavailable(f"The engine {name} needs {', '.join(gone)}, which this Python does not have.", hint=f"Run: {module.INSTALL}")
+    return module
+
+
+def available() -> list[EngineInfo]:
+    """List all engines, those that cannot run here with the reason."""
+    return [_info(name) for name in names()]
+
+
+def _info(name: str) -> EngineInfo:
+    try:
+        module = cast(Engine, plugins.load(__name__, name, "engine"))
+        gone = plugins.missing(module.REQUIRES)
+        reason = f"not installed: {', '.join(gone)}" if gone else ""
+        return EngineInfo(name=name, title=module.TITLE, formats=module.FORMATS, available=not gone, reason=reason, install=module.INSTALL)
+    except (Unavailable, AttributeError) as error:
+        return EngineInfo(name=name, title=name, formats=(), available=False, reason=str(error), install="")

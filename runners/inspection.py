@@ -1,0 +1,141 @@
+"""Collect the gate's facts on a checkpoint's bytes: files, checksums, tensors, and whether it loads and writes. It judges nothing."""
+
+from __future__ import annotations
+
+import filecmp
+from pathlib import Path
+from typing import Any
+
+from hub.domain import Artifact, Facts, Recipe
+from hub.errors import ModelPressError
+from runners import checkpoint, engines, formats, headers
+from runners.checkpoint import CARRIED, FORBIDDEN_SUFFIXES, MANIFEST
+
+PROMPT = "The function returns"
+NEW_TOKENS = 16
+MOST_NAMES = 20
+
+_ADDED_ON_PUBLISHING = (".gitattributes", "readme.md", "license", "licence", "copying", "notice", "use_policy")
+_DOWNLOAD_NOTES = (".cache", "huggingface")  # what huggingface_hub leaves in a folder that it downloads into
+
+
+def inspect(folder: Path, recipe: Recipe, base_folder: Path) -> Facts:
+    """Look at a checkpoint folder as someone who downloads it would, and return what was found.
+
+    `base_folder` is the base model's, for the shapes that the recipe's promise starts from and the files that must come along.
+    Nothing here raises for a bad checkpoint: what is wrong with it is in the facts.
+    """
+    manifest, complaint = _manifest(folder)
+    tensors, packing, non_finite, unreadable = _tensors(folder, recipe, base_folder)
+    error, ids, text, finite = (unreadable, (), "", True) if unreadable else _run(folder)
+    return Facts(
+        loads=not error,
+        load_error=error,
+        tensors=tensors,
+        packed_expected=packing.expected if packing else 0,
+        packed_found=packing.found if packing else 0,
+        not_packed=packing.not_packed[:MOST_NAMES] if packing else (),
+        non_finite=(*non_finite[:MOST_NAMES], *(() if finite else ("logits",))),
+        tensor_bytes_expected=packing.bytes_expected if packing else 0,
+        tensor_bytes_found=packing.bytes_found if packing else 0,
+        missing_files=_missing(folder, base_folder),
+        unexpected_files=_unexpected(folder, manifest),
+        checksum_errors=(*complaint, *_checksums(folder, manifest), *_changed(folder, base_folder)),
+        prompt=PROMPT,
+        generated_ids=ids,
+        generated_text=text,
+    )
+
+
+def _manifest(folder: Path) -> tuple[Artifact | None, tuple[str, ...]]:
+    try:
+        return checkpoint.read_manifest(folder), ()
+    except ModelPressError as error:
+        return None, (f"{MANIFEST}: {error.message}",)
+
+
+def _tensors(folder: Path, recipe: Recipe, base_folder: Path) -> tuple[int, formats.Packing | None, tuple[str, ...], str]:
+    """Return the number of tensors, the packing, the tensors that are not finite, and why nothing could be read."""
+    base_shape = checkpoint.shape(base_folder)
+    try:
+        checkpoint.read_config(folder)
+        return len(headers.stored_tensors(folder)), formats.packed(folder, recipe, base_shape), formats.non_finite(folder), ""
+    except ModelPressError as error:
+        return 0, None, (), f"{error.name}: {error.message}"
+
+
+def _run(folder: Path) -> tuple[str, tuple[int, ...], str, bool]:
+    """Load with plain transformers and write greedily: the error (or nothing), token ids, text, and whether all logits are finite."""
+    try:
+        loaded = engines.load("transformers").load(folder)
+        if loaded.defects:
+            return "; ".join(loaded.defects), (), "", True
+        prompt = loaded.encode(PROMPT)
+        finite = bool(_all_finite(loaded.logits(prompt)))
+        ids = loaded.generate(prompt, NEW_TOKENS)
+    except ModelPressError as error:
+        return f"{error.name}: {error.message}", (), "", True
+    except Exception as error:  # a checkpoint may break transformers anywhere
+        return f"{type(error).__name__}: {error}"[:500], (), "", True
+    return "", tuple(ids), loaded.decode(ids), finite
+
+
+def _all_finite(logits: Any) -> Any:
+    return logits.isfinite().all()
+
+
+def _files(folder: Path) -> dict[str, Path]:
+    """Return all entries that are no folders by their POSIX path inside the folder, without the notes of a download."""
+    found = {}
+    for path in sorted(folder.rglob("*")):
+        parts = path.relative_to(folder).parts
+        if parts[: len(_DOWNLOAD_NOTES)] != _DOWNLOAD_NOTES and (path.is_symlink() or not path.is_dir()):
+            found["/".join(parts)] = path
+    return found
+
+
+def _carried(base_folder: Path) -> dict[str, Path]:
+    """Return the base's files that belong beside every variant: tokenizer, chat template, generation config, licence."""
+    paths = {path for pattern in CARRIED for path in base_folder.glob(pattern) if path.is_file()}
+    return {path.relative_to(base_folder).as_posix(): path for path in sorted(paths)}
+
+
+def _missing(folder: Path, base_folder: Path) -> tuple[str, ...]:
+    wanted = {"config.json", MANIFEST, *_carried(base_folder)}
+    return tuple(sorted(name for name in wanted if not (folder / name).is_file()))
+
+
+def _changed(folder: Path, base_folder: Path) -> tuple[str, ...]:
+    """Name the files that should be the base's own, byte by byte, and are not."""
+    both = ((name, folder / name, path) for name, path in _carried(base_folder).items() if (folder / name).is_file())
+    return tuple(f"{name} differs from the base's" for name, mine, its in both if not filecmp.cmp(mine, its, shallow=False))
+
+
+def _unexpected(folder: Path, manifest: Artifact | None) -> tuple[str, ...]:
+    known = {file.path for file in manifest.files} if manifest else None
+    found = []
+    for name, path in _files(folder).items():
+        lower = name.lower()
+        if path.suffix.lower() in FORBIDDEN_SUFFIXES:
+            found.append(f"{name}: pickle or code")
+        elif path.is_symlink() and not _in_cache(path, folder):
+            found.append(f"{name}: symbolic link")
+        elif known is not None and name not in known and name != MANIFEST and not lower.startswith(_ADDED_ON_PUBLISHING):
+            found.append(f"{name}: not in the manifest")
+    return tuple(found[:MOST_NAMES])
+
+
+def _in_cache(path: Path, folder: Path) -> bool:
+    """Whether a link is huggingface_hub's own, from its snapshot folder to its blobs."""
+    return folder.parent.name == "snapshots" and path.resolve().parent == folder.resolve().parents[1] / "blobs"
+
+
+def _checksums(folder: Path, manifest: Artifact | None) -> tuple[str, ...]:
+    found = []
+    for file in manifest.files if manifest else ():
+        path = folder / file.path
+        if not path.is_file():
+            found.append(f"{file.path}: missing")
+        elif checkpoint.describe(path, folder) != file:
+            found.append(f"{file.path}: not the bytes that the manifest lists")
+    return tuple(found)

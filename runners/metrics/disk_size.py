@@ -1,0 +1,17 @@
+"""Bytes that a checkpoint takes on disk."""
+
+from __future__ import annotations
+
+from runners.intervals import Estimate, exact
+from runners.observations import Observed
+
+TITLE = "Size on disk"
+SUMMARY = "bytes of weights, configuration and tokenizer; documentation, licences and the manifest are not counted"
+UNIT = "B"
+HIGHER_IS_BETTER = False
+PAIRED = False
+
+
+def estimate(observed: Observed) -> Estimate:
+    """Return the exact count."""
+    return exact(float(observed.disk_bytes))
