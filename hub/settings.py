@@ -110,9 +110,10 @@ class PolicySettings(_Section):
 
 
 class PressSettings(_Section):
-    """Where work is kept, which recipes are pressed (none named: the default set) and under which protocol numbers are taken."""
+    """Where work and results are kept (no database named: a SQLite file in work_dir), what is pressed and how it is measured."""
 
     work_dir: Path = Path("press")
+    database: str = ""
     recipes: Names = ()
     protocol: str = Field(default="stdlib-heldout@512", min_length=1)
 

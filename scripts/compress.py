@@ -6,13 +6,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-
-from leaderboard.text import duration, size
 from modelpress.options import AsJson, emit
 
+from leaderboard.text import duration, size
+
 if TYPE_CHECKING:
-    from hub.domain import ModelRef
     from modelpress.session import Session
+
+    from hub.domain import ModelRef
 
 Log = Annotated[Path | None, typer.Option(help="Keep what the libraries print in this file.")]
 
@@ -30,8 +31,9 @@ def compress(
 
     from modelpress.quiet import quiet
     from modelpress.session import Session
-    from runners import recipes
     from runners.press import press
+
+    from runners import recipes
 
     chosen = recipes.load(recipe)
     began = time.monotonic()

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
-
-from leaderboard.text import number
 from modelpress.compress import Log, locate
 from modelpress.options import AsJson, emit
+
+from leaderboard.text import number
 
 
 def measure(
@@ -25,6 +24,7 @@ def measure(
     """Measure FOLDER: perplexity, divergence from --base, speed, load time, memory and size, each with its 95 % interval."""
     from modelpress.quiet import quiet
     from modelpress.session import Session
+
     from runners import protocols
     from runners.measure import measure as take
 

@@ -9,9 +9,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hub.domain import BaseRecord, Candidate, Failure, Job, JobResult, Plan, Recipe, Refusal, Release, VariantRecord, Verdict
-from hub.errors import ModelPressError, UsageError
 from modelpress.progress import JobLines
+
+from hub.domain import BaseRecord, Candidate, Failure, Job, Plan, Recipe, Refusal, Release, VariantRecord, Verdict
+from hub.errors import ModelPressError, UsageError
 
 if TYPE_CHECKING:
     from hub.dispatch import Counts

@@ -6,15 +6,16 @@ import time
 from typing import TYPE_CHECKING, Any
 
 import typer
-
-from leaderboard.text import duration, size
 from modelpress.options import AsJson, emit
 from modelpress.plan import Models, Quick, Recipes, RetryFailed
 
+from leaderboard.text import duration, size
+
 if TYPE_CHECKING:
-    from hub.domain import Measurement, Refusal, VariantRecord
     from modelpress.pipeline import Refused, Selection
     from modelpress.session import Session
+
+    from hub.domain import Measurement, Refusal, VariantRecord
 
 
 def run(
@@ -26,9 +27,10 @@ def run(
     as_json: AsJson = False,
 ) -> None:
     """Discover, plan, press, measure, gate, publish, verify and build the site; what is done already is not done again."""
-    from hub.errors import Incomplete
     from modelpress import pipeline
     from modelpress.session import Session
+
+    from hub.errors import Incomplete
 
     selection = pipeline.Selection(models=tuple(model or ()), recipes=tuple(recipe or ()), quick=quick, retry_failed=retry_failed)
     with Session(ctx.obj.settings(), exclusive=True) as session:

@@ -10,16 +10,18 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-from hub.domain import Workspace
-from hub.errors import OutOfDisk, WorkFolderBusy
 from modelpress.progress import Reporter
 
+from hub.domain import Workspace
+from hub.errors import OutOfDisk, WorkFolderBusy
+
 if TYPE_CHECKING:
-    from hub.client import HubClient
     from hub.local.process import LocalHub
+    from runners.farm.local import LocalFarm
+
+    from hub.client import HubClient
     from hub.settings import Settings
     from hub.store import Store
-    from runners.farm.local import LocalFarm
 
 
 class Session:

@@ -109,8 +109,9 @@ def test_compress_of_nothing(tmp_path: Path) -> None:
 
 
 def test_a_second_process_in_the_same_folder_is_told(tmp_path: Path) -> None:
-    from hub.settings import load
     from modelpress.session import Session
+
+    from hub.settings import load
 
     settings = load(None)
     settings = settings.model_copy(update={"press": settings.press.model_copy(update={"work_dir": tmp_path / "press"})})

@@ -19,9 +19,7 @@ import pytest
 from .conftest import Folder, QuickRun
 
 pytestmark = pytest.mark.integration
-COLUMNS = (
-    "base_model base_sha variant recipe method scheme format metric value unit ci_low ci_high higher_is_better protocol engine hardware measured_at"
-).split()
+COLUMNS = ["base_model", "base_sha", "variant", "recipe", "method", "scheme", "format", "metric", "value", "unit", "ci_low", "ci_high", "higher_is_better", "protocol", "engine", "hardware", "measured_at"]
 
 
 def query(folder: Folder, sql: str) -> list[tuple[object, ...]]:
