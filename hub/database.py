@@ -1,0 +1,183 @@
+"""Opens the results database: connection settings, transactions, migrations, and clear errors for what goes wrong below."""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from sqlalchemy import Connection, Engine, create_engine, event, inspect, text
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.engine.interfaces import DBAPIConnection
+from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
+from sqlalchemy.orm import Session
+from sqlalchemy.pool import ConnectionPoolEntry
+
+from hub.errors import ModelPressError, OutOfDisk, StoreError
+from hub.tables import HEAD
+
+BUSY_SECONDS = 30
+WRITE_LOCK = 0x6D707265
+_migrating = threading.Lock()
+
+
+class Database:
+    """Sessions on one database, migrated to this program's revision; usable from several threads.
+
+    Writers come one at a time, across processes too: SQLite takes its write lock when a transaction begins, PostgreSQL an advisory
+    lock. So a write may look first and insert then, and no transaction fails half-way because another one was faster.
+    """
+
+    def __init__(self, url: str) -> None:
+        self.url = _parse(url)
+        self.name = self.url.database if self.url.get_backend_name() == "sqlite" else self.url.render_as_string(hide_password=True)
+        self._engine = self._connectable()
+        self._writer = self._engine.execution_options(writes=True)
+        try:
+            with self._explained():
+                self._open()
+        except BaseException:
+            self.close()
+            raise
+
+    @contextmanager
+    def reading(self) -> Iterator[Session]:
+        """Open a transaction that sees one state of the database and changes nothing."""
+        with self._explained(), Session(self._engine) as session:
+            yield session
+
+    @contextmanager
+    def writing(self) -> Iterator[Session]:
+        """Open a transaction that is kept whole, or not at all when the block raises."""
+        with self._explained(), Session(self._writer) as session, session.begin():
+            session.connection()
+            yield session
+
+    def close(self) -> None:
+        """Close all connections."""
+        self._engine.dispose()
+
+    def _connectable(self) -> Engine:
+        try:
+            engine = create_engine(self.url)
+        except NoSuchModuleError as error:
+            raise StoreError(
+                f"no database of the kind {self.url.drivername!r} is known", hint="use sqlite:///FILE or postgresql://…"
+            ) from error
+        except ModuleNotFoundError as error:
+            raise StoreError(f"the driver {error.name} for {self.name} is not installed", hint=f"pip install {error.name}") from error
+        if self.url.get_backend_name() == "sqlite":
+            event.listen(engine, "connect", _configure_sqlite)
+        event.listen(engine, "begin", _begin)
+        return engine
+
+    def _open(self) -> None:
+        with self._engine.connect() as connection:
+            if _revision(connection) == HEAD:
+                return
+        with _migrating:
+            if self.url.get_backend_name() == "sqlite":
+                self._use_wal()
+            with self._writer.begin() as connection:
+                self._migrate(connection)
+
+    def _use_wal(self) -> None:
+        """Switch the file to write-ahead logging (it remembers). SQLite does not wait for other openers here, so this does."""
+        patience = time.monotonic() + BUSY_SECONDS
+        while True:
+            connection = self._engine.raw_connection()
+            try:
+                connection.cursor().execute("PRAGMA journal_mode = WAL")
+                return
+            except sqlite3.OperationalError as error:
+                if "locked" not in str(error) or time.monotonic() > patience:
+                    raise StoreError(f"cannot prepare {self.name}: {error}", hint="close other programs that use this file") from error
+                time.sleep(0.05)
+            finally:
+                connection.close()
+
+    def _migrate(self, connection: Connection) -> None:
+        revision = _revision(connection)
+        if revision == HEAD:
+            return
+        from alembic import command
+        from alembic.config import Config
+        from alembic.script import ScriptDirectory
+        from alembic.util import CommandError
+
+        if revision is None and inspect(connection).get_table_names():
+            raise StoreError(f"{self.name} holds tables, but not those of ModelPress", hint="name another database, or an empty one")
+        config = Config(attributes={"connection": connection})
+        config.set_main_option("script_location", "hub:migrations")
+        try:
+            if revision is not None:
+                ScriptDirectory.from_config(config).get_revision(revision)
+        except CommandError as error:
+            raise StoreError(
+                f"{self.name} is of revision {revision}, which this program (revision {HEAD}) does not know: a newer ModelPress made it",
+                hint="upgrade modelpress, or use another work folder with --work-dir",
+            ) from error
+        command.upgrade(config, "head")
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        try:
+            yield
+        except DBAPIError as error:
+            raise _explain(str(error.orig), str(self.name)) from error
+
+
+def _parse(url: str) -> URL:
+    try:
+        return make_url(url)
+    except ArgumentError as error:
+        raise StoreError("the database address cannot be read", hint="write it as sqlite:///FILE or postgresql://USER@HOST/NAME") from error
+
+
+def _configure_sqlite(connection: DBAPIConnection, _: ConnectionPoolEntry) -> None:
+    """Set what SQLite forgets with each connection.
+
+    synchronous=FULL, not NORMAL: under WAL, NORMAL may lose the last commits at a power cut. A job's result costs minutes and a
+    release is public, while an fsync costs milliseconds and comes a few times per job.
+    """
+    connection.isolation_level = None  # Python must not begin transactions by itself: _begin does
+    cursor = connection.cursor()
+    cursor.execute(f"PRAGMA busy_timeout = {BUSY_SECONDS * 1000}")
+    cursor.execute("PRAGMA foreign_keys = ON")
+    cursor.execute("PRAGMA synchronous = FULL")
+    cursor.close()
+
+
+def _begin(connection: Connection) -> None:
+    writes = connection.get_execution_options().get("writes", False)
+    if connection.dialect.name == "sqlite":
+        connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+    elif connection.dialect.name == "postgresql" and writes:
+        connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({WRITE_LOCK})")
+
+
+def _revision(connection: Connection) -> str | None:
+    if not inspect(connection).has_table("alembic_version"):
+        return None
+    revision: str | None = connection.execute(text("SELECT version_num FROM alembic_version")).scalar()
+    return revision
+
+
+def _explain(problem: str, name: str) -> ModelPressError:
+    """Return the error for what the database driver said."""
+    said = problem.strip().splitlines()[0] if problem.strip() else "no reason given"
+    if "disk is full" in said:
+        return OutOfDisk(f"no room left on the disk for {name}", hint="free some space and run the same command again")
+    if "not a database" in said or "malformed" in said:
+        hint = "move the file away (a new one is made), or restore a copy of it"
+        return StoreError(f"{name} is not a ModelPress database, or it is damaged: {said}", hint=hint)
+    if "unable to open" in said:
+        return StoreError(f"cannot open {name}: {said}", hint="check that its folder exists and that you may write there")
+    if "readonly" in said:
+        return StoreError(f"cannot write to {name}: {said}", hint="check the permissions of the file and of its folder")
+    if "locked" in said:
+        hint = "close the program that holds it, then run the same command again"
+        return StoreError(f"{name} was held by another program for more than {BUSY_SECONDS} seconds", hint=hint)
+    return StoreError(f"the database {name} refused: {said}", hint="run modelpress doctor; if this comes again, report it")

@@ -1,0 +1,245 @@
+"""Builds the domain's records from rows of the results database; reads only."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeVar, cast
+
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session, joinedload, selectinload
+
+from hub.codec import from_json
+from hub.domain import (
+    Artifact,
+    ArtifactFile,
+    BaseRecord,
+    Candidate,
+    Check,
+    Environment,
+    Failure,
+    Job,
+    JobRecord,
+    JobState,
+    Measurement,
+    ModelRef,
+    Recipe,
+    Refusal,
+    Release,
+    Stage,
+    VariantRecord,
+    Verdict,
+)
+from hub.tables import (
+    ArtifactRow,
+    EnvironmentRow,
+    JobRow,
+    MeasurementRow,
+    Model,
+    Popularity,
+    RefusalRow,
+    ReleaseRow,
+    Variant,
+    VerdictRow,
+)
+
+T = TypeVar("T")
+
+
+def jobs(session: Session) -> list[JobRecord]:
+    """Return all jobs in the order in which they were first planned."""
+    return [_job(row) for row in session.scalars(select(JobRow).order_by(JobRow.number))]
+
+
+def bases(session: Session, *, current: bool) -> list[BaseRecord]:
+    """Return listed base models, those of the latest listing first, each listing by rank; only the latest when `current`."""
+    latest = select(Popularity.model_id, func.max(Popularity.taken_at).label("at")).group_by(Popularity.model_id).subquery()
+    query = (
+        select(Model, Popularity)
+        .join(latest, latest.c.model_id == Model.id)
+        .join(Popularity, (Popularity.model_id == Model.id) & (Popularity.taken_at == latest.c.at))
+        .order_by(Popularity.taken_at.desc(), Popularity.rank, Model.id)
+    )
+    if current:
+        query = query.where(Popularity.taken_at == select(func.max(Popularity.taken_at)).scalar_subquery())
+    numbers = select(MeasurementRow).where(MeasurementRow.variant_id.is_(None)).options(joinedload(MeasurementRow.protocol))
+    measured = _grouped(session.scalars(numbers.order_by(MeasurementRow.id)), "model_id")
+    environments = _environments(session)
+    found = []
+    for model, popularity in session.execute(query).tuples():
+        rows = measured[model.id]
+        found.append(
+            BaseRecord(
+                candidate=from_json(Candidate, model.document or "", where=f"the database's entry of {model.repo_id}"),
+                rank=popularity.rank,
+                measurements=tuple(_measurement(row) for row in rows),
+                environment=environments[rows[-1].environment_id] if rows else None,
+            )
+        )
+    return found
+
+
+def variants(session: Session, only: str | None = None) -> list[VariantRecord]:
+    """Return all variants in the order in which they were first planned, or only that with the id."""
+
+    first = select(JobRow.variant_id, func.min(JobRow.number).label("number")).group_by(JobRow.variant_id).subquery()
+    query = select(Variant).outerjoin(first, first.c.variant_id == Variant.id).options(joinedload(Variant.model)).order_by(first.c.number)
+    if only is not None:
+        query = query.where(Variant.id == only)
+    parts = _parts(session, only)
+    return [_variant(row, parts) for row in session.scalars(query)]
+
+
+def refusals(session: Session) -> list[Refusal]:
+    """Return what is refused, models first."""
+    rows = session.scalars(select(RefusalRow).order_by(RefusalRow.recipe != "", RefusalRow.id))
+    return [Refusal(repo_id=r.repo_id, sha=r.sha, code=r.code, reason=r.reason, recipe=r.recipe or None) for r in rows]
+
+
+def releases(session: Session) -> list[Release]:
+    """Return all releases, oldest first."""
+    return [release(row) for row in session.scalars(select(ReleaseRow).order_by(ReleaseRow.released_at, ReleaseRow.variant_id))]
+
+
+def release(row: ReleaseRow) -> Release:
+    """Return a row as a release."""
+    return Release(
+        variant_id=row.variant_id,
+        repo_id=row.repo_id,
+        sha=row.sha,
+        artifact_digest=row.artifact_digest,
+        url=row.url,
+        released_at=row.released_at,
+        verified_at=row.verified_at,
+    )
+
+
+def _grouped(rows: Iterable[T], column: str) -> defaultdict[Any, list[T]]:
+    groups: defaultdict[Any, list[T]] = defaultdict(list)
+    for row in rows:
+        groups[getattr(row, column)].append(row)
+    return groups
+
+
+def _environments(session: Session) -> dict[str, Environment]:
+    return {row.id: from_json(Environment, row.document, where="an environment") for row in session.scalars(select(EnvironmentRow))}
+
+
+def _job(row: JobRow) -> JobRecord:
+    return JobRecord(
+        job=from_json(Job, row.document, where=f"the database's job {row.id}"),
+        state=cast(JobState, row.state),
+        attempts=row.attempts,
+        updated_at=row.updated_at,
+        seconds=row.seconds,
+        failure=_failure(row),
+        stages=json.loads(row.stages) if row.stages else {},
+    )
+
+
+def _failure(row: JobRow) -> Failure | None:
+    if row.state != "failed":
+        return None
+    return Failure(
+        job_id=row.id,
+        error=row.error or "",
+        reason=row.reason or "",
+        hint=row.hint or "",
+        log_tail=row.log_tail or "",
+        seconds=row.seconds or 0.0,
+        retryable=bool(row.retryable),
+    )
+
+
+def _measurement(row: MeasurementRow) -> Measurement:
+    return Measurement(
+        metric=row.metric,
+        value=row.value,
+        unit=row.unit,
+        higher_is_better=row.higher_is_better,
+        ci_low=row.ci_low,
+        ci_high=row.ci_high,
+        interval=row.ci_method,
+        samples=row.samples,
+        protocol=row.protocol.name,
+        engine=row.engine,
+        measured_at=row.measured_at,
+    )
+
+
+def _artifact(row: ArtifactRow, base: ModelRef, recipe: Recipe) -> Artifact:
+    return Artifact(
+        variant_id=row.variant_id,
+        base=base,
+        recipe=recipe,
+        files=tuple(ArtifactFile(path=file.path, size=file.size, sha256=file.sha256) for file in row.files),
+        parameters=row.parameters,
+        made_at=row.made_at,
+        libraries=json.loads(row.libraries),
+    )
+
+
+def _verdict(row: VerdictRow) -> Verdict:
+    return Verdict(
+        variant_id=row.variant_id,
+        stage=cast(Stage, row.stage),
+        subject=row.subject,
+        checks=tuple(Check(name=check.name, passed=check.passed, detail=check.detail) for check in row.checks),
+        judged_at=row.judged_at,
+    )
+
+
+@dataclass(frozen=True)
+class _Parts:
+    """Rows about variants, by variant id; environments by their own."""
+
+    artifacts: Mapping[str, ArtifactRow]
+    releases: Mapping[str, ReleaseRow]
+    jobs: Mapping[str, list[JobRow]]
+    measurements: Mapping[str, list[MeasurementRow]]
+    verdicts: Mapping[str, list[VerdictRow]]
+    environments: Mapping[str, Environment]
+
+
+def _parts(session: Session, only: str | None) -> _Parts:
+    """Read all rows about variants with one query a table."""
+
+    def about(query: Any, column: Any) -> Any:
+        return session.scalars(query.where(column.is_not(None) if only is None else column == only))
+
+    artifacts = about(select(ArtifactRow).options(selectinload(ArtifactRow.files)), ArtifactRow.variant_id)
+    measurements = select(MeasurementRow).options(joinedload(MeasurementRow.protocol)).order_by(MeasurementRow.id)
+    verdicts = select(VerdictRow).options(selectinload(VerdictRow.checks)).order_by(VerdictRow.judged_at, VerdictRow.id)
+    return _Parts(
+        artifacts={row.variant_id: row for row in artifacts},
+        releases={row.variant_id: row for row in about(select(ReleaseRow), ReleaseRow.variant_id)},
+        jobs=_grouped(about(select(JobRow).order_by(JobRow.updated_at, JobRow.number), JobRow.variant_id), "variant_id"),
+        measurements=_grouped(about(measurements, MeasurementRow.variant_id), "variant_id"),
+        verdicts=_grouped(about(verdicts, VerdictRow.variant_id), "variant_id"),
+        environments=_environments(session),
+    )
+
+
+def _variant(row: Variant, parts: _Parts) -> VariantRecord:
+    base = ModelRef(repo_id=row.model.repo_id, sha=row.model.sha)
+    recipe = from_json(Recipe, row.recipe, where=f"the database's recipe {row.recipe_name}")
+    artifact, released = parts.artifacts.get(row.id), parts.releases.get(row.id)
+    work, measured = parts.jobs[row.id], parts.measurements[row.id]
+    press = next((job for job in work if job.kind == "press" and job.state == "done"), None)
+    environment = measured[-1].environment_id if measured else press.environment_id if press else None
+    failures = [failure for failure in map(_failure, work) if failure]
+    return VariantRecord(
+        variant_id=row.id,
+        base=base,
+        recipe=recipe,
+        artifact=_artifact(artifact, base, recipe) if artifact else None,
+        press_seconds=press.seconds if press else None,
+        press_peak_memory_bytes=press.peak_memory_bytes if press else None,
+        measurements=tuple(_measurement(number) for number in measured),
+        environment=parts.environments[environment] if environment else None,
+        verdicts=tuple(_verdict(verdict) for verdict in parts.verdicts[row.id]),
+        release=release(released) if released else None,
+        failure=failures[-1] if failures else None,
+    )

@@ -1,0 +1,130 @@
+"""Finds or makes the rows that a write needs, inside the store's transaction."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+from sqlalchemy import delete, select
+from sqlalchemy.orm import Session
+
+from hub.codec import content_id, to_json
+from hub.domain import Artifact, Environment, Job, JobResult, ModelRef, Protocol, Recipe, Refusal, variant_id
+from hub.errors import StoreError
+from hub.tables import ArtifactRow, EnvironmentRow, FileRow, JobRow, MeasurementRow, Model, ProtocolRow, RefusalRow, Variant
+
+
+def now() -> str:
+    """Return the present as an ISO-8601 string in UTC."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def model_row(session: Session, ref: ModelRef) -> Model:
+    """Return a base model's row, made when it is new."""
+    row = session.scalar(select(Model).filter_by(repo_id=ref.repo_id, sha=ref.sha))
+    if row is None:
+        row = Model(repo_id=ref.repo_id, sha=ref.sha)
+        session.add(row)
+        session.flush()
+    return row
+
+
+def refuse(session: Session, refusal: Refusal) -> None:
+    """Record a refusal; one that refuses a whole model replaces those of its other commits."""
+    recipe = refusal.recipe or ""
+    if not recipe:
+        session.execute(
+            delete(RefusalRow).where(RefusalRow.repo_id == refusal.repo_id, RefusalRow.recipe == "", RefusalRow.sha != refusal.sha)
+        )
+    row = session.scalar(select(RefusalRow).filter_by(repo_id=refusal.repo_id, sha=refusal.sha, recipe=recipe))
+    row = row or RefusalRow(repo_id=refusal.repo_id, sha=refusal.sha, recipe=recipe)
+    row.code, row.reason = refusal.code, refusal.reason
+    session.add(row)
+
+
+def variant_row_id(session: Session, base: ModelRef, recipe: Recipe, model: Model) -> str:
+    """Return the id of a variant whose row is there and holds the recipe's present words."""
+    key = variant_id(base, recipe)
+    row = session.get(Variant, key)
+    if row is None:
+        row = Variant(id=key, model_id=model.id, method=recipe.method, scheme=recipe.scheme, format=recipe.format)
+    if row.recipe_name != recipe.name:
+        label = f"{base.name}-{recipe.name}"
+        row.label = f"{label}-{key[:8]}" if session.scalar(select(Variant.id).where(Variant.label == label, Variant.id != key)) else label
+        row.recipe_name = recipe.name
+    row.recipe = to_json(recipe)
+    session.add(row)
+    session.flush()
+    return key
+
+
+def protocol_row_id(session: Session, name: str, protocol: Protocol | None) -> str:
+    """Return the id of a protocol whose row is there: that of the job, or, for a number that names another, one by name alone."""
+    spelled = protocol if protocol and protocol.name == name else None
+    key = content_id(spelled or name)
+    if session.get(ProtocolRow, key) is None:
+        session.add(ProtocolRow(id=key, name=name, document=to_json(spelled) if spelled else None))
+        session.flush()
+    return key
+
+
+def environment_row_id(session: Session, environment: Environment) -> str:
+    """Return the id of an environment whose row is there."""
+    if session.get(EnvironmentRow, environment.id) is None:
+        row = EnvironmentRow(id=environment.id, hardware=environment.hardware, device=environment.device, document=to_json(environment))
+        session.add(row)
+        session.flush()
+    return environment.id
+
+
+def job_row(session: Session, job: Job) -> JobRow:
+    """Return a job's row, made as planned when it is new."""
+    model = model_row(session, job.base)
+    variant = variant_row_id(session, job.base, job.recipe, model) if job.recipe else None
+    row = session.scalar(select(JobRow).filter_by(id=job.id))
+    if row is None:
+        protocol = protocol_row_id(session, job.protocol.name, job.protocol) if job.protocol else None
+        row = JobRow(id=job.id, kind=job.kind, model_id=model.id, variant_id=variant, protocol_id=protocol, state="planned", attempts=0)
+        row.updated_at = now()
+    row.document = to_json(job)
+    session.add(row)
+    return row
+
+
+def add_artifact(session: Session, job: Job, artifact: Artifact) -> None:
+    """Add a variant's artifact; the same one again changes nothing, another one raises `StoreError`."""
+    known = session.get(ArtifactRow, artifact.variant_id)
+    if known is not None:
+        if known.digest != artifact.digest:
+            raise StoreError(
+                f"variant {artifact.variant_id} has an artifact {known.digest} already, and now another one, {artifact.digest}, was made",
+                hint="what was measured and released is the first one: keep it, or begin a new work folder",
+            )
+        return
+    row = ArtifactRow(variant_id=artifact.variant_id, job_id=job.id, digest=artifact.digest, parameters=artifact.parameters)
+    row.bytes, row.made_at, row.libraries = artifact.bytes, artifact.made_at, to_json(artifact.libraries)
+    row.files = [FileRow(position=i, path=file.path, size=file.size, sha256=file.sha256) for i, file in enumerate(artifact.files)]
+    session.add(row)
+
+
+def add_measurements(session: Session, job: Job, row: JobRow, result: JobResult) -> None:
+    """Add the numbers of a result whose job and environment are there."""
+    for number in result.measurements:
+        session.add(
+            MeasurementRow(
+                job_id=job.id,
+                model_id=row.model_id,
+                variant_id=row.variant_id,
+                protocol_id=protocol_row_id(session, number.protocol, job.protocol),
+                environment_id=result.environment.id,
+                metric=number.metric,
+                value=number.value,
+                unit=number.unit,
+                higher_is_better=number.higher_is_better,
+                ci_low=number.ci_low,
+                ci_high=number.ci_high,
+                ci_method=number.interval,
+                samples=number.samples,
+                engine=number.engine,
+                measured_at=number.measured_at,
+            )
+        )

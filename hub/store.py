@@ -1,0 +1,311 @@
+"""The results database: what was found, planned, made, measured, judged and released. All writes are here.
+
+Each write is one transaction, and doing one again changes nothing. Docs: docs/results.md (the view `v_results`).
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections import Counter
+from collections.abc import Sequence
+from types import TracebackType
+
+from sqlalchemy import delete, select
+from sqlalchemy.orm import Session
+
+from hub import records
+from hub.codec import from_json, to_json
+from hub.database import Database
+from hub.domain import (
+    BaseRecord,
+    Candidate,
+    Facts,
+    Failure,
+    Job,
+    JobRecord,
+    JobResult,
+    Plan,
+    Refusal,
+    Release,
+    VariantRecord,
+    Verdict,
+)
+from hub.errors import BadDocument, StoreError
+from hub.rows import add_artifact, add_measurements, environment_row_id, job_row, model_row, now, refuse
+from hub.tables import (
+    CheckRow,
+    JobRow,
+    Popularity,
+    RefusalRow,
+    ReleaseRow,
+    Variant,
+    VerdictRow,
+)
+
+
+class Store:
+    """The database behind `url` (`sqlite:///FILE` or any other SQLAlchemy address), migrated to this program's revision.
+
+    Safe to use from several threads. Raises `StoreError` when the database is newer than this program, damaged, or held by another.
+    """
+
+    def __init__(self, url: str) -> None:
+        self._database = Database(url)
+
+    def __enter__(self) -> Store:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close all connections."""
+        self._database.close()
+
+    # Writes: models and refusals
+
+    def record_models(self, candidates: Sequence[Candidate], at: str) -> None:
+        """Record accepted models in order of rank, with a snapshot of their popularity dated `at`; lifts their earlier refusals."""
+        with self._database.writing() as session:
+            for rank, candidate in enumerate(candidates, start=1):
+                model = model_row(session, candidate.ref)
+                model.document = to_json(candidate)
+                taken = session.scalar(select(Popularity).filter_by(model_id=model.id, taken_at=at)) or Popularity(
+                    model_id=model.id, taken_at=at
+                )
+                taken.rank, taken.downloads, taken.likes = rank, candidate.downloads, candidate.likes
+                taken.trending_score = candidate.trending_score
+                session.add(taken)
+                session.execute(delete(RefusalRow).filter_by(repo_id=candidate.ref.repo_id, recipe=""))
+
+    def record_refusals(self, refusals: Sequence[Refusal]) -> None:
+        """Record why models, or recipes on models, are not pressed; the latest word on each counts."""
+        with self._database.writing() as session:
+            for refusal in refusals:
+                refuse(session, refusal)
+
+    # Writes: jobs
+
+    def record_plan(self, plan: Plan) -> None:
+        """Make the plan the present one: add its jobs, drop planned ones that it leaves out, replace refusals of recipes.
+
+        Jobs that ever ran keep their state. A recipe's title, summary, name and thresholds are brought up to date.
+        """
+        ids = {job.id for job in plan.jobs}
+        with self._database.writing() as session:
+            session.execute(delete(RefusalRow).where(RefusalRow.recipe != ""))
+            for refusal in plan.refusals:
+                refuse(session, refusal)
+            for row in session.scalars(select(JobRow).where(JobRow.state == "planned")):
+                if row.id not in ids:
+                    session.delete(row)
+            session.flush()
+            for job in plan.jobs:
+                job_row(session, job)
+            session.flush()
+            used = select(JobRow.variant_id).where(JobRow.variant_id.is_not(None))
+            session.execute(delete(Variant).where(Variant.id.not_in(used)))
+
+    def start(self, job: Job) -> bool:
+        """Mark a job as running in this process; False, and nothing changed, when it is done or runs already."""
+        with self._database.writing() as session:
+            row = job_row(session, job)
+            if row.state in ("done", "running"):
+                return False
+            row.state, row.started_at, row.updated_at = "running", now(), now()
+            row.pid, row.process_started_at = os.getpid(), _process_start(os.getpid())
+            row.attempts += 1
+            _clear_failure(row)
+            return True
+
+    def finish(self, job: Job, result: JobResult) -> None:
+        """Record a result and mark its job done; nothing happens when it is done already. A senseless result raises `BadDocument`."""
+        _screen(job, result)
+        with self._database.writing() as session:
+            row = job_row(session, job)
+            if row.state == "done":
+                return
+            row.environment_id = environment_row_id(session, result.environment)
+            row.state, row.started_at, row.updated_at = "done", result.started_at, now()
+            row.attempts = max(row.attempts, 1)
+            row.pid = row.process_started_at = None
+            row.seconds, row.peak_memory_bytes, row.stages = result.seconds, result.peak_memory_bytes, to_json(result.stages)
+            row.facts = to_json(result.facts) if result.facts else None
+            _clear_failure(row)
+            session.flush()
+            if result.artifact:
+                add_artifact(session, job, result.artifact)
+            add_measurements(session, job, row, result)
+
+    def fail(self, job: Job, failure: Failure) -> None:
+        """Record why a job failed; nothing happens when it is done already."""
+        with self._database.writing() as session:
+            row = job_row(session, job)
+            if row.state == "done":
+                return
+            row.state, row.updated_at, row.seconds = "failed", now(), failure.seconds
+            row.attempts = max(row.attempts, 1)
+            row.pid = row.process_started_at = None
+            row.error, row.reason, row.hint = failure.error, failure.reason, failure.hint
+            row.log_tail, row.retryable = failure.log_tail, failure.retryable
+
+    def put_back(self, job: Job) -> None:
+        """Mark a running job as planned again, as if it had never started: it was interrupted, which is no failure."""
+        with self._database.writing() as session:
+            row = session.scalar(select(JobRow).filter_by(id=job.id))
+            if row is not None and row.state == "running":
+                _put_back(row)
+
+    def recover(self) -> int:
+        """Put back the jobs marked running whose process lives no more; return how many."""
+        with self._database.writing() as session:
+            lost = [row for row in session.scalars(select(JobRow).where(JobRow.state == "running")) if not _lives(row)]
+            for row in lost:
+                _put_back(row)
+            return len(lost)
+
+    # Writes: verdicts and releases
+
+    def record_verdict(self, verdict: Verdict) -> None:
+        """Record the gate's answer on some bytes; a later answer on the same bytes replaces it, the same answer changes nothing."""
+        with self._database.writing() as session:
+            self._demand(session, verdict.variant_id)
+            row = session.scalar(select(VerdictRow).filter_by(variant_id=verdict.variant_id, stage=verdict.stage, subject=verdict.subject))
+            checks = [(check.name, check.passed, check.detail) for check in verdict.checks]
+            if row is None:
+                row = VerdictRow(variant_id=verdict.variant_id, stage=verdict.stage, subject=verdict.subject)
+                session.add(row)
+            elif checks == [(check.name, check.passed, check.detail) for check in row.checks]:
+                return
+            row.passed, row.judged_at = verdict.passed, verdict.judged_at
+            row.checks.clear()
+            session.flush()
+            row.checks.extend(CheckRow(position=i, name=n, passed=p, detail=d) for i, (n, p, d) in enumerate(checks))
+
+    def record_release(self, release: Release) -> None:
+        """Record a release. The same one again changes nothing; another one of the same variant raises `StoreError`."""
+        with self._database.writing() as session:
+            self._demand(session, release.variant_id)
+            known = session.get(ReleaseRow, release.variant_id)
+            if known is None:
+                session.add(ReleaseRow(**{column.key: getattr(release, column.key) for column in ReleaseRow.__table__.columns}))
+            elif (known.repo_id, known.sha, known.artifact_digest) != (release.repo_id, release.sha, release.artifact_digest):
+                old, new = f"{known.repo_id} at {known.sha[:8]}", f"{release.repo_id} at {release.sha[:8]}"
+                raise StoreError(
+                    f"variant {release.variant_id} is released already as {old}, so not as {new}",
+                    hint="a variant is released once; look at the repository of the recorded release",
+                )
+
+    def mark_verified(self, variant_id: str, at: str) -> None:
+        """Note that the published bytes of a variant passed the gate at the time `at`."""
+        with self._database.writing() as session:
+            row = session.get(ReleaseRow, variant_id)
+            if row is None:
+                raise StoreError(f"variant {variant_id} has no release to mark as verified", hint="publish it first")
+            row.verified_at = at
+
+    # Reads
+
+    def done(self) -> set[str]:
+        """Return the ids of all done jobs."""
+        with self._database.reading() as session:
+            return set(session.scalars(select(JobRow.id).where(JobRow.state == "done")))
+
+    def failed_attempts(self) -> dict[str, tuple[int, bool]]:
+        """Return, by id of each failed job, how often it was tried and whether trying again may help."""
+        with self._database.reading() as session:
+            rows = session.execute(select(JobRow.id, JobRow.attempts, JobRow.retryable).where(JobRow.state == "failed"))
+            return {job: (attempts, bool(retryable)) for job, attempts, retryable in rows.tuples()}
+
+    def jobs(self) -> list[JobRecord]:
+        """Return all jobs in the order in which they were first planned."""
+        with self._database.reading() as session:
+            return records.jobs(session)
+
+    def facts(self, job: Job) -> Facts | None:
+        """Return what a done inspection found; None when it is not done."""
+        with self._database.reading() as session:
+            document = session.scalar(select(JobRow.facts).where(JobRow.id == job.id))
+            return from_json(Facts, document, where=f"the database's facts of {job.id}") if document else None
+
+    def bases(self, *, current: bool = False) -> list[BaseRecord]:
+        """Return base models with their numbers, latest listing first, by rank; with `current`, the latest listing's alone."""
+        with self._database.reading() as session:
+            return records.bases(session, current=current)
+
+    def variants(self) -> list[VariantRecord]:
+        """Return all variants in the order in which they were first planned."""
+        with self._database.reading() as session:
+            return records.variants(session)
+
+    def variant(self, variant_id: str) -> VariantRecord | None:
+        """Return one variant; None for an unknown id."""
+        with self._database.reading() as session:
+            return next(iter(records.variants(session, variant_id)), None)
+
+    def refusals(self) -> list[Refusal]:
+        """Return what is refused, models first."""
+        with self._database.reading() as session:
+            return records.refusals(session)
+
+    def releases(self) -> list[Release]:
+        """Return all releases, oldest first."""
+        with self._database.reading() as session:
+            return records.releases(session)
+
+    @staticmethod
+    def _demand(session: Session, variant: str) -> None:
+        if session.get(Variant, variant) is None:
+            raise StoreError(f"no variant {variant} is recorded", hint="record the plan that makes it first")
+
+
+def _clear_failure(row: JobRow) -> None:
+    row.error = row.reason = row.hint = row.log_tail = None
+    row.retryable = None
+
+
+def _put_back(row: JobRow) -> None:
+    row.state, row.updated_at, row.started_at = "planned", now(), None
+    row.attempts = max(row.attempts - 1, 0)
+    row.pid = row.process_started_at = None
+
+
+def _screen(job: Job, result: JobResult) -> None:
+    """Raise `BadDocument` for a result that is not one of this job."""
+    if result.job_id != job.id:
+        raise BadDocument(f"the result of job {result.job_id} was given for job {job.id} ({job.label})")
+    made = {"press": result.artifact, "measure": result.measurements, "inspect": result.facts}[job.kind]
+    if not made:
+        wanted = {"press": "artifact", "measure": "measurements", "inspect": "facts"}[job.kind]
+        raise BadDocument(f"{job.label} ended without {wanted}")
+    if result.artifact and result.artifact.variant_id != job.variant_id:
+        raise BadDocument(f"{job.label} gave the artifact of variant {result.artifact.variant_id}, not of {job.variant_id}")
+    for number in result.measurements:
+        if not all(map(math.isfinite, (number.value, number.ci_low, number.ci_high))):
+            raise BadDocument(
+                f"{job.label} gave {number.metric} = {number.value} [{number.ci_low}, {number.ci_high}], which is no finite number"
+            )
+    counts = Counter((number.metric, number.engine) for number in result.measurements)
+    for (metric, engine), count in counts.items():
+        if count > 1:
+            raise BadDocument(f"{job.label} gave {metric} on {engine} {count} times, not once")
+
+
+def _process_start(pid: int) -> float | None:
+    """Return when the process began, in epoch seconds; None when it lives no more."""
+    import psutil
+
+    try:
+        process = psutil.Process(pid)
+        return None if process.status() == psutil.STATUS_ZOMBIE else float(process.create_time())
+    except psutil.NoSuchProcess:
+        return None
+
+
+def _lives(row: JobRow) -> bool:
+    """Whether the process that runs a job is still there; another process with its number began at another time."""
+    if row.pid is None or row.process_started_at is None:
+        return False
+    began = _process_start(row.pid)
+    return began is not None and abs(began - row.process_started_at) < 1

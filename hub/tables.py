@@ -1,0 +1,242 @@
+"""The tables of the results database. `hub/migrations` makes them; a test keeps the two equal."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from sqlalchemy import BigInteger, ForeignKey, Index, MetaData, String, Text, UniqueConstraint
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
+
+HEAD = "0001"
+"""The newest revision in `hub/migrations/versions`, known without importing Alembic; a test keeps it so."""
+
+Key = Annotated[str, mapped_column(String(40))]
+Time = Annotated[str, mapped_column(String(32))]
+Words = Annotated[str, mapped_column(Text)]
+Size = Annotated[int, mapped_column(BigInteger)]
+Number = Annotated[int, mapped_column(primary_key=True)]
+
+
+class Table(DeclarativeBase):
+    """Base of all tables. Documents are canonical JSON text, read back through `hub.codec` alone."""
+
+    metadata = MetaData(
+        naming_convention={
+            "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+            "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+            "fk": "fk_%(table_name)s_%(column_0_name)s_%(referred_table_name)s",
+            "pk": "pk_%(table_name)s",
+        }
+    )
+
+
+class Model(Table):
+    """A base model at one commit; `document` is the `Candidate` as last seen on the Hub, NULL for one that no Hub listed."""
+
+    __tablename__ = "models"
+    __table_args__ = (UniqueConstraint("repo_id", "sha"),)
+
+    id: Mapped[Number]
+    repo_id: Mapped[Words]
+    sha: Mapped[Words]
+    document: Mapped[Words | None]
+
+
+class Popularity(Table):
+    """How popular a model was at one time; `rank` 1 is the most popular of that listing."""
+
+    __tablename__ = "popularity"
+    __table_args__ = (UniqueConstraint("model_id", "taken_at"), Index(None, "taken_at"))
+
+    id: Mapped[Number]
+    model_id: Mapped[int] = mapped_column(ForeignKey("models.id"))
+    taken_at: Mapped[Time]
+    rank: Mapped[int]
+    downloads: Mapped[Size]
+    likes: Mapped[Size]
+    trending_score: Mapped[float]
+
+
+class Variant(Table):
+    """A base model with a recipe; `label` is its name for people, distinct among all variants."""
+
+    __tablename__ = "variants"
+    __table_args__ = (UniqueConstraint("label"), Index(None, "model_id"))
+
+    id: Mapped[Key] = mapped_column(primary_key=True)
+    model_id: Mapped[int] = mapped_column(ForeignKey("models.id"))
+    label: Mapped[Words]
+    recipe_name: Mapped[Words]
+    method: Mapped[Words]
+    scheme: Mapped[Words]
+    format: Mapped[Words]
+    recipe: Mapped[Words]
+
+    model: Mapped[Model] = relationship()
+
+
+class ProtocolRow(Table):
+    """A protocol, by the hash of its content; one known by name alone (no job spelled it out) has no document."""
+
+    __tablename__ = "protocols"
+
+    id: Mapped[Key] = mapped_column(primary_key=True)
+    name: Mapped[Words]
+    document: Mapped[Words | None]
+
+
+class EnvironmentRow(Table):
+    """Hardware and library versions, by the hash of their content."""
+
+    __tablename__ = "environments"
+
+    id: Mapped[Key] = mapped_column(primary_key=True)
+    hardware: Mapped[Words]
+    device: Mapped[Words]
+    document: Mapped[Words]
+
+
+class JobRow(Table):
+    """A job with its state; while it runs, `pid` and `process_started_at` (epoch seconds) name the process that answers for it."""
+
+    __tablename__ = "jobs"
+    __table_args__ = (UniqueConstraint("id"), Index(None, "state"), Index(None, "variant_id"))
+
+    number: Mapped[Number]
+    id: Mapped[Key]
+    kind: Mapped[Words]
+    model_id: Mapped[int] = mapped_column(ForeignKey("models.id"))
+    variant_id: Mapped[str | None] = mapped_column(ForeignKey("variants.id"))
+    protocol_id: Mapped[str | None] = mapped_column(ForeignKey("protocols.id"))
+    environment_id: Mapped[str | None] = mapped_column(ForeignKey("environments.id"))
+    document: Mapped[Words]
+    state: Mapped[Words]
+    attempts: Mapped[int] = mapped_column(default=0)
+    pid: Mapped[int | None]
+    process_started_at: Mapped[float | None]
+    started_at: Mapped[Time | None]
+    updated_at: Mapped[Time]
+    seconds: Mapped[float | None]
+    peak_memory_bytes: Mapped[Size | None]
+    stages: Mapped[Words | None]
+    facts: Mapped[Words | None]
+    error: Mapped[Words | None]
+    reason: Mapped[Words | None]
+    hint: Mapped[Words | None]
+    log_tail: Mapped[Words | None]
+    retryable: Mapped[bool | None]
+
+
+class ArtifactRow(Table):
+    """A variant's checkpoint; one a variant."""
+
+    __tablename__ = "artifacts"
+
+    variant_id: Mapped[str] = mapped_column(ForeignKey("variants.id"), primary_key=True)
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"))
+    digest: Mapped[Key]
+    parameters: Mapped[Size]
+    bytes: Mapped[Size]
+    made_at: Mapped[Time]
+    libraries: Mapped[Words]
+
+    files: Mapped[list[FileRow]] = relationship(order_by="FileRow.position")
+
+
+class FileRow(Table):
+    """A file of an artifact."""
+
+    __tablename__ = "artifact_files"
+    __table_args__ = (UniqueConstraint("variant_id", "path"),)
+
+    variant_id: Mapped[str] = mapped_column(ForeignKey("artifacts.variant_id"), primary_key=True)
+    position: Mapped[int] = mapped_column(primary_key=True)
+    path: Mapped[Words]
+    size: Mapped[Size]
+    sha256: Mapped[Words]
+
+
+class MeasurementRow(Table):
+    """One number of a base model (`variant_id` NULL) or of a variant, as one job took it."""
+
+    __tablename__ = "measurements"
+    __table_args__ = (
+        UniqueConstraint("job_id", "metric", "engine"),
+        Index(None, "variant_id", "metric"),
+        Index(None, "model_id", "metric"),
+    )
+
+    id: Mapped[Number]
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"))
+    model_id: Mapped[int] = mapped_column(ForeignKey("models.id"))
+    variant_id: Mapped[str | None] = mapped_column(ForeignKey("variants.id"))
+    protocol_id: Mapped[str] = mapped_column(ForeignKey("protocols.id"))
+    environment_id: Mapped[str] = mapped_column(ForeignKey("environments.id"))
+    metric: Mapped[Words]
+    value: Mapped[float]
+    unit: Mapped[Words]
+    higher_is_better: Mapped[bool]
+    ci_low: Mapped[float]
+    ci_high: Mapped[float]
+    ci_method: Mapped[Words]
+    samples: Mapped[Size]
+    engine: Mapped[Words]
+    measured_at: Mapped[Time]
+
+    protocol: Mapped[ProtocolRow] = relationship()
+
+
+class VerdictRow(Table):
+    """The gate's latest answer on the bytes named by `subject`."""
+
+    __tablename__ = "verdicts"
+    __table_args__ = (UniqueConstraint("variant_id", "stage", "subject"),)
+
+    id: Mapped[Number]
+    variant_id: Mapped[str] = mapped_column(ForeignKey("variants.id"))
+    stage: Mapped[Words]
+    subject: Mapped[Words]
+    passed: Mapped[bool]
+    judged_at: Mapped[Time]
+
+    checks: Mapped[list[CheckRow]] = relationship(order_by="CheckRow.position", cascade="all, delete-orphan")
+
+
+class CheckRow(Table):
+    """One question of the gate and its answer."""
+
+    __tablename__ = "checks"
+
+    verdict_id: Mapped[int] = mapped_column(ForeignKey("verdicts.id"), primary_key=True)
+    position: Mapped[int] = mapped_column(primary_key=True)
+    name: Mapped[Words]
+    passed: Mapped[bool]
+    detail: Mapped[Words]
+
+
+class ReleaseRow(Table):
+    """An artifact published at a commit. The primary key is the variant: a second release of it cannot be recorded."""
+
+    __tablename__ = "releases"
+
+    variant_id: Mapped[str] = mapped_column(ForeignKey("variants.id"), primary_key=True)
+    repo_id: Mapped[Words]
+    sha: Mapped[Words]
+    artifact_digest: Mapped[Key]
+    url: Mapped[Words]
+    released_at: Mapped[Time]
+    verified_at: Mapped[Time | None]
+
+
+class RefusalRow(Table):
+    """Why a model (`recipe` empty), or a recipe on a model, is not pressed; models are named by text, as refused ones are not recorded."""
+
+    __tablename__ = "refusals"
+    __table_args__ = (UniqueConstraint("repo_id", "sha", "recipe"),)
+
+    id: Mapped[Number]
+    repo_id: Mapped[Words]
+    sha: Mapped[Words]
+    recipe: Mapped[Words]
+    code: Mapped[Words]
+    reason: Mapped[Words]
