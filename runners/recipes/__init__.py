@@ -1,0 +1,57 @@
+"""Recipes as data: one TOML file each, its stem the name; `default = true` puts it into the set that `modelpress run` presses."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+from hub.codec import from_json
+from hub.domain import Recipe
+from hub.errors import BadDocument, UnknownName
+from runners import methods
+
+_FOLDER = Path(__file__).resolve().parent
+
+
+def names() -> list[str]:
+    """Return the names of the shipped recipes."""
+    return sorted(path.stem for path in _FOLDER.glob("*.toml"))
+
+
+def default_names() -> list[str]:
+    """Return the names of the shipped recipes marked `default = true`."""
+    return [name for name in names() if _read(_FOLDER / f"{name}.toml").get("default", False)]
+
+
+def load(name_or_path: str) -> Recipe:
+    """Return a recipe by its name or from a .toml file; raise `UnknownName` or `BadDocument`."""
+    if name_or_path in names():
+        path = _FOLDER / f"{name_or_path}.toml"
+    elif name_or_path.endswith(".toml") and Path(name_or_path).is_file():
+        path = Path(name_or_path)
+    else:
+        near = get_close_matches(name_or_path, names(), n=1)
+        hint = f"Did you mean {near[0]}? " if near else ""
+        raise UnknownName(
+            f"There is no recipe {name_or_path!r}.", hint=f"{hint}There are: {', '.join(names())}; or give the path of a .toml file."
+        )
+    document = _read(path)
+    default = document.pop("default", False)
+    if not isinstance(default, bool):
+        raise BadDocument(f"The recipe {path.name}: default must be true or false; got {default!r}.", hint="Correct the file.")
+    recipe = from_json(Recipe, json.dumps({"name": path.stem, **document}, default=str), where=f"The recipe {path.name}")
+    if recipe.name != path.stem or not recipe.steps:
+        raise BadDocument(f"The recipe {path.name} must have at least one step, and no name but its file's.", hint="Correct the file.")
+    for step in recipe.steps:
+        methods.get(step.method)
+    return recipe
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise BadDocument(f"The recipe {path.name} is not valid TOML: {error}.", hint="Correct the file.") from error

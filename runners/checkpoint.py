@@ -1,0 +1,256 @@
+"""Open and save a checkpoint folder: its shape from config and headers alone, what may be in it, and the manifest, written last."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from hub.codec import from_json, to_json
+from hub.domain import Artifact, ArtifactFile, ModelRef, Recipe, variant_id
+from hub.errors import BadCheckpoint, OutOfDisk
+from runners.architectures import KNOWN
+from runners.headers import INDEX, Tensor, stored_tensors
+
+MANIFEST = "modelpress.json"
+CARRIED = (
+    "tokenizer*", "vocab.json", "vocab.txt", "merges.txt", "special_tokens_map.json", "added_tokens.json", "chat_template*", "spiece.model",
+    "additional_chat_templates/*.jinja", "generation_config.json", "preprocessor_config.json", "processor_config.json",
+    "LICENSE*", "LICENCE*", "COPYING*", "NOTICE*", "Notice*", "USE_POLICY*",
+)  # fmt: skip
+FORBIDDEN_SUFFIXES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".h5", ".msgpack", ".npz", ".py", ".so", ".joblib", ".dill")
+PARTIAL = ".partial-"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Linear:
+    """A linear layer inside the decoder's layers: module name and its two widths."""
+
+    name: str
+    out_features: int
+    in_features: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelShape:
+    """All that planning needs to know of a dense model; `tensors` bear the names transformers gives, `dtype` the one of safetensors."""
+
+    architecture: str
+    layers: int
+    hidden_size: int
+    intermediate_size: int
+    vocab_size: int
+    context: int
+    dtype: str
+    tensors: Mapping[str, Tensor]
+
+    @property
+    def conv1d(self) -> bool:
+        """Whether linears are stored transposed, as GPT-2's Conv1D."""
+        return self.architecture in KNOWN and KNOWN[self.architecture].conv1d
+
+    @cached_property
+    def linears(self) -> tuple[Linear, ...]:
+        """The linear layers of the decoder's layers, in order of their names; none for an unknown architecture."""
+        if self.architecture not in KNOWN:
+            return ()
+        root = KNOWN[self.architecture].layers + "."
+        found = []
+        for name, tensor in sorted(self.tensors.items()):
+            if name.startswith(root) and name.endswith(".weight") and len(tensor.shape) == 2:
+                rows, columns = reversed(tensor.shape) if self.conv1d else tensor.shape
+                found.append(Linear(name=name.removesuffix(".weight"), out_features=rows, in_features=columns))
+        return tuple(found)
+
+    @property
+    def parameters(self) -> int:
+        """The number of stored weights."""
+        return sum(tensor.numel for tensor in self.tensors.values())
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """Return config.json; raise `BadCheckpoint` where it is missing, not JSON, or asks for custom code."""
+    path = folder / "config.json"
+    if not path.is_file():
+        raise BadCheckpoint(
+            f"The checkpoint {folder} holds no config.json.", hint="Give a folder with config.json, *.safetensors and tokenizer files."
+        )
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise BadCheckpoint(f"config.json in {folder} is not valid JSON.", hint="Download the checkpoint again.") from error
+    if not isinstance(config, dict) or not config:
+        raise BadCheckpoint(f"config.json in {folder} is empty or no JSON object.", hint="Download the checkpoint again.")
+    if "auto_map" in config:
+        raise BadCheckpoint(f"config.json in {folder} asks for custom code (auto_map), which is never run.", hint="Choose another model.")
+    return config
+
+
+def canonical(name: str, architecture: str) -> str | None:
+    """Return a tensor's name as transformers writes it today, or None for a buffer that it no longer stores."""
+    known = KNOWN.get(architecture)
+    if known is None:
+        return name
+    if known.derived and name.endswith(known.derived) and re.search(r"\.\d+\.attn\.", name):
+        return None
+    if known.short_root and not name.startswith((known.short_root, "lm_head.")):
+        return known.short_root + name
+    return name
+
+
+def shape(folder: Path) -> ModelShape:
+    """Return a dense checkpoint's shape from config.json and the safetensors headers, without torch."""
+    config = read_config(folder)
+    if "quantization_config" in config:
+        method = config["quantization_config"].get("quant_method", "unknown")
+        raise BadCheckpoint(
+            f"The checkpoint {folder} is already quantized ({method}); a dense one was expected.", hint="Press the model it was made from."
+        )
+    architecture = str((config.get("architectures") or ["unknown"])[0])
+    tensors = {name: stored.tensor for raw, stored in stored_tensors(folder).items() if (name := canonical(raw, architecture)) is not None}
+
+    def number(*keys: str) -> int:
+        return next((int(config[key]) for key in keys if isinstance(config.get(key), int)), 0)
+
+    hidden = number("hidden_size", "n_embd")
+    by_dtype: dict[str, int] = {}
+    for tensor in tensors.values():
+        by_dtype[tensor.dtype] = by_dtype.get(tensor.dtype, 0) + tensor.numel
+    return ModelShape(
+        architecture=architecture,
+        layers=number("num_hidden_layers", "n_layer"),
+        hidden_size=hidden,
+        intermediate_size=number("intermediate_size", "n_inner") or 4 * hidden,
+        vocab_size=number("vocab_size"),
+        context=number("max_position_embeddings", "n_positions", "context_length"),
+        dtype=max(by_dtype, key=lambda dtype: by_dtype[dtype]),
+        tensors=tensors,
+    )
+
+
+def check(folder: Path) -> None:
+    """Raise `BadCheckpoint` unless the folder holds a whole safetensors checkpoint and nothing that could run code."""
+    if not folder.is_dir():
+        raise BadCheckpoint(
+            f"There is no checkpoint folder {folder}.", hint="Give the path of a folder with config.json and *.safetensors."
+        )
+    read_config(folder)
+    for path in sorted(folder.rglob("*")):
+        if path.suffix.lower() in FORBIDDEN_SUFFIXES:
+            raise BadCheckpoint(
+                f"The checkpoint {folder} holds {path.relative_to(folder)}; pickles and code are not opened.",
+                hint="Remove that file, or choose a model that is published as safetensors alone.",
+            )
+    stored_tensors(folder)
+
+
+def carry_over(source: Path, target: Path) -> None:
+    """Copy tokenizer, chat template, generation config and licence files of the base, over what a library wrote there."""
+    for pattern in CARRIED:
+        for path in sorted(source.glob(pattern)):
+            if path.is_file():
+                copy = target / path.relative_to(source)
+                copy.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(path, copy)
+
+
+def remove_strays(folder: Path, source: Path) -> None:
+    """Remove everything that is neither config, weights, nor carried over from the source: logs, recipes, code that libraries leave."""
+    kept = {Path("config.json"), Path(INDEX)} | {path.relative_to(source) for pattern in CARRIED for path in source.glob(pattern)}
+    for path in sorted(folder.rglob("*"), reverse=True):
+        if path.is_dir():
+            if not any(path.iterdir()):
+                path.rmdir()
+        elif path.suffix != ".safetensors" and path.relative_to(folder) not in kept:
+            path.unlink()
+
+
+def describe(path: Path, folder: Path) -> ArtifactFile:
+    """Return a file's path inside the folder, size and SHA-256."""
+    with path.open("rb") as stream:
+        digest = hashlib.file_digest(stream, "sha256").hexdigest()
+    return ArtifactFile(path=path.relative_to(folder).as_posix(), size=path.stat().st_size, sha256=digest)
+
+
+def write(folder: Path, *, base: ModelRef, recipe: Recipe, parameters: int, libraries: Mapping[str, str]) -> Artifact:
+    """Describe all files of a finished checkpoint and write the manifest, last and atomically."""
+    files = tuple(describe(path, folder) for path in sorted(folder.rglob("*")) if path.is_file() and path.name != MANIFEST)
+    artifact = Artifact(
+        variant_id=variant_id(base, recipe),
+        base=base,
+        recipe=recipe,
+        files=files,
+        parameters=parameters,
+        made_at=datetime.now(UTC).isoformat(timespec="seconds"),
+        libraries=dict(sorted(libraries.items())),
+    )
+    write_atomically(folder / MANIFEST, to_json(artifact, indent=2) + "\n")
+    return artifact
+
+
+def read_manifest(folder: Path) -> Artifact | None:
+    """Return the artifact of a checkpoint, None where no manifest was written; raise `BadDocument` where it is not valid."""
+    path = folder / MANIFEST
+    return from_json(Artifact, path.read_bytes(), where=str(path)) if path.is_file() else None
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write a file so that at any moment either the old or the whole new one is there."""
+    beside = path.with_name(f"{path.name}{PARTIAL}{os.getpid()}")
+    with beside.open("w", encoding="utf-8") as stream:
+        stream.write(text)
+        stream.flush()
+        os.fsync(stream.fileno())
+    beside.replace(path)
+
+
+@contextlib.contextmanager
+def partial(target: Path) -> Iterator[Path]:
+    """Give an empty folder beside `target` that becomes `target` on success and vanishes on failure; a full disk is `OutOfDisk`."""
+    with disk_errors(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        clear_leftovers(target)
+        folder = target.with_name(f"{target.name}{PARTIAL}{os.getpid()}")
+        shutil.rmtree(folder, ignore_errors=True)
+        try:
+            folder.mkdir()
+            yield folder
+            if target.is_dir() and not any(target.iterdir()):
+                target.rmdir()
+            folder.rename(target)
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def clear_leftovers(target: Path) -> None:
+    """Remove unfinished folders beside `target` whose processes are gone."""
+    for path in target.parent.glob(f"{target.name}{PARTIAL}*"):
+        owner = path.name.rpartition("-")[2]
+        if owner.isdigit() and not psutil.pid_exists(int(owner)):
+            shutil.rmtree(path, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def disk_errors(target: Path) -> Iterator[None]:
+    """Turn a full disk, as Python or a library's native code reports it, into `OutOfDisk`."""
+    try:
+        yield
+    except Exception as error:
+        full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+        if full or "No space left on device" in str(error):
+            raise OutOfDisk(
+                f"The disk is full: {target} could not be written.", hint="Free some space, or set press.work_dir elsewhere."
+            ) from error
+        raise

@@ -1,0 +1,152 @@
+"""How a quantized linear layer lies on disk, format by format, and whether a checkpoint keeps what its recipe promises."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import ceil
+from pathlib import Path
+from typing import Any
+
+from hub.domain import Recipe
+from runners.checkpoint import Linear, ModelShape
+from runners.headers import Stored, Tensor, stored_tensors
+from runners.method import Promise
+
+ZERO_TOLERANCE = 0.01
+"""A weight that was exactly zero before pruning, or a tie at the threshold, moves the share of zeros by less than this."""
+
+
+def gptq(linear: Linear, *, bits: int, group_size: int) -> dict[str, Tensor]:
+    """AutoGPTQ's layout, as gptqmodel writes it: words of 32 bits along the inputs, scales in half precision."""
+    groups = ceil(linear.in_features / group_size) if group_size > 0 else 1
+    return {
+        f"{linear.name}.qweight": Tensor(dtype="I32", shape=(linear.in_features * bits // 32, linear.out_features)),
+        f"{linear.name}.qzeros": Tensor(dtype="I32", shape=(groups, linear.out_features * bits // 32)),
+        f"{linear.name}.scales": Tensor(dtype="F16", shape=(groups, linear.out_features)),
+        f"{linear.name}.g_idx": Tensor(dtype="I32", shape=(linear.in_features,)),
+    }
+
+
+def pack_quantized(linear: Linear, dtype: str, *, bits: int, group_size: int) -> dict[str, Tensor]:
+    """compressed-tensors' pack-quantized: words of 32 bits along the inputs, scales in the model's own dtype."""
+    groups = ceil(linear.in_features / group_size) if group_size > 0 else 1
+    return {
+        f"{linear.name}.weight_packed": Tensor(dtype="I32", shape=(linear.out_features, ceil(linear.in_features * bits / 32))),
+        f"{linear.name}.weight_scale": Tensor(dtype=dtype, shape=(linear.out_features, groups)),
+        f"{linear.name}.weight_shape": Tensor(dtype="I64", shape=(2,)),
+    }
+
+
+def int_quantized(linear: Linear, dtype: str) -> dict[str, Tensor]:
+    """compressed-tensors' int-quantized: a byte a weight, one scale a row."""
+    return {
+        f"{linear.name}.weight": Tensor(dtype="I8", shape=(linear.out_features, linear.in_features)),
+        f"{linear.name}.weight_scale": Tensor(dtype=dtype, shape=(linear.out_features, 1)),
+    }
+
+
+def bitsandbytes_4bit(linear: Linear, *, quant_type: str, double: bool) -> dict[str, Tensor]:
+    """bitsandbytes' 4-bit layout: two weights a byte, a maximum for every 64 weights, itself in 8 bits where doubly quantized."""
+    weights = linear.out_features * linear.in_features
+    blocks = ceil(weights / 64)
+    stem = f"{linear.name}.weight"
+    tensors = {
+        stem: Tensor(dtype="U8", shape=(ceil(weights / 2), 1)),
+        f"{stem}.absmax": Tensor(dtype="U8" if double else "F32", shape=(blocks,)),
+        f"{stem}.quant_map": Tensor(dtype="F32", shape=(16,)),
+        f"{stem}.quant_state.bitsandbytes__{quant_type}": Tensor(dtype="U8", shape=(170 if double else 80,)),
+    }
+    if double:
+        tensors[f"{stem}.nested_absmax"] = Tensor(dtype="F32", shape=(ceil(blocks / 256),))
+        tensors[f"{stem}.nested_quant_map"] = Tensor(dtype="F32", shape=(256,))
+    return tensors
+
+
+@dataclass(frozen=True, kw_only=True)
+class Packing:
+    """What was promised of a checkpoint's linear layers and what its bytes hold; `extra` names tensors that nobody promised."""
+
+    expected: int
+    found: int
+    not_packed: tuple[str, ...]
+    bytes_expected: int
+    bytes_found: int
+    extra: tuple[str, ...]
+
+
+def promise_of(recipe: Recipe, base_shape: ModelShape) -> Promise:
+    """Return what the whole recipe promises: its steps' promises in order, each from the shape that the one before leaves."""
+    from runners.methods import get
+
+    promise = Promise(shape=base_shape, tensors=base_shape.tensors, changed={})
+    for step in recipe.steps:
+        promise = get(step.method).promise(step, promise.shape)
+    return promise
+
+
+def packed(folder: Path, recipe: Recipe, base_shape: ModelShape) -> Packing:
+    """Compare a checkpoint's bytes with what its recipe promises on this base."""
+    promise = promise_of(recipe, base_shape)
+    stored = stored_tensors(folder)
+    not_packed = tuple(name for name in promise.changed if not _kept(name, promise, stored))
+    return Packing(
+        expected=len(promise.changed),
+        found=len(promise.changed) - len(not_packed),
+        not_packed=not_packed,
+        bytes_expected=promise.bytes,
+        bytes_found=sum(entry.tensor.bytes for entry in stored.values()),
+        extra=tuple(name for name in stored if name not in promise.tensors),
+    )
+
+
+def _kept(linear: str, promise: Promise, stored: Mapping[str, Stored]) -> bool:
+    for name in promise.changed[linear]:
+        found = stored.get(name)
+        wanted = promise.tensors[name]
+        if found is None or found.tensor.dtype != wanted.dtype:
+            return False
+        if found.tensor.shape != wanted.shape and name not in promise.elastic:
+            return False
+    weight = f"{linear}.weight"
+    if weight in stored and weight not in promise.changed[linear]:
+        return False
+    return not promise.zeros or zero_share(stored[weight]) >= promise.zeros - ZERO_TOLERANCE
+
+
+# Bit patterns by dtype: (unsigned numpy type, mask of all but the sign, mask of the exponent).
+_FLOATS = {
+    "F64": ("<u8", 0x7FFF_FFFF_FFFF_FFFF, 0x7FF0_0000_0000_0000),
+    "F32": ("<u4", 0x7FFF_FFFF, 0x7F80_0000),
+    "F16": ("<u2", 0x7FFF, 0x7C00),
+    "BF16": ("<u2", 0x7FFF, 0x7F80),
+    "F8_E5M2": ("u1", 0x7F, 0x7C),
+    "F8_E4M3": ("u1", 0x7F, 0x7F),
+}
+
+
+def _words(stored: Stored) -> Any:
+    import numpy as np
+
+    kind: Any = np.dtype(_FLOATS[stored.tensor.dtype][0])
+    return np.memmap(stored.path, dtype=kind, mode="r", offset=stored.start, shape=(stored.tensor.numel,))
+
+
+def zero_share(stored: Stored) -> float:
+    """Return the share of exact zeros (of either sign) in a floating-point tensor."""
+    import numpy as np
+
+    if stored.tensor.dtype not in _FLOATS or not stored.tensor.numel:
+        return 0.0
+    return 1.0 - float(np.count_nonzero(_words(stored) & _FLOATS[stored.tensor.dtype][1])) / stored.tensor.numel
+
+
+def non_finite(folder: Path) -> tuple[str, ...]:
+    """Return the names of floating-point tensors that hold an infinity or a NaN."""
+    found = []
+    for name, stored in stored_tensors(folder).items():
+        if stored.tensor.dtype in _FLOATS and stored.tensor.numel:
+            exponent = _FLOATS[stored.tensor.dtype][2]
+            if bool(((_words(stored) & exponent) == exponent).any()):
+                found.append(name)
+    return tuple(found)

@@ -1,0 +1,109 @@
+"""Safetensors headers, read and checked without torch: names, dtypes, shapes, and whether a file is whole."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import Any
+
+from hub.errors import BadCheckpoint
+
+BITS = {
+    "BOOL": 8, "U8": 8, "I8": 8, "F8_E4M3": 8, "F8_E5M2": 8, "F8_E8M0": 8, "I16": 16, "U16": 16, "F16": 16, "BF16": 16,
+    "I32": 32, "U32": 32, "F32": 32, "I64": 64, "U64": 64, "F64": 64, "F4": 4, "C64": 64,
+}  # fmt: skip
+MAX_HEADER = 100_000_000
+INDEX = "model.safetensors.index.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tensor:
+    """A tensor as a safetensors header states it; dtype by its safetensors name (BF16, I32, …)."""
+
+    dtype: str
+    shape: tuple[int, ...]
+
+    @property
+    def numel(self) -> int:
+        """Number of elements."""
+        return prod(self.shape)
+
+    @property
+    def bytes(self) -> int:
+        """Size of the data."""
+        return self.numel * BITS[self.dtype] // 8
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stored:
+    """A tensor with its place: file and byte range."""
+
+    tensor: Tensor
+    path: Path
+    start: int
+    end: int
+
+
+def read_header(path: Path) -> dict[str, Stored]:
+    """Return the tensors of one safetensors file; raise `BadCheckpoint` where it is truncated or not safetensors."""
+    size = path.stat().st_size
+    with path.open("rb") as stream:
+        prefix = stream.read(8)
+        length = int.from_bytes(prefix, "little")
+        if len(prefix) < 8 or not 2 <= length <= min(MAX_HEADER, size - 8):
+            raise _broken(path, f"the file of {size:,} bytes does not begin with a safetensors header")
+        try:
+            header = json.loads(stream.read(length))
+            stored = {name: _stored(path, 8 + length, entry) for name, entry in header.items() if name != "__metadata__"}
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise _broken(path, "its safetensors header is not valid") from error
+    needed = max((tensor.end for tensor in stored.values()), default=8 + length)
+    if needed != size:
+        raise _broken(path, f"its header promises {needed:,} bytes, the file has {size:,}")
+    return stored
+
+
+def _stored(path: Path, offset: int, entry: dict[str, Any]) -> Stored:
+    begin, end = entry["data_offsets"]
+    tensor = Tensor(dtype=str(entry["dtype"]), shape=tuple(int(n) for n in entry["shape"]))
+    if tensor.bytes != end - begin or begin < 0:
+        raise ValueError(f"a tensor of {tensor.bytes} bytes lies in {end - begin}")
+    return Stored(tensor=tensor, path=path, start=offset + begin, end=offset + end)
+
+
+def _broken(path: Path, why: str) -> BadCheckpoint:
+    return BadCheckpoint(
+        f"{path.name} in {path.parent} is truncated or corrupt: {why}.", hint="Download the checkpoint again, or remove the folder."
+    )
+
+
+def weight_files(folder: Path) -> tuple[Path, ...]:
+    """Return the safetensors files of a checkpoint in order; raise `BadCheckpoint` where there is none or a shard is missing."""
+    index = folder / INDEX
+    if index.is_file():
+        try:
+            names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+        except (ValueError, KeyError, AttributeError, TypeError) as error:
+            raise BadCheckpoint(f"{INDEX} in {folder} is not a valid index.", hint="Download the checkpoint again.") from error
+        if any(Path(name).name != name for name in names):
+            raise BadCheckpoint(f"{INDEX} in {folder} names files outside the folder.", hint="Do not use this checkpoint.")
+        files = tuple(folder / name for name in names)
+    else:
+        files = tuple(sorted(folder.glob("*.safetensors")))
+    missing = [path.name for path in files if not path.is_file()]
+    if not files or missing:
+        what = f"lacks {', '.join(missing)}" if missing else "holds no *.safetensors file"
+        raise BadCheckpoint(
+            f"The checkpoint {folder} {what}.", hint="ModelPress reads safetensors only; convert or download the weights again."
+        )
+    return files
+
+
+def stored_tensors(folder: Path) -> dict[str, Stored]:
+    """Return all tensors of a checkpoint folder by name, in the order of their names."""
+    found: dict[str, Stored] = {}
+    for path in weight_files(folder):
+        found.update(read_header(path))
+    return dict(sorted(found.items()))

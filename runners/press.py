@@ -1,0 +1,115 @@
+"""Press one variant: the recipe's steps in order, each from folder to folder, then all that belongs to a checkpoint, the manifest last."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import MutableMapping
+from importlib import metadata
+from pathlib import Path
+
+from hub.domain import Artifact, ModelRef, Recipe, variant_id
+from hub.errors import BadCheckpoint, Unavailable, UsageError
+from runners import checkpoint, methods, plugins
+from runners.checkpoint import ModelShape
+from runners.headers import stored_tensors
+from runners.method import INSTALL, PressContext
+
+DISTRIBUTIONS = (
+    "accelerate",
+    "bitsandbytes",
+    "compressed-tensors",
+    "gptqmodel",
+    "llmcompressor",
+    "optimum",
+    "safetensors",
+    "torch",
+    "transformers",
+)
+
+
+def check(recipe: Recipe, shape: ModelShape) -> ModelShape:
+    """Raise what forbids the recipe on a model of this shape, from its config and headers alone; return the shape it leaves."""
+    for step in recipe.steps:
+        method = methods.get(step.method)
+        method.check(step, shape)
+        shape = method.promise(step, shape).shape
+    return shape
+
+
+def press(base: ModelRef, source: Path, recipe: Recipe, target: Path, *, stages: MutableMapping[str, float] | None = None) -> Artifact:
+    """Press `source`, the base model's checkpoint, by `recipe` into the new folder `target`, and return its manifest.
+
+    A target that holds this very variant already is left alone. Seconds by step are put into `stages`.
+    Raises `BadCheckpoint`, `UnfitModel`, `Unavailable`, `UsageError`, `OutOfDisk`; nothing half-made stays behind.
+    """
+    made = _made_already(target, variant_id(base, recipe))
+    if made is not None:
+        return made
+    stages = {} if stages is None else stages
+    checkpoint.check(source)
+    final = check(recipe, checkpoint.shape(source))
+    require_libraries(recipe)
+    with checkpoint.partial(target) as work:
+        result = _chain(recipe, source, work, stages)
+        began = time.monotonic()
+        stored_tensors(result)
+        for path in sorted(result.iterdir()):
+            path.rename(work / path.name)
+        shutil.rmtree(work / ".steps")
+        artifact = checkpoint.write(work, base=base, recipe=recipe, parameters=final.parameters, libraries=libraries())
+        stages["finish"] = time.monotonic() - began
+    return artifact
+
+
+def _made_already(target: Path, wanted: str) -> Artifact | None:
+    if not target.exists() or (target.is_dir() and not any(target.iterdir())):
+        return None
+    artifact = checkpoint.read_manifest(target) if target.is_dir() else None
+    if artifact is None or artifact.variant_id != wanted:
+        what = "another variant" if artifact else "something that is no variant of ModelPress"
+        raise UsageError(f"{target} already holds {what}.", hint="Give a folder that does not exist yet, or remove this one.")
+    for file in artifact.files:
+        path = target / file.path
+        if not path.is_file() or path.stat().st_size != file.size:
+            raise BadCheckpoint(f"{file.path} in {target} is missing or truncated.", hint="Remove the folder and press the variant again.")
+    return artifact
+
+
+def _chain(recipe: Recipe, source: Path, work: Path, stages: MutableMapping[str, float]) -> Path:
+    steps = work / ".steps"
+    scratch = steps / "scratch"
+    scratch.mkdir(parents=True)
+    context = PressContext(base_folder=source, scratch=scratch)
+    current = source
+    for number, step in enumerate(recipe.steps, start=1):
+        began = time.monotonic()
+        folder = steps / f"{number}-{step.method}"
+        folder.mkdir()
+        methods.get(step.method).apply(step, current, folder, context)
+        checkpoint.carry_over(source, folder)
+        checkpoint.remove_strays(folder, source)
+        if current != source:
+            shutil.rmtree(current)
+        current = folder
+        stages[step.method] = stages.get(step.method, 0.0) + time.monotonic() - began
+    return current
+
+
+def require_libraries(recipe: Recipe) -> None:
+    """Raise `Unavailable` naming the library that a step needs and this machine lacks."""
+    for step in recipe.steps:
+        missing = plugins.missing(methods.get(step.method).NEEDS)
+        if missing:
+            raise Unavailable(f"The method {step.method} needs {', '.join(missing)}, not installed here.", hint=f"Install with: {INSTALL}")
+
+
+def libraries() -> dict[str, str]:
+    """Return the versions of the libraries that take part in pressing, as far as they are installed."""
+    found = {}
+    for name in DISTRIBUTIONS:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
