@@ -77,7 +77,7 @@ def chosen_recipes(session: Session, selection: Selection) -> tuple[Recipe, ...]
 
 def chosen_bases(session: Session, selection: Selection) -> tuple[BaseRecord, ...]:
     """Return the recorded base models asked for, most popular first; raise UsageError for a name that is not among them."""
-    bases = session.store.bases()
+    bases = session.store.bases(current=True)
     if selection.models:
         known = {base.candidate.ref.repo_id: base for base in bases}
         for name in selection.models:
@@ -130,7 +130,8 @@ def gate(session: Session) -> list[VariantRecord]:
     """Inspect every measured artifact that has no verdict yet in a clean process, and judge it; return those that were refused."""
     from leaderboard.gate import judge
 
-    waiting = [record for record in session.store.variants() if record.artifact and measured(record) and not judged(record)]
+    waiting = [record for record in session.store.variants() if record.artifact and record.measurements and not judged(record)]
+    bases = {base.candidate.ref: base for base in session.store.bases()}
     refused: list[VariantRecord] = []
     with session.report.phase("gate", len(waiting)) as phase:
         for record in waiting:
@@ -143,7 +144,7 @@ def gate(session: Session) -> list[VariantRecord]:
             if isinstance(outcome, Failure) or outcome.facts is None:
                 phase.fail(label, outcome.reason if isinstance(outcome, Failure) else "the inspection gave no facts")
                 continue
-            verdict = judge(record, outcome.facts, stage="artifact", subject=digest, at=now())
+            verdict = judge(record, outcome.facts, base=bases[record.base], stage="artifact", subject=digest, at=now())
             session.store.record_verdict(verdict)
             if verdict.passed:
                 phase.end(label)
@@ -151,11 +152,6 @@ def gate(session: Session) -> list[VariantRecord]:
                 refused.append(record)
                 phase.fail(label, failed_checks(verdict))
     return refused
-
-
-def measured(record: VariantRecord) -> bool:
-    """Whether a variant has its numbers."""
-    return bool(record.measurements)
 
 
 def judged(record: VariantRecord) -> bool:
