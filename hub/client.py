@@ -193,7 +193,7 @@ class HubClient:
         listed_sum = f"SHA-256 {file.sha256[:12]}" if file.sha256 else f"git SHA-1 {file.blob_id[:12]}"
         found_sum = f"SHA-256 {found.sha256[:12]}" if file.sha256 else f"git SHA-1 {found.blob_id[:12]}"
         raise HubCorrupt(
-            f"{file.path} of {ref.repo_id} came wrong twice: {found.size} bytes, {found_sum}; the Hub lists {file.size} bytes, {listed_sum}",
+            f"{file.path} of {ref.repo_id} came wrong twice: {found.size} bytes, {found_sum}; listed are {file.size} bytes, {listed_sum}",
             hint="The wrong file was deleted. Run the command again; if it happens again, a proxy or the Hub damages it.",
         )
 

@@ -1,0 +1,220 @@
+"""What may be pulled and what may be published: one rule after another, the first that fails gives the refusal."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from fnmatch import fnmatchcase
+
+from hub import names
+from hub.domain import Candidate, Recipe, Refusal, variant_id
+from hub.errors import UsageError
+from hub.licences import LicenceDemands, demands, effective
+from hub.listing import CUSTOM_CODE
+from hub.settings import PolicySettings, Settings
+
+__all__ = ["PULL", "LicenceDemands", "demands", "release_name", "screen"]
+
+# What a base model is pulled with: weights in the one safe format, configuration, tokenizer, licence; never a pickle, never code.
+PULL = (
+    "model*.safetensors", "model*.safetensors.index.json", "config.json", "generation_config.json", "tokenizer*", "special_tokens_map.json",
+    "added_tokens.json", "chat_template*", "vocab.json", "vocab.txt", "merges.txt", "*.model", "README.md",
+    "LICENSE*", "LICENCE*", "COPYING*", "NOTICE*", "Notice*", "license*", "notice*", "*USE_POLICY*", "*use_policy*",
+)  # fmt: skip
+_WEIGHTS = re.compile(r"model[^/]*\.safetensors")
+_PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".h5", ".msgpack", ".gguf", ".onnx")
+_TOKENIZERS = ({"tokenizer.json"}, {"tokenizer.model"}, {"spiece.model"}, {"vocab.txt"}, {"vocab.json", "merges.txt"})
+_RELATIONS = ("quantized", "adapter", "merge")
+_PRESSED_TAGS = frozenset(
+    ("gptq", "awq", "bitsandbytes", "compressed-tensors", "auto-round", "torchao", "exl2", "exl3", "hqq", "aqlm", "fp8", "mxfp4", "nvfp4")
+    + tuple(f"{bits}-bit" for bits in range(2, 9))
+)
+_PRESSED_LIBRARIES = frozenset(("peft", "gguf", "mlx", "ctranslate2", "llama.cpp", "onnx", "openvino"))
+_PRESSED_WORD = re.compile(
+    r"gguf|gptq\w*|awq\w*|bnb|exl[23]|mlx|hqq|aqlm|nf4|(nv|mx)fp4|(int|fp)[48]|[2-8]bits?|w\d+a\d+\w*|quantized|q[2-8]"
+)
+
+Rule = Callable[[Candidate, PolicySettings], str | None]
+
+
+def screen(candidate: Candidate, settings: Settings) -> Refusal | None:
+    """Return why a model is not pressed, or None: the first rule that fails, in one sentence with what is allowed."""
+    for code, rule in _RULES.items():
+        if reason := rule(candidate, settings.policy):
+            return Refusal(repo_id=candidate.ref.repo_id, sha=candidate.ref.sha, code=code, reason=reason)
+    return None
+
+
+def release_name(base: Candidate, recipe: Recipe, namespace: str) -> str:
+    """Return the id under which a variant is published: `namespace/<base>-<recipe>`, with the licence's prefix, as the Hub's names allow.
+
+    Too long a name is cut and ends in eight digits of the variant's id. Raise `UsageError` where the namespace leaves no room or is none.
+    """
+    name = _fitting(base.ref.name)
+    prefix = demands(base.license, base.license_name).prefix
+    if prefix and not name.startswith(prefix):
+        bare = name.removeprefix("Meta-")
+        name = bare if bare.startswith(prefix) else f"{prefix}-{name}"
+    name = _fitting(f"{name}-{recipe.name}")
+    room = names.MAX_REPO_ID - len(namespace) - 1
+    if len(name) > room:
+        mark = variant_id(base.ref, recipe)[:8]
+        name = _fitting(f"{_fitting(name[: max(room - len(mark) - 1, 0)])}-{mark}")
+    repo_id = f"{namespace}/{name}"
+    if (fault := names.repo_id_fault(repo_id)) or (prefix and not name.startswith(prefix)):
+        reason = fault or "it is too long"
+        raise UsageError(
+            f"no name for a release in {names.shown(namespace)}: {reason}",
+            hint="Set hub.namespace to a user or an organisation of the Hub.",
+        )
+    return repo_id
+
+
+def _fitting(name: str) -> str:
+    """Return a name of ASCII `[\\w.-]` without repeated separators, and with none at either end."""
+    plain = re.sub(r"[^\w.-]+", "-", name, flags=re.ASCII)
+    plain = re.sub(r"[-.]*(?:--|\.\.)[-.]*", "-", plain)
+    return re.sub(r"(\.git|\.ipynb)+$", "", plain.strip("-."), flags=re.IGNORECASE).strip("-.")
+
+
+def _banned(candidate: Candidate, policy: PolicySettings) -> str | None:
+    repo_id = candidate.ref.repo_id.lower()
+    hit = next((entry for entry in policy.banned if fnmatchcase(repo_id, entry.lower())), None)
+    return f"it is banned by {names.shown(hit)} in policy.banned" if hit is not None else None
+
+
+def _unavailable(candidate: Candidate, _policy: PolicySettings) -> str | None:
+    if re.fullmatch(r"[0-9a-f]{40}", candidate.ref.sha):
+        return None
+    return f"the Hub lists it but gives no details of it (commit {names.shown(candidate.ref.sha)}); it was closed, removed or renamed"
+
+
+def _private(candidate: Candidate, _policy: PolicySettings) -> str | None:
+    return "it is private; only public models are pressed" if candidate.private else None
+
+
+def _gated(candidate: Candidate, policy: PolicySettings) -> str | None:
+    license_id = effective(candidate.license, candidate.license_name)
+    if not candidate.gated or license_id in policy.gated_licenses:
+        return None
+    allowed = _listed(policy.gated_licenses)
+    licence = names.shown(license_id or "none")
+    return f"access to it is gated ({names.shown(candidate.gated)}) under the licence {licence}; gated licences allowed: {allowed}"
+
+
+def _pipeline(candidate: Candidate, policy: PolicySettings) -> str | None:
+    if not policy.pipeline_tags or candidate.pipeline_tag in policy.pipeline_tags:
+        return None
+    return f"its pipeline tag is {names.shown(candidate.pipeline_tag or 'none')}; allowed: {_listed(policy.pipeline_tags)}"
+
+
+def _downloads(candidate: Candidate, policy: PolicySettings) -> str | None:
+    pinned = {entry.split("@")[0].lower() for entry in policy.pinned}
+    if candidate.downloads >= policy.min_downloads or candidate.ref.repo_id.lower() in pinned:
+        return None
+    return f"it has {candidate.downloads} downloads; policy.min_downloads is {policy.min_downloads}"
+
+
+def _license(candidate: Candidate, policy: PolicySettings) -> str | None:
+    license_id = effective(candidate.license, candidate.license_name)
+    if license_id is None:
+        return f"it names no licence; allowed: {_listed(policy.licenses)}"
+    if license_id not in {entry.lower() for entry in policy.licenses}:
+        return f"its licence {names.shown(license_id)} is not allowed; allowed: {_listed(policy.licenses)}"
+    return None
+
+
+def _agreement(candidate: Candidate, _policy: PolicySettings) -> str | None:
+    wanted = demands(candidate.license, candidate.license_name)
+    held = any(fnmatchcase(file.path, pattern) for file in candidate.files for pattern in ("LICENSE*", "LICENCE*", "license*", "COPYING*"))
+    if not wanted.agreement or held:
+        return None
+    return f"its licence {names.shown(wanted.license)} must be passed on as a copy, and it holds no LICENSE file to copy"
+
+
+def _derivative(candidate: Candidate, _policy: PolicySettings) -> str | None:
+    tags = {tag.lower() for tag in candidate.tags}
+    relation = next((tag for tag in sorted(tags) if any(tag.startswith(f"base_model:{kind}:") for kind in _RELATIONS)), None)
+    if relation:
+        return f"it derives from another model ({names.shown(relation)}); only originals and finetunes are pressed"
+    if "modelpress" in tags and candidate.base_models:
+        return f"it was pressed by ModelPress from {names.shown(candidate.base_models[0])}; only originals and finetunes are pressed"
+    library = (candidate.library_name or "").lower()
+    words = (word for word in re.split(r"[-_.]", candidate.ref.name.lower()) if _PRESSED_WORD.fullmatch(word))
+    mark = next(iter(sorted(tags & _PRESSED_TAGS)), None) or (library if library in _PRESSED_LIBRARIES else None) or next(words, None)
+    if mark:
+        return f"it is pressed already or an adapter ({names.shown(mark)}); only whole models in full precision are pressed"
+    if any(file.path == "adapter_config.json" for file in candidate.files):
+        return "it is an adapter (adapter_config.json); only whole models are pressed"
+    return None
+
+
+def _safetensors(candidate: Candidate, _policy: PolicySettings) -> str | None:
+    if any(_WEIGHTS.fullmatch(file.path) for file in candidate.files):
+        return None
+    other = next((file.path for file in candidate.files if file.path.lower().endswith((*_PICKLES, ".safetensors"))), None)
+    found = f"its weights are {names.shown(other)}" if other else "it has no weights"
+    return f"{found}; expected model.safetensors or its shards at the top of the repository, the only format that runs no code"
+
+
+def _remote_code(candidate: Candidate, _policy: PolicySettings) -> str | None:
+    code = next((file.path for file in candidate.files if file.path.lower().endswith((".py", ".pyc", ".so"))), None)
+    if CUSTOM_CODE not in candidate.tags and code is None:
+        return None
+    where = names.shown(code) if code else "auto_map in its config"
+    return f"it brings its own code ({where}), which is never run; models that transformers itself knows are allowed"
+
+
+def _names(candidate: Candidate, _policy: PolicySettings) -> str | None:
+    return names.repo_id_fault(candidate.ref.repo_id) or names.paths_fault(file.path for file in candidate.files)
+
+
+def _size(candidate: Candidate, policy: PolicySettings) -> str | None:
+    weights = [file.size for file in candidate.files if _WEIGHTS.fullmatch(file.path)]
+    if candidate.parameters is None or min(weights) < 0:
+        return f"its size is unknown (the Hub counts no parameters or bytes); at most {policy.max_parameters:.3g} parameters are allowed"
+    if candidate.parameters > policy.max_parameters:
+        return f"it has {candidate.parameters:.3g} parameters; policy.max_parameters allows {policy.max_parameters:.3g}"
+    if sum(weights) > policy.max_bytes:
+        return f"its weights have {sum(weights):.3g} bytes; policy.max_bytes allows {policy.max_bytes:.3g}"
+    return None
+
+
+def _config(candidate: Candidate, _policy: PolicySettings) -> str | None:
+    if any(file.path == "config.json" for file in candidate.files):
+        return None
+    return "it has no config.json, so its architecture is unknown; expected one as transformers writes it"
+
+
+def _tokenizer(candidate: Candidate, _policy: PolicySettings) -> str | None:
+    paths = {file.path for file in candidate.files}
+    if any(needed <= paths for needed in _TOKENIZERS):
+        return None
+    return f"it has no tokenizer; expected one of {', '.join(_joined())}"
+
+
+def _joined() -> Iterator[str]:
+    return (" with ".join(sorted(needed, reverse=True)) for needed in _TOKENIZERS)
+
+
+def _listed(values: tuple[str, ...]) -> str:
+    return ", ".join(values) or "none"
+
+
+_RULES: dict[str, Rule] = {
+    "banned": _banned,
+    "unavailable": _unavailable,
+    "private": _private,
+    "gated": _gated,
+    "pipeline_tag": _pipeline,
+    "downloads": _downloads,
+    "license": _license,
+    "derivative": _derivative,
+    "no_safetensors": _safetensors,
+    "remote_code": _remote_code,
+    "name": _names,
+    "size": _size,
+    "no_config": _config,
+    "no_tokenizer": _tokenizer,
+    "no_agreement": _agreement,
+}
