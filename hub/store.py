@@ -9,6 +9,7 @@ import math
 import os
 from collections import Counter
 from collections.abc import Sequence
+from pathlib import Path
 from types import TracebackType
 
 from sqlalchemy import delete, select
@@ -62,6 +63,13 @@ class Store:
     def close(self) -> None:
         """Close all connections."""
         self._database.close()
+
+    @property
+    def file(self) -> Path | None:
+        """The SQLite file; None for another database, or for one in memory."""
+        url = self._database.url
+        on_disk = url.get_backend_name() == "sqlite" and url.database not in (None, "", ":memory:")
+        return Path(str(url.database)) if on_disk else None
 
     # Writes: models and refusals
 
@@ -151,10 +159,10 @@ class Store:
             row.log_tail, row.retryable = failure.log_tail, failure.retryable
 
     def put_back(self, job: Job) -> None:
-        """Mark a running job as planned again, as if it had never started: it was interrupted, which is no failure."""
+        """Mark a job that runs in this process as planned again, as if it had never started: it was interrupted, which is no failure."""
         with self._database.writing() as session:
             row = session.scalar(select(JobRow).filter_by(id=job.id))
-            if row is not None and row.state == "running":
+            if row is not None and row.state == "running" and row.pid == os.getpid():
                 _put_back(row)
 
     def recover(self) -> int:

@@ -1,0 +1,210 @@
+"""Charts as SVG at build time: real axes with units, 95 % intervals, the Pareto front, and labels that do not collide.
+
+Colours and type come from the site's stylesheet through classes, so that one drawing serves light, dark and print;
+every mark is a link to its row, and the numbers stand in the table beside the chart as well.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from markupsafe import Markup, escape
+
+from leaderboard.stats import Estimate
+
+WIDTH, HEIGHT = 760, 420
+LEFT, RIGHT, TOP, BOTTOM = 76, 24, 26, 60
+GLYPH, LINE = 6.9, 15.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Axis:
+    """An axis: its title with unit, its scale, and how a tick is written.
+
+    Scale `asinh` is even near zero and logarithmic beyond ±1, which shows a loss of 0.3 and one of 80 per cent in one picture.
+    """
+
+    title: str
+    better: str
+    scale: Literal["linear", "asinh"] = "linear"
+    tick: Callable[[float], str] = lambda value: f"{value:g}"
+    from_zero: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Point:
+    """A mark: where it lies with its intervals, its label, the row it links to, and how it is drawn."""
+
+    x: Estimate
+    y: Estimate
+    label: str
+    href: str
+    tooltip: str
+    base: bool = False
+    front: bool = False
+
+
+Box = tuple[float, float, float, float]
+
+
+@dataclass(frozen=True)
+class _Scale:
+    low: float
+    high: float
+    start: float
+    end: float
+    asinh: bool
+
+    def __call__(self, value: float) -> float:
+        low, high, at = (math.asinh(v) if self.asinh else v for v in (self.low, self.high, value))
+        return self.start + (at - low) / (high - low) * (self.end - self.start)
+
+
+def scatter(points: Sequence[Point], *, x: Axis, y: Axis, name: str) -> Markup:
+    """Return a chart as an `<svg>` element; an empty string for fewer than two points, which say nothing beside the table."""
+    if len(points) < 2:
+        return Markup()
+    x_ticks, y_ticks = _ticks([p.x for p in points], x), _ticks([p.y for p in points], y)
+    across = _Scale(x_ticks[0], x_ticks[-1], LEFT, WIDTH - RIGHT, x.scale == "asinh")
+    up = _Scale(y_ticks[0], y_ticks[-1], HEIGHT - BOTTOM, TOP, y.scale == "asinh")
+    places = [(across(p.x.value), up(p.y.value)) for p in points]
+    bars = [_bars(point, across, up) for point in points]
+    parts = [*_grid(x_ticks, y_ticks, x, y, across, up), _front(points, places)]
+    boxes = place_labels([p.label for p in points], places, [box for pair in bars for box in pair])
+    for point, place, bar in zip(points, places, bars, strict=True):
+        parts.append(_mark(point, place, bar))
+    parts += [_label(point, place, box) for point, place, box in zip(points, places, boxes, strict=True)]
+    frame = f'<svg class="chart" viewBox="0 0 {WIDTH} {HEIGHT}" role="group" aria-label="{escape(name)}">'
+    return Markup(frame + "".join(parts) + "</svg>")  # noqa: S704 - every text in it went through escape()
+
+
+def interval_strip(estimate: Estimate, *, low: float, high: float) -> Markup:
+    """Return a small drawing of a change in per cent with its interval on an asinh scale from `low` to `high`; zero is marked."""
+    scale = _Scale(min(low, 0.0), max(high, 0.1), 4, 92, asinh=True)
+    zero, at, start, end = (scale(min(max(v, low), high)) for v in (0.0, estimate.value, estimate.low, estimate.high))
+    return Markup(  # noqa: S704 - numbers only
+        '<svg class="strip" viewBox="0 0 96 12" aria-hidden="true">'
+        f'<path class="axis" d="M4 6H92"/><path class="zero" d="M{zero:.1f} 1V11"/>'
+        f'<path class="err" d="M{start:.1f} 6H{end:.1f}"/><circle class="dot" cx="{at:.1f}" cy="6" r="2.6"/></svg>'
+    )
+
+
+def nice_ticks(low: float, high: float, count: int = 6) -> list[float]:
+    """Return about `count` round numbers that cover `low` to `high`."""
+    span = (high - low) or abs(high) or 1.0
+    raw = span / max(count - 1, 1)
+    power = 10 ** math.floor(math.log10(raw))
+    step = next(m * power for m in (1, 2, 2.5, 5, 10) if m * power >= raw * 0.999)
+    first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
+    return [round(index * step, 12) for index in range(first, max(last, first + 1) + 1)]
+
+
+def place_labels(labels: Sequence[str], places: Sequence[tuple[float, float]], obstacles: Iterable[Box]) -> list[Box]:
+    """Return a box for each label near its mark, none over another, a mark or an interval as long as there is room.
+
+    Greedy: marks with the closest neighbours choose first among eight directions at growing distance.
+    """
+    taken = [(x - 7, y - 7, x + 7, y + 7) for x, y in places] + list(obstacles)
+    chosen: dict[int, Box] = {}
+    order = sorted(range(len(places)), key=lambda i: min((math.dist(places[i], q) for j, q in enumerate(places) if j != i), default=0.0))
+    for index in order:
+        candidates = list(_candidates(places[index], len(labels[index]) * GLYPH))
+        box = next((c for c in candidates if not any(_overlap(c, other) for other in taken)), candidates[0])
+        taken.append(box)
+        chosen[index] = box
+    return [chosen[index] for index in range(len(places))]
+
+
+def _candidates(place: tuple[float, float], width: float) -> Iterable[Box]:
+    x, y = place
+    half = LINE / 2
+    for reach in (10.0, 14.0, 22.0, 32.0, 44.0, 58.0, 76.0, 98.0):
+        tilt = reach * 0.7
+        for left, middle in (
+            (x + reach, y), (x - reach - width, y), (x - width / 2, y - reach - half), (x - width / 2, y + reach + half),
+            (x + tilt, y - tilt - 2), (x + tilt, y + tilt + 2), (x - tilt - width, y - tilt - 2), (x - tilt - width, y + tilt + 2),
+        ):  # fmt: skip
+            box = (left, middle - half, left + width, middle + half)
+            if box[0] >= LEFT + 2 and box[2] <= WIDTH - 2 and box[1] >= TOP - 14 and box[3] <= HEIGHT - BOTTOM - 2:
+                yield box
+    yield (min(max(x + 10, LEFT), WIDTH - width - 2), y - half, min(max(x + 10, LEFT), WIDTH - width - 2) + width, y + half)
+
+
+def _overlap(first: Box, second: Box) -> bool:
+    return first[0] < second[2] and second[0] < first[2] and first[1] < second[3] and second[1] < first[3]
+
+
+_ASINH_STEPS = (0.0, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1e3, 2e3, 5e3, 1e4, 1e5, 1e6, 1e7, 1e9, 1e12)
+
+
+def _ticks(estimates: Sequence[Estimate], axis: Axis) -> list[float]:
+    low, high = min(e.low for e in estimates), max(e.high for e in estimates)
+    if axis.scale == "linear":
+        low = 0.0 if axis.from_zero else low - (high - low) * 0.04
+        return nice_ticks(low, high + (high - low) * 0.04)
+    steps = sorted({*_ASINH_STEPS, *(-step for step in _ASINH_STEPS)})
+    bottom = max((s for s in steps if s <= low - 0.05), default=steps[0])
+    top = min((s for s in steps if s >= high * 1.02 and s >= 1), default=steps[-1])
+    return [s for s in steps if bottom <= s <= top]
+
+
+def _grid(x_ticks: list[float], y_ticks: list[float], x: Axis, y: Axis, across: _Scale, up: _Scale) -> list[str]:
+    bottom, right = HEIGHT - BOTTOM, WIDTH - RIGHT
+    parts = [f'<path class="frame" d="M{LEFT} {TOP}V{bottom}H{right}"/>']
+    for value in y_ticks:
+        at, kind = up(value), "zero" if y.scale == "asinh" and value == 0 else "grid"
+        parts.append(f'<path class="{kind}" d="M{LEFT} {at:.1f}H{right}"/>')
+        parts.append(f'<text class="tick" x="{LEFT - 9}" y="{at + 4:.1f}" text-anchor="end">{escape(y.tick(value))}</text>')
+    for value in x_ticks:
+        at = across(value)
+        parts.append(f'<path class="grid" d="M{at:.1f} {TOP}V{bottom + 5}"/>')
+        parts.append(f'<text class="tick" x="{at:.1f}" y="{bottom + 20}" text-anchor="middle">{escape(x.tick(value))}</text>')
+    parts.append(
+        f'<text class="title" x="{LEFT}" y="{HEIGHT - 12}">{escape(x.title)}<tspan class="better" dx="8">{escape(x.better)}</tspan></text>'
+    )
+    parts.append(f'<text class="title" x="2" y="14">{escape(y.title)}<tspan class="better" dx="8">{escape(y.better)}</tspan></text>')
+    return parts
+
+
+def _bars(point: Point, across: _Scale, up: _Scale) -> tuple[Box, Box]:
+    """Return the boxes of the horizontal and the vertical interval."""
+    x, y = across(point.x.value), up(point.y.value)
+    left, right = across(max(point.x.low, across.low)), across(min(point.x.high, across.high))
+    top, bottom = up(min(point.y.high, up.high)), up(max(point.y.low, up.low))
+    return (left, y - 1, right, y + 1), (x - 1, top, x + 1, bottom)
+
+
+def _front(points: Sequence[Point], places: Sequence[tuple[float, float]]) -> str:
+    front = sorted(place for point, place in zip(points, places, strict=True) if point.front)
+    if len(front) < 2:
+        return ""
+    return '<path class="front" d="M' + "L".join(f"{x:.1f} {y:.1f}" for x, y in front) + '"/>'
+
+
+def _mark(point: Point, place: tuple[float, float], bars: tuple[Box, Box]) -> str:
+    x, y = place
+    (left, _, right, _), (_, top, _, bottom) = bars
+    kind = "base" if point.base else "on" if point.front else "off"
+    lines = f"M{left:.1f} {y:.1f}H{right:.1f}" if right - left > 2 else ""
+    lines += f"M{x:.1f} {top:.1f}V{bottom:.1f}M{x - 4:.1f} {top:.1f}h8M{x - 4:.1f} {bottom:.1f}h8" if bottom - top > 2 else ""
+    parts = [f'<a class="mark {kind}" href="{escape(point.href)}"><title>{escape(point.tooltip)}</title>']
+    parts.append(f'<circle class="reach" cx="{x:.1f}" cy="{y:.1f}" r="14"/>')
+    if lines:
+        parts.append(f'<path class="err" d="{lines}"/>')
+    square = f'<rect x="{x - 5:.1f}" y="{y - 5:.1f}" width="10" height="10"/>'
+    parts.append(square if point.base else f'<circle cx="{x:.1f}" cy="{y:.1f}" r="5"/>')
+    return "".join([*parts, "</a>"])
+
+
+def _label(point: Point, place: tuple[float, float], box: Box) -> str:
+    x, y = place
+    middle = (box[1] + box[3]) / 2
+    near = (min(max(x, box[0]), box[2]), min(max(y, box[1] + 3), box[3] - 3))
+    far = math.dist(place, near) > 18
+    leader = f'<path class="leader" d="M{x:.1f} {y:.1f}L{near[0]:.1f} {near[1]:.1f}"/>' if far else ""
+    kind = "base" if point.base else "on" if point.front else "off"
+    anchor, at = ("start", box[0]) if box[0] >= x else ("end", box[2]) if box[2] <= x else ("middle", (box[0] + box[2]) / 2)
+    return f'{leader}<text class="label {kind}" x="{at:.1f}" y="{middle + 4.5:.1f}" text-anchor="{anchor}">{escape(point.label)}</text>'

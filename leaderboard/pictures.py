@@ -1,0 +1,68 @@
+"""Which charts a model's page has: perplexity lost against size, and against decode speed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from markupsafe import Markup
+
+from leaderboard.charts import Axis, Point, scatter
+from leaderboard.queries import BasePage, Board, Group
+from leaderboard.rows import Row
+from leaderboard.stats import Estimate, pareto_front
+from leaderboard.text import number, percent_change, size, uncertain
+
+
+def size_chart(page: BasePage, group: Group) -> Markup:
+    """Draw perplexity against the base over size on disk, with the front of what nothing beats on both."""
+
+    def size_of(row: Row) -> Estimate | None:
+        return Estimate(value=row.bytes, low=row.bytes, high=row.bytes) if row.bytes else None
+
+    axis = Axis(title="Size on disk", better="smaller is better", tick=lambda value: size(value) if value else "0", from_zero=True)
+    return _chart(group, size_of, axis, f"{page.record.candidate.ref.name}: perplexity against size on disk", lambda e: size(e.value))
+
+
+def speed_chart(page: BasePage, group: Group) -> Markup:
+    """Draw perplexity against the base over decode speed, for rows timed on the base's own hardware."""
+
+    def speed_of(row: Row) -> Estimate | None:
+        return row.decode if row.decode_ratio else None
+
+    axis = Axis(title="Decode, tokens/s at batch 1", better="faster is better", tick=lambda value: f"{value:,.0f}", from_zero=True)
+    name = f"{page.record.candidate.ref.name}: perplexity against decode speed"
+    return _chart(group, speed_of, axis, name, lambda e: f"{uncertain(e)} tokens/s")
+
+
+def strip_range(board: Board) -> tuple[float, float]:
+    """Return the lowest and highest change in per cent that the small interval drawings must show."""
+    losses = [row.percent for page in board.pages for row in page.main.rows if row.percent]
+    return min((loss.low for loss in losses), default=0.0), max((loss.high for loss in losses), default=1.0)
+
+
+def _chart(group: Group, across: Callable[[Row], Estimate | None], axis: Axis, name: str, words: Callable[[Estimate], str]) -> Markup:
+    shown = [(row, x, y) for row in group.rows if (y := row.percent) and (x := across(row))]
+    front = set(pareto_front([(x, y) for _, x, y in shown]))
+    points = [
+        Point(
+            x=x,
+            y=y,
+            label="base" if row.is_base else row.name,
+            href=f"#{row.anchor}",
+            tooltip=f"{row.name}: {words(x)}, perplexity {'as the base' if row.is_base or not row.loss else percent_change(row.loss)}",
+            base=row.is_base,
+            front=index in front,
+        )
+        for index, (row, x, y) in enumerate(shown)
+    ]
+    return scatter(points, x=axis, y=_loss_axis([y for _, _, y in shown]), name=name)
+
+
+def _loss_axis(losses: Sequence[Estimate]) -> Axis:
+    wide = max((loss.high for loss in losses), default=0) > 8
+    title = "Perplexity, % above the base" + (" (logarithmic beyond 1 %)" if wide else "")
+    return Axis(title=title, better="lower is better", scale="asinh" if wide else "linear", tick=_signed, from_zero=False)
+
+
+def _signed(value: float) -> str:
+    return "0" if value == 0 else f"{'+' if value > 0 else '−'}{number(abs(value), 2) if abs(value) < 100 else f'{abs(value):,.0f}'}"

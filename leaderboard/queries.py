@@ -1,0 +1,180 @@
+"""What the site shows, read from the store once: base models with their ranked rows, choices, jobs, protocols and environments."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TypeVar
+
+from hub.codec import content_id
+from hub.domain import BaseRecord, Environment, JobRecord, Measurement, Protocol, Recipe, Refusal, VariantRecord
+from hub.store import Store
+from leaderboard.choices import Choice, choose
+from leaderboard.rows import Row, base_row, ranked, safe_name, variant_row
+from leaderboard.stats import Estimate, pareto_front
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Group:
+    """A base model's rows under one protocol, the only rows whose quality may be ordered; `protocol` None: not measured yet."""
+
+    protocol: str | None
+    rows: tuple[Row, ...]
+    choices: tuple[Choice, ...]
+
+    @property
+    def anchor(self) -> str:
+        """The id of the group on its page."""
+        return f"protocol-{safe_name(self.protocol or 'none')}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class BasePage:
+    """A base model, its variants, and its rows by protocol, best-sampled protocol first."""
+
+    record: BaseRecord
+    slug: str
+    variants: tuple[VariantRecord, ...]
+    groups: tuple[Group, ...]
+    refusals: tuple[Refusal, ...]
+
+    @property
+    def main(self) -> Group:
+        """The group that the front page shows."""
+        return self.groups[0]
+
+    def row(self, variant_id: str) -> Row:
+        """Return the variant's row under the best-sampled protocol that it was measured with."""
+        return next(row for group in self.groups for row in group.rows if row.variant_id == variant_id)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecipePage:
+    """A recipe with its row on every base model, best-sampled protocol each."""
+
+    recipe: Recipe
+    rows: tuple[tuple[BasePage, Row], ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Board:
+    """Everything the site shows; `as_of` is the time of the newest thing in it, empty when there is nothing."""
+
+    as_of: str
+    pages: tuple[BasePage, ...]
+    recipes: tuple[RecipePage, ...]
+    jobs: Mapping[str, tuple[JobRecord, ...]]
+    refusals: tuple[Refusal, ...]
+    protocols: tuple[Protocol, ...]
+    environments: tuple[Environment, ...]
+
+    @property
+    def states(self) -> Counter[str]:
+        """How many variants are in which state."""
+        return Counter(row.state.code for page in self.pages for row in page.main.rows if not row.is_base)
+
+    @property
+    def measurements(self) -> int:
+        """How many numbers the database holds."""
+        return sum(len(page.record.measurements) + sum(len(v.measurements) for v in page.variants) for page in self.pages)
+
+
+def read_board(store: Store) -> Board:
+    """Read the whole board from the store."""
+    bases, variants, jobs, refusals = store.bases(), store.variants(), store.jobs(), store.refusals()
+    slugs: set[str] = set()
+    pages = tuple(_base_page(base, variants, refusals, slugs) for base in sorted(bases, key=lambda b: (b.rank, b.candidate.ref.repo_id)))
+    return Board(
+        as_of=max(_times(bases, variants, jobs), default=""),
+        pages=pages,
+        recipes=_recipe_pages(pages),
+        jobs={state: tuple(j for j in jobs if j.state == state) for state in ("failed", "running", "planned", "done")},
+        refusals=tuple(refusals),
+        protocols=_unique(record.job.protocol for record in jobs),
+        environments=_unique([*(b.environment for b in bases), *(v.environment for v in variants)]),
+    )
+
+
+def _slug(base: BaseRecord, taken: set[str]) -> str:
+    """Return `owner--name`; a second commit of the same repository gets its short sha as well."""
+    owner, _, name = base.candidate.ref.repo_id.rpartition("/")
+    plain = f"{owner}--{name}" if owner and "--" not in owner + name and "/" not in owner else base.candidate.ref.repo_id
+    slug = safe_name(plain)
+    if slug.lower() in taken:
+        slug = f"{slug}--{safe_name(base.candidate.ref.sha[:8])}"
+    taken.add(slug.lower())
+    return slug
+
+
+def _base_page(base: BaseRecord, variants: Sequence[VariantRecord], refusals: Iterable[Refusal], slugs: set[str]) -> BasePage:
+    mine = tuple(v for v in variants if v.base == base.candidate.ref)
+    slug = _slug(base, slugs)
+    return BasePage(
+        record=base,
+        slug=slug,
+        variants=mine,
+        groups=tuple(_group(base, mine, protocol, slug, main=index == 0) for index, protocol in enumerate(_protocols(base, mine))),
+        refusals=tuple(r for r in refusals if r.repo_id == base.candidate.ref.repo_id and r.recipe),
+    )
+
+
+def _protocols(base: BaseRecord, variants: Sequence[VariantRecord]) -> list[str | None]:
+    """Return the protocols under which anything was measured, the best-sampled first; `[None]` when nothing was."""
+    samples: Counter[str] = Counter()
+    for measurement in _measurements(base, variants):
+        samples[measurement.protocol] = max(samples[measurement.protocol], measurement.samples)
+    names = sorted(samples, key=lambda name: (-samples[name], name))
+    return [*names] or [None]
+
+
+def _measurements(base: BaseRecord, variants: Sequence[VariantRecord]) -> list[Measurement]:
+    return [*base.measurements, *(m for v in variants for m in v.measurements)]
+
+
+def _group(base: BaseRecord, variants: Sequence[VariantRecord], protocol: str | None, slug: str, *, main: bool) -> Group:
+    here = replace(base, measurements=tuple(m for m in base.measurements if m.protocol == protocol))
+    rows = [base_row(here, protocol, slug)]
+    for variant in variants:
+        measured = tuple(m for m in variant.measurements if m.protocol == protocol)
+        if measured or (main and not variant.measurements):
+            rows.append(variant_row(replace(variant, measurements=measured), here, protocol, slug))
+    rows = _with_front(ranked(rows))
+    return Group(protocol=protocol, rows=tuple(rows), choices=choose(rows))
+
+
+def _with_front(rows: Sequence[Row]) -> list[Row]:
+    """Mark the rows that no other row beats on size and quality."""
+    points = [(row, (Estimate(value=row.bytes, low=row.bytes, high=row.bytes), row.loss)) for row in rows if row.bytes and row.loss]
+    front = {points[index][0].anchor for index in pareto_front([point for _, point in points])}
+    return [replace(row, on_front=row.anchor in front) for row in rows]
+
+
+def _recipe_pages(pages: Iterable[BasePage]) -> tuple[RecipePage, ...]:
+    """Gather recipes by what they do; the same name with other steps is another recipe."""
+    recipes: dict[str, tuple[Recipe, list[tuple[BasePage, Row]]]] = {}
+    for page in pages:
+        for variant in page.variants:
+            _, rows = recipes.setdefault(
+                content_id((variant.recipe.name, variant.recipe.format, variant.recipe.steps)), (variant.recipe, [])
+            )
+            rows.append((page, page.row(variant.variant_id)))
+    ordered = sorted(recipes.values(), key=lambda entry: (entry[0].track != "serving", entry[0].name))
+    return tuple(RecipePage(recipe=recipe, rows=tuple(rows)) for recipe, rows in ordered)
+
+
+def _times(bases: Iterable[BaseRecord], variants: Iterable[VariantRecord], jobs: Iterable[JobRecord]) -> Iterable[str]:
+    yield from (m.measured_at for b in bases for m in b.measurements)
+    yield from (job.updated_at for job in jobs)
+    for variant in variants:
+        yield from (m.measured_at for m in variant.measurements)
+        yield from (verdict.judged_at for verdict in variant.verdicts)
+        if variant.release:
+            yield from (variant.release.released_at, variant.release.verified_at or "")
+
+
+def _unique(values: Iterable[T | None]) -> tuple[T, ...]:
+    """Return the values without repetition, in order of first appearance."""
+    return tuple({content_id(value): value for value in values if value is not None}.values())

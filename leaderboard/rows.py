@@ -1,0 +1,306 @@
+"""One row of the leaderboard: a base model or a variant under one protocol, its numbers as text beside their base's."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+from hub.codec import content_id
+from hub.domain import BaseRecord, Environment, Measurement, ModelRef, Recipe, Release, VariantRecord, Verdict
+from leaderboard.stats import Comparison, Estimate, compare, find, ranks
+from leaderboard.text import percent_change, quantity, size, uncertain
+
+StateCode = Literal["base", "verified", "published", "held", "passed", "measured", "pressed", "failed", "waiting"]
+Tone = Literal["", "better", "worse"]
+EXACT_ONE = Estimate(value=1, low=1, high=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Column:
+    """A column of the table: the metric, its heading, unit and direction, and what it means in words."""
+
+    key: str
+    heading: str
+    unit: str
+    higher_is_better: bool
+    words: str
+    on_front_page: bool = True
+
+
+COLUMNS = (
+    Column(
+        key="disk_size", heading="Size on disk", unit="MB, GB", higher_is_better=False,
+        words="All files of the checkpoint, tokenizer and configuration included, in decimal megabytes.",
+    ),
+    Column(
+        key="bits_per_weight", heading="Bits per weight", unit="bit", higher_is_better=False,
+        words="Bits of all tensors divided by the weights they stand for; scales, zero points and unpacked layers are counted.",
+    ),
+    Column(
+        key="perplexity_ratio", heading="Perplexity, against the base", unit="% change", higher_is_better=False,
+        words="The variant's perplexity divided by its base's on the same windows, as a change in per cent. The interval is paired: "
+        "both models saw the same windows, so it is far narrower than the two perplexities' own intervals.",
+    ),
+    Column(
+        key="perplexity", heading="Perplexity", unit="", higher_is_better=False, on_front_page=False,
+        words="exp of the mean negative log-likelihood per token. Comparable only under one protocol and one tokenizer.",
+    ),
+    Column(
+        key="kl_divergence", heading="KL divergence", unit="nats/token", higher_is_better=False,
+        words="How far the variant's next-token distribution is from its base's, averaged over the tokens of the text.",
+    ),
+    Column(
+        key="same_top_token", heading="Same top token", unit="%", higher_is_better=True,
+        words="How often variant and base find the same token the likeliest.",
+    ),
+    Column(
+        key="decode_tokens_per_second", heading="Decode", unit="tokens/s", higher_is_better=True,
+        words="Speed of writing new tokens, one after the other, batch 1.",
+    ),
+    Column(
+        key="prefill_tokens_per_second", heading="Prefill", unit="tokens/s", higher_is_better=True,
+        words="Speed of reading the prompt, batch 1.",
+    ),
+    Column(
+        key="peak_memory", heading="Peak memory", unit="MB, GB", higher_is_better=False,
+        words="The most that the measuring process held: device memory on CUDA, resident memory on a CPU, Python and libraries included.",
+    ),
+    Column(
+        key="load_time", heading="Load time", unit="s", higher_is_better=False, on_front_page=False,
+        words="From the first byte read to a model ready to run, files warm in the page cache.",
+    ),
+)  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cell:
+    """A number as people read it: `text` with unit, `spread` its uncertainty, `note` beside the base, `origin` how it was taken."""
+
+    text: str
+    sort: float = 0.0
+    spread: str = ""
+    unit: str = ""
+    note: str = ""
+    tone: Tone = ""
+    origin: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class State:
+    """How far a row has come, in one word, and why."""
+
+    code: StateCode
+    word: str
+    detail: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """A base model or variant under one protocol; `rank` is by perplexity against the base, shared where intervals overlap."""
+
+    anchor: str
+    slug: str
+    base: ModelRef
+    variant_id: str | None
+    name: str
+    title: str
+    recipe: Recipe | None
+    protocol: str | None
+    state: State
+    cells: Mapping[str, Cell]
+    bytes: float | None
+    loss: Estimate | None
+    decode: Estimate | None
+    decode_ratio: Estimate | None
+    size_ratio: Estimate | None
+    release: Release | None
+    environment: Environment | None
+    verdicts: tuple[Verdict, ...] = ()
+    rank: int | None = None
+    tied: bool = False
+    on_front: bool = field(default=False)
+
+    @property
+    def is_base(self) -> bool:
+        """Whether this is the base model itself."""
+        return self.recipe is None
+
+    @property
+    def published(self) -> bool:
+        """Whether the variant can be downloaded and nothing speaks against it."""
+        return self.state.code in ("verified", "published")
+
+    @property
+    def percent(self) -> Estimate | None:
+        """The perplexity lost against the base, in per cent."""
+        if self.loss is None:
+            return None
+        return Estimate(value=(self.loss.value - 1) * 100, low=(self.loss.low - 1) * 100, high=(self.loss.high - 1) * 100)
+
+    @property
+    def words(self) -> str:
+        """What the filter looks through."""
+        recipe = self.recipe
+        parts = [self.base.repo_id, self.name, self.title, self.state.word]
+        parts += [recipe.method, recipe.scheme, recipe.format, recipe.track] if recipe else ["base dense"]
+        return " ".join(parts).lower()
+
+
+def base_row(base: BaseRecord, protocol: str | None, slug: str) -> Row:
+    """Return the row of a base model whose measurements are those of one protocol."""
+    perplexity = find(base.measurements, "perplexity")
+    disk = find(base.measurements, "disk_size")
+    decode = find(base.measurements, "decode_tokens_per_second")
+    return Row(
+        anchor=_anchor("base", protocol),
+        slug=slug,
+        base=base.candidate.ref,
+        variant_id=None,
+        name="base",
+        title="as published by its authors",
+        recipe=None,
+        protocol=protocol,
+        state=State(code="base", word="Base model") if base.measurements else State(code="waiting", word="Not measured yet"),
+        cells=_cells(base.measurements, None, base.candidate.ref.sha, base.environment),
+        bytes=disk.value if disk else None,
+        loss=EXACT_ONE if perplexity else None,
+        decode=Estimate.of(decode) if decode else None,
+        decode_ratio=EXACT_ONE if decode else None,
+        size_ratio=EXACT_ONE if disk else None,
+        release=None,
+        environment=base.environment,
+    )
+
+
+def variant_row(variant: VariantRecord, base: BaseRecord, protocol: str | None, slug: str) -> Row:
+    """Return the row of a variant; both records hold the measurements of one protocol only."""
+    beside = compare(variant, base)
+    disk = find(variant.measurements, "disk_size")
+    decode = find(variant.measurements, "decode_tokens_per_second")
+    size_on_disk = disk.value if disk else float(variant.artifact.bytes) if variant.artifact else None
+    cells = _cells(variant.measurements, beside, variant.base.sha, variant.environment)
+    if disk is None and size_on_disk is not None:
+        cells["disk_size"] = replace(_split(size(size_on_disk)), sort=size_on_disk, origin="sum of the artifact's files")
+    return Row(
+        anchor=_anchor(variant.variant_id, protocol),
+        slug=slug,
+        base=variant.base,
+        variant_id=variant.variant_id,
+        name=variant.recipe.name,
+        title=variant.recipe.title,
+        recipe=variant.recipe,
+        protocol=protocol,
+        state=state_of(variant),
+        cells=cells,
+        bytes=size_on_disk,
+        loss=beside.perplexity_ratio,
+        decode=Estimate.of(decode) if decode else None,
+        decode_ratio=beside.decode,
+        size_ratio=beside.size,
+        release=variant.release,
+        environment=variant.environment,
+        verdicts=variant.verdicts,
+    )
+
+
+def ranked(rows: Sequence[Row]) -> list[Row]:
+    """Rank rows of one base and protocol by perplexity, ties sharing a rank; the base first, then by rank, then by size."""
+    measured = [row for row in rows if row.loss]
+    places = dict(zip((row.anchor for row in measured), ranks([row.loss for row in measured if row.loss]), strict=True))
+    shared = {rank for rank in places.values() if list(places.values()).count(rank) > 1}
+    placed = [replace(row, rank=places.get(row.anchor), tied=places.get(row.anchor) in shared) for row in rows]
+    return sorted(placed, key=lambda row: (not row.is_base, row.rank or len(rows) + 1, row.bytes or float("inf"), row.name))
+
+
+def state_of(variant: VariantRecord) -> State:
+    """Say how far a variant has come: the newest verdict on the newest stage decides."""
+    newest = max(variant.verdicts, key=lambda verdict: (verdict.stage == "release", verdict.judged_at), default=None)
+    if newest and not newest.passed:
+        where = "the published bytes" if newest.stage == "release" else "the artifact"
+        detail = f"{where}: " + "; ".join(f"{check.name}: {check.detail}" for check in newest.checks if not check.passed)
+        return State(code="held", word="Held back by the gate", detail=detail)
+    if variant.release and variant.release.verified_at:
+        return State(code="verified", word="Verified", detail=f"published bytes checked {variant.release.verified_at[:10]}")
+    if variant.release:
+        return State(code="published", word="Published", detail="published bytes not checked yet")
+    if variant.failure:
+        return State(code="failed", word="Failed", detail=f"{variant.failure.error}: {variant.failure.reason}")
+    if newest:
+        return State(code="passed", word="Passed the gate", detail="not published yet")
+    if variant.measurements:
+        return State(code="measured", word="Measured", detail="not through the gate yet")
+    if variant.artifact:
+        return State(code="pressed", word="Pressed", detail="not measured yet")
+    return State(code="waiting", word="Planned")
+
+
+def _anchor(name: str, protocol: str | None) -> str:
+    return safe_name(f"{name}-{protocol}".replace("@", "-") if protocol else name)
+
+
+def safe_name(text: str) -> str:
+    """Return text as a file name or fragment: ASCII letters, digits, `.`, `_`, `-`; a hash is added when that changed anything."""
+    safe = re.sub(r"[^A-Za-z0-9._-]", "_", text).lstrip(".") or "_"
+    return safe if safe == text and len(safe) <= 150 else f"{safe[:150]}-{content_id(text)[:8]}"
+
+
+def _cells(measurements: Sequence[Measurement], beside: Comparison | None, sha: str, environment: Environment | None) -> dict[str, Cell]:
+    cells: dict[str, Cell] = {}
+    for column in COLUMNS:
+        measurement = find(measurements, column.key)
+        if measurement:
+            note, tone = _note(column.key, beside)
+            origin = _origin(measurement, sha, environment)
+            cells[column.key] = replace(_text(column.key, measurement), sort=measurement.value, note=note, tone=tone, origin=origin)
+    return cells
+
+
+def _text(key: str, measurement: Measurement) -> Cell:
+    estimate = Estimate.of(measurement)
+    if key == "perplexity_ratio":
+        return _split(percent_change(estimate))
+    if key == "same_top_token":
+        return _split(f"{uncertain(estimate, scale=100)} %")
+    return _split(quantity(estimate, measurement.unit))
+
+
+def _split(text: str) -> Cell:
+    """Split `8.12 ± 0.04 MB` into value, spread and unit, so that each can be set in its own weight."""
+    has_unit = text.endswith("%") or text[-1:].isalpha()
+    body, _, unit = text.rpartition(" ") if has_unit else (text, "", "")
+    if " ± " in body:
+        value, _, spread = body.partition(" ± ")
+        return Cell(text=value, spread=f"± {spread}", unit=unit)
+    value, _, spread = body.partition(" (")
+    return Cell(text=value, spread=f"({spread}" if spread else "", unit=unit)
+
+
+def _note(key: str, beside: Comparison | None) -> tuple[str, Tone]:
+    """Return how a number stands beside the base's, in words, and whether that is better or worse."""
+    if beside is None:
+        return "", ""
+    if key == "disk_size" and beside.size:
+        factor = beside.size.value
+        return (f"{_times(1 / factor)} smaller", "better") if factor < 1 else (f"{_times(factor)} the base", "worse")
+    speed = {"decode_tokens_per_second": beside.decode, "prefill_tokens_per_second": beside.prefill}.get(key)
+    if speed:
+        if speed.low > 1:
+            return f"{_times(speed.value)} the base", "better"
+        return (f"{_times(speed.value)}, slower than the base", "worse") if speed.high < 1 else ("as fast as the base", "")
+    if key == "peak_memory" and beside.memory:
+        return f"{_times(beside.memory.value)} the base", "better" if beside.memory.high < 1 else "worse" if beside.memory.low > 1 else ""
+    return "", ""
+
+
+def _times(factor: float) -> str:
+    return f"{factor:.2f}×" if factor < 10 else f"{factor:.0f}×"
+
+
+def _origin(measurement: Measurement, sha: str, environment: Environment | None) -> str:
+    where = f" on {environment.hardware}" if environment else ""
+    return (
+        f"{measurement.protocol}, {measurement.engine}{where}; {measurement.samples} samples, 95 % interval: {measurement.interval}; "
+        f"base commit {sha[:8]}; {measurement.measured_at[:10]}"
+    )
