@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING
 
-from hub import names
+from hub import names, policy
 from hub.domain import BaseRecord, Measurement, Protocol, Step, VariantRecord
 from hub.errors import PolicyRefusal
 from leaderboard import frontmatter, stats, text, words
@@ -246,4 +246,5 @@ def _licence_words(record: VariantRecord, base: BaseRecord, hub_url: str) -> Mar
     named = candidate.license or "not stated by the base"
     if candidate.license == "other" and candidate.license_name:
         named = candidate.license_name
-    return link(named, frontmatter.license_link(record, base, hub_url))
+    known = policy.demands(candidate.license, candidate.license_name).link
+    return link(named, frontmatter.license_link(record, base, hub_url) or known)

@@ -14,6 +14,7 @@ TAG = "modelpress"
 _NUMBER_FORMAT = re.compile(r"(?i)\A(?:nv|mx)?(?:w(\d+)a\d+|nf(\d+)|fp(\d+)|int(\d+)|q(\d+))")
 _INDEXED = ("perplexity", "perplexity_ratio", "kl_divergence", "same_top_token", "prefill_tokens_per_second", "decode_tokens_per_second")
 _LONGEST = 200
+_LANGUAGE = re.compile(r"(?:[a-z]{2,3}(?:-[A-Za-z0-9]{2,8})*|code|multilingual)\Z", re.ASCII)
 
 
 def bits(scheme: str) -> int | None:
@@ -66,7 +67,7 @@ def front_matter(record: VariantRecord, base: BaseRecord, *, repo_id: str, hub_u
         "base_model": [record.base.repo_id],
         "base_model_relation": relation(record.recipe),
         "quantized_by": repo_id.split("/")[0] if relation(record.recipe) == "quantized" else None,
-        "language": [_clip(language) for language in candidate.languages],
+        "language": [language for language in candidate.languages if _LANGUAGE.match(language)],
         "tags": tags(record.recipe, base),
         "model-index": _model_index(record, base, repo_id=repo_id, hub_url=hub_url),
     }
@@ -75,12 +76,14 @@ def front_matter(record: VariantRecord, base: BaseRecord, *, repo_id: str, hub_u
 
 
 def license_link(record: VariantRecord, base: BaseRecord, hub_url: str) -> str | None:
-    """Return the base's licence link; a file that is not in the artifact is linked where the base has it, anything unsafe dropped."""
-    address = text.safe_link(base.candidate.license_link)
-    if address is None or "://" in address:
-        return address
+    """Return the base's licence link, nothing unsafe; a file that is not in the artifact is linked where the base has it."""
     shipped = {file.path for file in record.artifact.files} if record.artifact else set()
-    return address if address in shipped else f"{hub_url}/{record.base.repo_id}/blob/{record.base.sha}/{address}"
+    address = text.safe_link(base.candidate.license_link)
+    if address is None and base.candidate.license == "other" and "LICENSE" in shipped:
+        return "LICENSE"
+    if address is None or "://" in address or address in shipped:
+        return address
+    return f"{hub_url}/{record.base.repo_id}/blob/{record.base.sha}/{address}"
 
 
 def _clip(value: str | None) -> str | None:

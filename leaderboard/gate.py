@@ -9,14 +9,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from fnmatch import fnmatchcase
 
 from hub.codec import content_id
 from hub.domain import BaseRecord, Check, Facts, Measurement, Stage, VariantRecord, Verdict
+from hub.licences import LicenceDemands, demands
 from leaderboard import stats
 
 SIZE_TOLERANCE = 0.03
-# What publishing adds beside the artifact's own files.
-PUBLISHED_BESIDE = frozenset({".gitattributes", "README.md", "modelpress.json"})
+# What publishing adds beside the artifact's own files, licence texts of the base apart.
+NOTICES = ("NOTICE", "NOTICE.modelpress")
+PUBLISHED_BESIDE = frozenset({".gitattributes", "README.md", "modelpress.json", *NOTICES})
 SHOWN = 5
 GENERATES = "generates"
 
@@ -40,7 +43,7 @@ def judge(
         _finite(facts),
         _packed(record, facts),
         _size(facts),
-        _files(facts, stage),
+        _files(facts, base if stage == "release" else None),
         _checksums(facts),
         *_quality(record, base),
     ]
@@ -129,9 +132,16 @@ def _size(facts: Facts) -> Check:
     return Check(name="size", passed=abs(off) <= SIZE_TOLERANCE, detail=detail)
 
 
-def _files(facts: Facts, stage: Stage) -> Check:
-    allowed = PUBLISHED_BESIDE if stage == "release" else frozenset[str]()
-    unexpected = [path for path in facts.unexpected_files if path not in allowed]
+def is_licence_file(path: str, demanded: LicenceDemands) -> bool:
+    """Return whether a file at the top of a repository is one that its licence wants passed on."""
+    return "/" not in path and any(fnmatchcase(path, pattern) for pattern in demanded.carry)
+
+
+def _files(facts: Facts, released: BaseRecord | None) -> Check:
+    unexpected = list(facts.unexpected_files)
+    if released:
+        demanded = demands(released.candidate.license, released.candidate.license_name)
+        unexpected = [path for path in unexpected if path not in PUBLISHED_BESIDE and not is_licence_file(path, demanded)]
     if not facts.missing_files and not unexpected:
         return Check(name="files", passed=True, detail="0 files are missing and 0 are unexpected; both must be 0.")
     parts = [f"{len(facts.missing_files)} files are missing and {len(unexpected)} are unexpected; both must be 0."]
