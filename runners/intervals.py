@@ -100,11 +100,11 @@ def student_t(freedom: int, level: float = LEVEL) -> float:
     if freedom == 2:
         return math.sqrt(2 / (1 - level * level) - 2) if level else 0.0
     n, tail = float(freedom), 1 - level
-    a = 1 / (n - 0.5)
-    b = 48 / a**2
+    a: float = 1 / (n - 0.5)
+    b = 48 / (a * a)
     c = ((20700 * a / b - 98) * a - 16) * a + 96.36
     d: float = ((94.5 / (b + c) - 3) / b + 1) * math.sqrt(a * math.pi / 2) * n
-    y: float = (d * tail) ** (2 / n)
+    y = math.pow(d * tail, 2 / n)
     if y > 0.05 + a:
         x = NormalDist().inv_cdf(tail / 2)
         y = x * x
@@ -121,7 +121,7 @@ def student_t(freedom: int, level: float = LEVEL) -> float:
 
 def _coverage(count: int, rank: int) -> float:
     """Probability that the median lies between the order statistics `rank` and `count - 1 - rank` (from 0)."""
-    return 1 - 2 * sum(math.comb(count, k) for k in range(rank + 1)) / 2**count
+    return 1 - 2 * sum(math.comb(count, k) for k in range(rank + 1)) / (1 << count)
 
 
 def _need(samples: Sequence[float], least: int) -> None:

@@ -1,0 +1,244 @@
+"""The local farm: each job a child process forked from a warm parent, with limits on time and memory, and never an orphan."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import queue
+import subprocess
+import sys
+import threading
+import time
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from hub.codec import from_json, to_json
+from hub.domain import Failure, Job, JobOrder, JobResult, Workspace
+from hub.errors import JobDied, ModelPressError, OutOfMemory, TimedOut
+from runners import failures
+from runners.farm.processes import MemoryWatch, kill_tree
+
+_LOOK_S = 0.25
+_START_S = 300.0
+_END_S = 10.0
+_TOKENS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "MODELPRESS_HUB__TOKEN")
+_DIED = {"died": True}
+
+
+class LocalFarm:
+    """Runs jobs in child processes of this machine; a context manager, safe to use from several threads.
+
+    The warm parent starts with the first job (or `warm()`), and again should it die. `read_token` is what the jobs may read the Hub
+    with; no other token of this process's environment reaches them. Each job's output lies in `log_dir/<job id>.log`.
+    """
+
+    def __init__(self, workspace: Workspace, log_dir: Path, *, read_token: str | None = None) -> None:
+        """Take the workspace that each order carries, and the folder for logs; nothing is started yet."""
+        self._workspace = workspace
+        self._log_dir = log_dir
+        self._read_token = read_token
+        self._lock = threading.Lock()
+        self._parent: _Parent | None = None
+        self._closed = False
+
+    def __enter__(self) -> LocalFarm:
+        """Make the folder for logs."""
+        self._log_dir.mkdir(parents=True, exist_ok=True)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        """End the parent and every job that still runs."""
+        with self._lock:
+            self._closed = True
+            if self._parent:
+                self._parent.close()
+
+    def warm(self) -> None:
+        """Start the warm parent now, without waiting for it."""
+        self._alive()
+
+    def run(self, job: Job, *, folder: Path | None = None) -> JobResult | Failure:
+        """Run a job to its end and return what came of it; never raises for what happens in the job."""
+        order = JobOrder(job=job, workspace=self._workspace, folder=str(folder.resolve()) if folder else None)
+        start = time.monotonic()
+        log, result = self._log_dir / f"{job.id}.log", self._log_dir / f"{job.id}.json"
+        try:
+            result.unlink(missing_ok=True)
+            end = self._alive().run(to_json(order), log.resolve(), result.resolve(), self._workspace)
+            return self._read(job, result, end)
+        except Exception as error:
+            return failures.failure(job.id, error, seconds=time.monotonic() - start, log_tail=failures.tail(log))
+        finally:
+            with suppress(OSError):
+                result.unlink(missing_ok=True)
+            _sweep(order)
+
+    def _read(self, job: Job, result: Path, end: _End) -> JobResult | Failure:
+        """Return what the job wrote; raise what ended it where it wrote nothing."""
+        try:
+            text = result.read_text(encoding="utf-8")
+        except FileNotFoundError:
+            raise end.error or failures.died(end.status) from None
+        if "reason" not in json.loads(text):
+            return from_json(JobResult, text, where=f"the result of {job.label}")
+        failed = from_json(Failure, text, where=f"the failure of {job.label}")
+        tail = failures.tail(self._log_dir / f"{job.id}.log")
+        return Failure(**{**vars(failed), "log_tail": tail})
+
+    def _alive(self) -> _Parent:
+        with self._lock:
+            if self._closed:
+                raise JobDied("The farm is closed.", hint="Run the command again.")
+            if self._parent is None or not self._parent.alive:
+                self._parent = _Parent(self._environment(), self._log_dir / "farm.log")
+            return self._parent
+
+    def _environment(self) -> dict[str, str]:
+        kept = {name: value for name, value in os.environ.items() if name not in _TOKENS}
+        kept |= {
+            "OPENBLAS_NUM_THREADS": "1",  # it would start threads at import, and forks do not take threads along
+            "ARROW_DEFAULT_MEMORY_POOL": "system",
+            "PYTORCH_NVML_BASED_CUDA_CHECK": "1",
+            "DISABLE_SAFETENSORS_CONVERSION": "1",
+            "HF_HUB_DISABLE_TELEMETRY": "1",
+            "PYTHONUNBUFFERED": "1",
+        }
+        if self._workspace.endpoint.rstrip("/") != "https://huggingface.co":
+            kept["HF_HUB_DISABLE_XET"] = "1"
+        if self._read_token:
+            kept["HF_TOKEN"] = self._read_token
+        return kept
+
+
+@dataclass(frozen=True, kw_only=True)
+class _End:
+    """How a child ended: its wait status, and the error for which the farm ended it, if it did."""
+
+    status: int
+    error: ModelPressError | None
+
+
+class _Parent:
+    """The farm's side of the warm parent process."""
+
+    def __init__(self, environment: dict[str, str], log: Path) -> None:
+        command = [sys.executable, "-m", "runners.farm.zygote", *(["--cold"] if Path("/dev/nvidiactl").exists() else [])]
+        self._log = log
+        with log.open("ab") as stderr:
+            self._process = subprocess.Popen(
+                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=stderr, env=environment, start_new_session=True
+            )
+        self._numbers = itertools.count(1)
+        self._waiting: dict[int, queue.SimpleQueue[dict[str, Any]]] = {}
+        self._lock = threading.Lock()
+        self.alive = True
+        threading.Thread(target=self._listen, name="farm-listener", daemon=True).start()
+
+    def run(self, order: str, log: Path, result: Path, limits: Workspace) -> _End:
+        """Start an order and watch it to its end."""
+        number = next(self._numbers)
+        answers: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
+        with self._lock:
+            self._waiting[number] = answers
+            if not self.alive:
+                raise self._gone()
+            self._send({"ticket": number, "order": order, "log": str(log), "result": str(result)})
+        try:
+            pid = self._started(answers)
+            return self._watch(pid, answers, limits)
+        finally:
+            with self._lock:
+                del self._waiting[number]
+
+    def close(self) -> None:
+        """End the process; it kills its children first."""
+        with suppress(OSError):
+            assert self._process.stdin is not None
+            self._process.stdin.close()
+        try:
+            self._process.wait(_END_S)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
+    def _started(self, answers: queue.SimpleQueue[dict[str, Any]]) -> int:
+        try:
+            answer = answers.get(timeout=_START_S)
+        except queue.Empty:
+            raise TimedOut(f"The farm's parent process was not ready after {_START_S:.0f} s.", hint=f"Look into {self._log}.") from None
+        if "pid" not in answer:
+            raise self._gone()
+        return int(answer["pid"])
+
+    def _watch(self, pid: int, answers: queue.SimpleQueue[dict[str, Any]], limits: Workspace) -> _End:
+        deadline = time.monotonic() + limits.timeout_s if limits.timeout_s > 0 else float("inf")
+        memory = MemoryWatch(pid)
+        error: ModelPressError | None = None
+        while True:
+            try:
+                answer = answers.get(timeout=_LOOK_S)
+            except queue.Empty:
+                error = error or _excess(deadline, memory, limits)
+                if error:
+                    kill_tree(pid)
+                continue
+            if "status" in answer:
+                return _End(status=int(answer["status"]), error=error)
+            kill_tree(pid)  # the parent died; the kernel kills its child, this what the child started
+            raise self._gone()
+
+    def _listen(self) -> None:
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            message = json.loads(line)
+            with self._lock:
+                waiting = self._waiting.get(message.get("ticket", 0))
+            if waiting:
+                waiting.put(message)
+        with self._lock:
+            self.alive = False
+            for waiting in self._waiting.values():
+                waiting.put(_DIED)
+        self._process.wait()
+
+    def _send(self, message: dict[str, Any]) -> None:
+        assert self._process.stdin is not None
+        try:
+            self._process.stdin.write(json.dumps(message).encode() + b"\n")
+            self._process.stdin.flush()
+        except OSError as error:
+            raise self._gone() from error
+
+    def _gone(self) -> JobDied:
+        lines = failures.tail(self._log).strip().splitlines()
+        last = f" Its last words: {lines[-1][:300]}" if lines else ""
+        return JobDied(
+            f"The farm's parent process ended, and the job with it.{last}", hint=f"Run it again; see {self._log.name} if it recurs."
+        )
+
+
+def _excess(deadline: float, memory: MemoryWatch, limits: Workspace) -> ModelPressError | None:
+    """Return the error of a job that is over its limits."""
+    if time.monotonic() > deadline:
+        return TimedOut(
+            f"The job took longer than {limits.timeout_s:g} s and was ended.", hint="Raise farm.timeout_s, or use a smaller model."
+        )
+    if limits.memory_bytes > 0 and (used := memory.bytes()) > limits.memory_bytes:
+        return OutOfMemory(
+            f"The job used {used / 2**30:.2f} GiB of memory, {limits.memory_bytes / 2**30:.2f} GiB are allowed; it was ended.",
+            hint="Raise farm.memory_gib, or press a smaller model.",
+        )
+    return None
+
+
+def _sweep(order: JobOrder) -> None:
+    """Remove the unfinished folder that a killed press leaves beside its target."""
+    if order.job.kind == "press":
+        from runners.checkpoint import clear_leftovers
+
+        with suppress(OSError):
+            clear_leftovers(Path(order.workspace.artifacts_dir) / str(order.job.variant_id))

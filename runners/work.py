@@ -1,0 +1,160 @@
+"""Do one job: fetch its base model, then press, measure or inspect. Called in a process of the job's own."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+
+from hub.domain import Artifact, Facts, JobOrder, JobResult, Measurement, ModelRef, Recipe
+from hub.errors import BadCheckpoint, BadDocument, ModelPressError
+from runners import checkpoint, environment, memory
+from runners.stages import Stages
+
+LOCAL = "local-"
+_WANTED = ("config.json", "*.safetensors", "*.safetensors.index.json", *checkpoint.CARRIED)
+
+
+def execute(order: JobOrder) -> JobResult:
+    """Do what the order says and return its result; raise a `ModelPressError` when it cannot be done.
+
+    The base comes from the Hub (read only, with the token in `HF_TOKEN` if there is one); after that the process is offline. A base
+    whose commit begins with `local-` is the folder that the order names. Doing a press again that is done returns the same artifact.
+    """
+    started_at = datetime.now(UTC).isoformat(timespec="seconds")
+    start = time.perf_counter()
+    stages = Stages()
+    use_threads(order.workspace.threads)
+    with stages.stage("download"):
+        base = _base_folder(order)
+    artifact: Artifact | None = None
+    measurements: tuple[Measurement, ...] = ()
+    facts: Facts | None = None
+    with offline():
+        if order.job.kind == "press":
+            artifact = _press(order, base, stages)
+        elif order.job.kind == "measure":
+            measurements = _measure(order, base, stages)
+        else:
+            with stages.stage("inspect"):
+                facts = _inspect(order, base)
+        return JobResult(
+            job_id=order.job.id,
+            environment=environment.current(),
+            started_at=started_at,
+            seconds=round(time.perf_counter() - start, 3),
+            stages=stages.seconds,
+            peak_memory_bytes=memory.process_peak(),
+            artifact=artifact,
+            measurements=measurements,
+            facts=facts,
+        )
+
+
+def use_threads(count: int) -> None:
+    """Let the numeric libraries use so many threads; 0: all cores."""
+    import torch
+
+    count = count or environment.cores()
+    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):  # for what the job starts itself
+        os.environ[name] = str(count)
+    torch.set_num_threads(count)
+
+
+@contextmanager
+def offline() -> Iterator[None]:
+    """Keep the Hub's library from the network, and the token from everything that runs inside."""
+    wanted = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "HF_TOKEN": None}
+    before = {name: os.environ.get(name) for name in wanted}
+    hub = sys.modules.get("huggingface_hub.constants")  # it read the environment when it was imported
+    was = getattr(hub, "HF_HUB_OFFLINE", False)
+    _set(wanted)
+    if hub:
+        hub.HF_HUB_OFFLINE = True  # type: ignore[attr-defined]
+    try:
+        yield
+    finally:
+        _set(before)
+        if hub:
+            hub.HF_HUB_OFFLINE = was  # type: ignore[attr-defined]
+
+
+def _set(values: dict[str, str | None]) -> None:
+    for name, value in values.items():
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value
+
+
+def _base_folder(order: JobOrder) -> Path:
+    base = order.job.base
+    if base.sha.startswith(LOCAL):
+        if order.folder is None or order.job.kind == "inspect":
+            raise BadDocument(f"{base.repo_id} is a local folder, but the order does not name it.", hint="Give its folder in the order.")
+        return Path(order.folder)
+    from hub.client import HubClient
+
+    token = os.environ.get("HF_TOKEN") or None
+    client = HubClient(endpoint=order.workspace.endpoint, token=token, cache_dir=Path(order.workspace.cache_dir))
+    return client.download(base, patterns=_WANTED)
+
+
+def _press(order: JobOrder, base: Path, stages: Stages) -> Artifact:
+    from runners.press import press
+
+    recipe, target = _recipe(order), _artifact_folder(order)
+    _clear_unfinished(target)
+    return press(order.job.base, base, recipe, target, stages=stages.seconds)
+
+
+def _clear_unfinished(target: Path) -> None:
+    """Remove what is no whole checkpoint: without a manifest it does not exist, and one with missing or cut files is pressed again."""
+    if not target.exists():
+        return
+    try:
+        artifact = checkpoint.read_manifest(target)
+    except ModelPressError:
+        artifact = None
+    sizes = {path: path.stat().st_size for path in target.rglob("*") if path.is_file()}
+    if artifact is None or any(sizes.get(target / file.path) != file.size for file in artifact.files):
+        shutil.rmtree(target)
+
+
+def _measure(order: JobOrder, base: Path, stages: Stages) -> tuple[Measurement, ...]:
+    from runners.measure import measure
+
+    if order.job.protocol is None:
+        raise BadDocument(f"The job {order.job.id} measures without a protocol.", hint="Name a protocol in the job.")
+    if order.job.recipe is None:
+        return measure(base, None, order.job.protocol, stages=stages)
+    folder = _artifact_folder(order)
+    if checkpoint.read_manifest(folder) is None:
+        raise BadCheckpoint(f"{folder} holds no finished checkpoint of {order.job.label}.", hint="Press it first.")
+    return measure(folder, base, order.job.protocol, stages=stages)
+
+
+def _inspect(order: JobOrder, base: Path) -> Facts:
+    from runners.inspection import inspect
+
+    return inspect(Path(order.folder) if order.folder else _artifact_folder(order), _recipe(order), base)
+
+
+def _artifact_folder(order: JobOrder) -> Path:
+    return Path(order.workspace.artifacts_dir) / str(order.job.variant_id)
+
+
+def _recipe(order: JobOrder) -> Recipe:
+    if order.job.recipe is None:
+        raise BadDocument(f"The job {order.job.id} is to {order.job.kind}, but has no recipe.", hint="Name a recipe in the job.")
+    return order.job.recipe
+
+
+def is_local(base: ModelRef) -> bool:
+    """Whether a base is a folder of this machine and not a model of the Hub."""
+    return base.sha.startswith(LOCAL)
