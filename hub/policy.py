@@ -25,10 +25,8 @@ _WEIGHTS = re.compile(r"model[^/]*\.safetensors")
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".h5", ".msgpack", ".gguf", ".onnx")
 _TOKENIZERS = ({"tokenizer.json"}, {"tokenizer.model"}, {"spiece.model"}, {"vocab.txt"}, {"vocab.json", "merges.txt"})
 _RELATIONS = ("quantized", "adapter", "merge")
-_PRESSED_TAGS = frozenset(
-    ("gptq", "awq", "bitsandbytes", "compressed-tensors", "auto-round", "torchao", "exl2", "exl3", "hqq", "aqlm", "fp8", "mxfp4", "nvfp4")
-    + tuple(f"{bits}-bit" for bits in range(2, 9))
-)
+_PRESSED_METHODS = ("gptq", "awq", "bitsandbytes", "compressed-tensors", "auto-round", "torchao", "exl2", "exl3", "hqq", "aqlm")
+_PRESSED_TAGS = frozenset((*_PRESSED_METHODS, "fp8", "mxfp4", "nvfp4", *(f"{bits}-bit" for bits in range(2, 9))))
 _PRESSED_LIBRARIES = frozenset(("peft", "gguf", "mlx", "ctranslate2", "llama.cpp", "onnx", "openvino"))
 _PRESSED_WORD = re.compile(
     r"gguf|gptq\w*|awq\w*|bnb|exl[23]|mlx|hqq|aqlm|nf4|(nv|mx)fp4|(int|fp)[48]|[2-8]bits?|w\d+a\d+\w*|quantized|q[2-8]"
