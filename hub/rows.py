@@ -9,7 +9,7 @@ from sqlalchemy.orm import Session
 
 from hub.codec import content_id, to_json
 from hub.domain import Artifact, Environment, Job, JobResult, ModelRef, Protocol, Recipe, Refusal, variant_id
-from hub.errors import StoreError
+from hub.errors import BadDocument
 from hub.tables import ArtifactRow, EnvironmentRow, FileRow, JobRow, MeasurementRow, Model, ProtocolRow, RefusalRow, Variant
 
 
@@ -91,11 +91,11 @@ def job_row(session: Session, job: Job) -> JobRow:
 
 
 def add_artifact(session: Session, job: Job, artifact: Artifact) -> None:
-    """Add a variant's artifact; the same one again changes nothing, another one raises `StoreError`."""
+    """Add a variant's artifact; the same one again changes nothing, another one raises `BadDocument`."""
     known = session.get(ArtifactRow, artifact.variant_id)
     if known is not None:
         if known.digest != artifact.digest:
-            raise StoreError(
+            raise BadDocument(
                 f"variant {artifact.variant_id} has an artifact {known.digest} already, and now another one, {artifact.digest}, was made",
                 hint="what was measured and released is the first one: keep it, or begin a new work folder",
             )

@@ -1,0 +1,101 @@
+"""Decides what is to be done: base models x recipes, less what is done or has failed for good. Pure: same inputs, same plan."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+
+from hub.domain import Job, ModelRef, Plan, Protocol, Recipe, Refusal
+
+MAX_ATTEMPTS = 3
+
+Fits = Callable[[ModelRef, Recipe], str | None]
+"""Says why a recipe cannot be applied to a model; None when it can."""
+
+NOTHING_FAILED: Mapping[str, tuple[int, bool]] = MappingProxyType({})
+
+
+def fits_always(_: ModelRef, __: Recipe) -> str | None:
+    """Take every recipe to fit every model."""
+    return None
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Past:
+    """What is known of jobs by id: which are done, and of the failed ones (attempts, whether trying again may help)."""
+
+    done: frozenset[str]
+    failed: Mapping[str, tuple[int, bool]]
+    retry_failed: bool
+
+    def is_done(self, job: Job) -> bool:
+        return job.id in self.done
+
+    def is_given_up(self, job: Job) -> bool:
+        if self.retry_failed or self.is_done(job) or job.id not in self.failed:
+            return False
+        attempts, retryable = self.failed[job.id]
+        return not retryable or attempts >= MAX_ATTEMPTS
+
+
+def plan(
+    models: Sequence[ModelRef],
+    recipes: Sequence[Recipe],
+    protocol: Protocol,
+    done: Collection[str],
+    *,
+    failed: Mapping[str, tuple[int, bool]] = NOTHING_FAILED,
+    fits: Fits = fits_always,
+    retry_failed: bool = False,
+    refusals: Sequence[Refusal] = (),
+) -> Plan:
+    """Return the jobs to do now, per base model: its measurement, then press and measurement of each recipe's variant.
+
+    Left out are jobs that are done (`done` holds ids); jobs that failed for good, or `MAX_ATTEMPTS` times, with all that builds on them,
+    unless `retry_failed`; models and recipes refused by `refusals`; recipes that do not fit (refused with the reason that `fits` gives;
+    asked only about variants not yet complete); and a recipe that does the same as an earlier one under another name (refused).
+    """
+    past = _Past(done=frozenset(done), failed=failed, retry_failed=retry_failed)
+    refused = {(refusal.repo_id, refusal.sha, refusal.recipe) for refusal in refusals}
+    found: list[Refusal] = []
+    wanted: list[Job] = []
+    for model in dict.fromkeys(models):
+        if (model.repo_id, model.sha, None) in refused:
+            continue
+        base = Job(kind="measure", base=model, protocol=protocol)
+        variants = list(_variants(model, recipes, protocol))
+        if past.is_given_up(base):
+            wanted += [job for _, pair in variants for job in pair if past.is_done(job)]
+            continue
+        wanted.append(base)
+        first: dict[str | None, str] = {}
+        for recipe, pair in variants:
+            if (model.repo_id, model.sha, recipe.name) in refused:
+                continue
+            refusal = _refusal(model, recipe, first.setdefault(pair[0].variant_id, recipe.name), pair, past, fits)
+            if refusal:
+                found.append(refusal)
+            elif any(map(past.is_given_up, pair)):
+                wanted += filter(past.is_done, pair)
+            else:
+                wanted += pair
+    wanted = list({job.id: job for job in wanted}.values())
+    due = tuple(job for job in wanted if not past.is_done(job))
+    return Plan(jobs=due, refusals=(*refusals, *dict.fromkeys(found)), done=len(wanted) - len(due))
+
+
+def _variants(model: ModelRef, recipes: Sequence[Recipe], protocol: Protocol) -> Iterator[tuple[Recipe, tuple[Job, Job]]]:
+    for recipe in recipes:
+        press = Job(kind="press", base=model, recipe=recipe)
+        yield recipe, (press, Job(kind="measure", base=model, recipe=recipe, protocol=protocol))
+
+
+def _refusal(model: ModelRef, recipe: Recipe, first: str, pair: tuple[Job, Job], past: _Past, fits: Fits) -> Refusal | None:
+    if first != recipe.name:
+        reason = f"it does the same as {first}, under another name"
+        return Refusal(repo_id=model.repo_id, sha=model.sha, code="duplicate", reason=reason, recipe=recipe.name)
+    if all(map(past.is_done, pair)):
+        return None
+    misfit = fits(model, recipe)
+    return Refusal(repo_id=model.repo_id, sha=model.sha, code="unfit", reason=misfit, recipe=recipe.name) if misfit else None
