@@ -99,13 +99,16 @@ def test_no_quality_without_the_base_under_the_same_protocol(make: SimpleNamespa
 
 
 def release(make: SimpleNamespace, record: VariantRecord, **changes: object) -> Verdict:
-    facts = make.facts(unexpected_files=("README.md", ".gitattributes"), **changes)
+    beside = ("README.md: not in the manifest", ".gitattributes", "NOTICE", "LICENSE: not in the manifest")
+    facts = make.facts(**{"unexpected_files": beside, **changes})
     return judged(make, record, facts, stage="release", subject="f" * 40)
 
 
 def test_a_release_must_generate_what_the_artifact_generated(make: SimpleNamespace) -> None:
     record = make.judged(make.variant())
     assert release(make, record).passed
+    for name in ("model.bin: pickle or code", "LICENSE.py: pickle or code", "docs/LICENSE", "extra.json: not in the manifest"):
+        assert not check(release(make, record, unexpected_files=(name,)), "files").passed
     changed = release(make, record, generated_ids=(12, 44, 8, 301))
     assert [item.name for item in changed.checks if not item.passed] == ["same_tokens"]
     assert not check(release(make, record, prompt="import "), "same_tokens").passed
