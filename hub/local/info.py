@@ -16,9 +16,9 @@ from hub.local.repos import Repo
 from hub.local.web import ApiError, Call
 
 TREE_PAGE = 1000
-_EXPANDABLE = """author baseModels cardData childrenModelCount config createdAt disabled downloads downloadsAllTime evalResults gated gguf inference
-    inferenceProviderMapping lastModified library_name likes mask_token model-index pipeline_tag private resourceGroup safetensors sha
-    siblings spaces tags transformersInfo trendingScore usedStorage widgetData xetEnabled citation description paperswithcode_id
+_EXPANDABLE = """author baseModels cardData childrenModelCount config createdAt disabled downloads downloadsAllTime evalResults gated gguf
+    inference inferenceProviderMapping lastModified library_name likes mask_token model-index pipeline_tag private resourceGroup safetensors
+    sha siblings spaces tags transformersInfo trendingScore usedStorage widgetData xetEnabled citation description paperswithcode_id
     datasets host models runtime sdk subdomain region"""
 EXPANDABLE = frozenset(_EXPANDABLE.split())
 _DEFAULT = """author cardData config createdAt disabled downloads gated lastModified library_name likes model-index pipeline_tag private
