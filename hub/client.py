@@ -108,6 +108,13 @@ class HubClient:
         except UnicodeDecodeError as error:
             raise HubError(f"{path} of {repo_id} is not UTF-8 text: {error}", hint="Look at the file on the Hub.") from error
 
+    def tensors(self, ref: ModelRef) -> dict[str, tuple[str, tuple[int, ...]]]:
+        """Return dtype (as safetensors names it) and shape of every tensor by name, from the files' headers alone."""
+        _require_commit(ref)
+        found = self._ask(f"the tensors of {ref.repo_id}", lambda: self._api().get_safetensors_metadata(ref.repo_id, revision=ref.sha))
+        files = found.files_metadata.values()
+        return {name: (str(info.dtype), tuple(info.shape)) for file in files for name, info in file.tensors.items()}
+
     def account(self) -> Account:
         """Return whom the token belongs to; raise `HubRefused` without a token or for a wrong one."""
         if self._token is None:

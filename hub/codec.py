@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from functools import cache
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError, with_config
 from pydantic_core import to_jsonable_python
@@ -28,7 +28,8 @@ def to_json(value: object, *, indent: int | None = None) -> str:
 def from_json(kind: type[T], text: str | bytes, *, where: str = "JSON") -> T:
     """Read a domain type from JSON; raise `BadDocument` naming the place and what is wrong."""
     try:
-        value: T = _adapter(kind).validate_json(text)
+        adapter: TypeAdapter[T] = _adapter(cast("Any", kind))
+        value = adapter.validate_json(text)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         place = ".".join(str(part) for part in first["loc"]) or "the whole document"

@@ -18,11 +18,11 @@ from typing import Any
 
 import psutil
 
-from hub.codec import from_json, to_json
+from hub.codec import content_id, from_json, to_json
 from hub.domain import Artifact, ArtifactFile, ModelRef, Recipe, variant_id
 from hub.errors import BadCheckpoint, OutOfDisk
 from runners.architectures import KNOWN
-from runners.headers import INDEX, Tensor, stored_tensors
+from runners.headers import INDEX, Tensor, stored_tensors, weight_files
 
 MANIFEST = "modelpress.json"
 CARRIED = (
@@ -112,14 +112,18 @@ def canonical(name: str, architecture: str) -> str | None:
 
 def shape(folder: Path) -> ModelShape:
     """Return a dense checkpoint's shape from config.json and the safetensors headers, without torch."""
-    config = read_config(folder)
+    return shape_of(read_config(folder), {name: stored.tensor for name, stored in stored_tensors(folder).items()}, where=str(folder))
+
+
+def shape_of(config: Mapping[str, Any], stored: Mapping[str, Tensor], *, where: str) -> ModelShape:
+    """Return a dense checkpoint's shape from its config and its tensors by stored name; `where` names it in errors."""
     if "quantization_config" in config:
         method = config["quantization_config"].get("quant_method", "unknown")
         raise BadCheckpoint(
-            f"The checkpoint {folder} is already quantized ({method}); a dense one was expected.", hint="Press the model it was made from."
+            f"The checkpoint {where} is already quantized ({method}); a dense one was expected.", hint="Press the model it was made from."
         )
     architecture = str((config.get("architectures") or ["unknown"])[0])
-    tensors = {name: stored.tensor for raw, stored in stored_tensors(folder).items() if (name := canonical(raw, architecture)) is not None}
+    tensors = {name: tensor for raw, tensor in stored.items() if (name := canonical(raw, architecture)) is not None}
 
     def number(*keys: str) -> int:
         return next((int(config[key]) for key in keys if isinstance(config.get(key), int)), 0)
@@ -135,9 +139,17 @@ def shape(folder: Path) -> ModelShape:
         intermediate_size=number("intermediate_size", "n_inner") or 4 * hidden,
         vocab_size=number("vocab_size"),
         context=number("max_position_embeddings", "n_positions", "context_length"),
-        dtype=max(by_dtype, key=lambda dtype: by_dtype[dtype]),
+        dtype=max(by_dtype, key=lambda dtype: by_dtype[dtype], default="unknown"),
         tensors=tensors,
     )
+
+
+def folder_ref(folder: Path) -> ModelRef:
+    """Name a local folder as a base model: its own name, pinned by a hash of config and weights in place of a commit."""
+    check(folder)
+    files = [describe(path, folder) for path in (folder / "config.json", *weight_files(folder))]
+    name = re.sub(r"[^A-Za-z0-9._-]+", "-", folder.resolve().name).strip("-.") or "model"
+    return ModelRef(repo_id=f"local/{name}", sha=f"local-{content_id(files)}")
 
 
 def check(folder: Path) -> None:

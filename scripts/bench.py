@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from modelpress.options import AsJson, emit
-from modelpress.plan import Models, Quick, Recipes
 
 from leaderboard.text import duration
+from modelpress.options import AsJson, emit
+from modelpress.plan import Models, Quick, Recipes
 
 
 def bench(

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from modelpress import bench, compress, discover, doctor, hub_serve, measure, plan, publish, recipes, run, site, status, verify, work
-from modelpress.options import Options
 from typer.core import TyperGroup
 
 from hub.errors import ModelPressError
+from modelpress import bench, compress, discover, doctor, hub_serve, measure, plan, publish, recipes, run, site, status, verify, work
+from modelpress.options import Options
 
 UNEXPECTED = 70
 INTERRUPTED = 130

@@ -6,14 +6,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from modelpress.options import AsJson, emit
 
 from leaderboard.text import duration, size
+from modelpress.options import AsJson, emit
 
 if TYPE_CHECKING:
-    from modelpress.session import Session
-
     from hub.domain import ModelRef
+    from modelpress.session import Session
 
 Log = Annotated[Path | None, typer.Option(help="Keep what the libraries print in this file.")]
 
@@ -31,9 +30,8 @@ def compress(
 
     from modelpress.quiet import quiet
     from modelpress.session import Session
-    from runners.press import press
-
     from runners import recipes
+    from runners.press import press
 
     chosen = recipes.load(recipe)
     began = time.monotonic()

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import typer
-from modelpress.options import AsJson, emit
 
 from leaderboard.text import size
+from modelpress.options import AsJson, emit
 
 if TYPE_CHECKING:
     from hub.domain import Candidate, Refusal

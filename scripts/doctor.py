@@ -10,12 +10,13 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import typer
-from modelpress.options import AsJson, emit
 
 from leaderboard.text import size
+from modelpress.options import AsJson, emit
 
 LIBRARIES = (
-    "torch", "transformers", "huggingface_hub", "gptqmodel", "llmcompressor", "compressed-tensors", "bitsandbytes", "optimum", "lm-eval", "sqlalchemy",
+    "torch", "transformers", "huggingface_hub", "gptqmodel", "llmcompressor", "compressed-tensors",
+    "bitsandbytes", "optimum", "lm-eval", "sqlalchemy",
 )  # fmt: skip
 
 

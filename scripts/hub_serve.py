@@ -13,6 +13,7 @@ def serve(
     port: Annotated[int, typer.Option(help="Port; 0 takes hub.port of the settings.")] = 0,
 ) -> None:
     """Serve the work folder's embedded hub until Ctrl-C, so that any Hub client can use it through HF_ENDPOINT."""
+    from hub.local.server import Address
     from hub.local.server import serve as serve_hub
     from modelpress.session import Session
 
@@ -20,4 +21,4 @@ def serve(
     with Session(settings) as session:
         root = session.folder / "hub"
     typer.echo(f"embedded hub of {root}: HF_ENDPOINT=http://{host}:{port or settings.hub.port}", err=True)
-    serve_hub(root, host=host, port=port or settings.hub.port)
+    serve_hub(root, address=Address(host=host, port=port or settings.hub.port))

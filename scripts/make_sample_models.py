@@ -68,7 +68,10 @@ SAMPLES = (
     Sample(
         name="sample-gpt2",
         architecture="gpt2",
-        config={"n_embd": 256, "n_layer": 4, "n_head": 4, "n_positions": CONTEXT, "resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0, **SHARED},
+        config={
+            "n_embd": 256, "n_layer": 4, "n_head": 4, "n_positions": CONTEXT,
+            "resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0, **SHARED,
+        },
     ),
 )  # fmt: skip
 CHAT_TEMPLATE = (
@@ -186,6 +189,9 @@ def perplexity(model: Any, tokens: Any) -> float:
 
 def card(sample: Sample, parameters: int, budget: int, value: float) -> str:
     """Return the README.md of a sample model."""
+    layers, width = (
+        sample.config.get(new, sample.config.get(old)) for new, old in (("num_hidden_layers", "n_layer"), ("hidden_size", "n_embd"))
+    )
     chat = "\nIt carries a chat template, but was trained on plain text only: it does not converse.\n" if sample.chat else ""
     return f"""---
 license: other
@@ -207,7 +213,7 @@ that library. It exists so that compression can be tried, measured and tested wi
 {chat}
 | | |
 |---|---|
-| Architecture | {sample.architecture}, {sample.config.get("num_hidden_layers", sample.config.get("n_layer"))} layers, width {sample.config.get("hidden_size", sample.config.get("n_embd"))} |
+| Architecture | {sample.architecture}, {layers} layers, width {width} |
 | Tokenizer | byte-level BPE, {VOCABULARY:,} tokens |
 | Context | {CONTEXT} tokens |
 | Held-out perplexity | {value:.2f} (per token, windows of {CONTEXT}; a uniform guess gives {VOCABULARY:,}) |

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Annotated
 
 import typer
-from modelpress.compress import Log, locate
-from modelpress.options import AsJson, emit
 
 from leaderboard.text import number
+from modelpress.compress import Log, locate
+from modelpress.options import AsJson, emit
 
 
 def measure(
@@ -24,7 +24,6 @@ def measure(
     """Measure FOLDER: perplexity, divergence from --base, speed, load time, memory and size, each with its 95 % interval."""
     from modelpress.quiet import quiet
     from modelpress.session import Session
-
     from runners import protocols
     from runners.measure import measure as take
 

@@ -9,10 +9,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from hub.domain import BaseRecord, Candidate, Failure, Job, ModelRef, Plan, Recipe, Refusal, Release, VariantRecord, Verdict
+from hub.errors import BadCheckpoint, ModelPressError, UnfitModel, UsageError
 from modelpress.progress import JobLines
-
-from hub.domain import BaseRecord, Candidate, Failure, Job, Plan, Recipe, Refusal, Release, VariantRecord, Verdict
-from hub.errors import ModelPressError, UsageError
 
 if TYPE_CHECKING:
     from hub.dispatch import Counts
@@ -113,9 +112,15 @@ def plan(session: Session, selection: Selection) -> Plan:
     return plan
 
 
-def misfit(session: Session, model: object, recipe: Recipe) -> str | None:
+def misfit(session: Session, model: ModelRef, recipe: Recipe) -> str | None:
     """Return why a recipe cannot be applied to a model, from its config and safetensors headers alone; None when it can."""
-    raise NotImplementedError
+    from runners import press
+
+    try:
+        press.check(recipe, session.shape(model))
+    except (UnfitModel, BadCheckpoint) as error:
+        return error.message
+    return None
 
 
 def work(session: Session, plan: Plan) -> Counts:

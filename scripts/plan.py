@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+
 from modelpress.options import AsJson, emit
 
 if TYPE_CHECKING:

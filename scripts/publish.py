@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import typer
+
 from modelpress.options import AsJson, emit
 
 
 def publish(ctx: typer.Context, as_json: AsJson = False) -> None:
     """Publish every artifact that passed the gate and is not on the hub yet, with its card."""
+    from hub.errors import Incomplete
     from modelpress import pipeline
     from modelpress.session import Session
-
-    from hub.errors import Incomplete
 
     with Session(ctx.obj.settings(), exclusive=True) as session:
         releases, refused = pipeline.publish(session)

@@ -6,16 +6,15 @@ import time
 from typing import TYPE_CHECKING, Any
 
 import typer
+
+from leaderboard.text import duration, size
 from modelpress.options import AsJson, emit
 from modelpress.plan import Models, Quick, Recipes, RetryFailed
 
-from leaderboard.text import duration, size
-
 if TYPE_CHECKING:
+    from hub.domain import Measurement, Refusal, VariantRecord
     from modelpress.pipeline import Refused, Selection
     from modelpress.session import Session
-
-    from hub.domain import Measurement, Refusal, VariantRecord
 
 
 def run(
@@ -27,10 +26,9 @@ def run(
     as_json: AsJson = False,
 ) -> None:
     """Discover, plan, press, measure, gate, publish, verify and build the site; what is done already is not done again."""
+    from hub.errors import Incomplete
     from modelpress import pipeline
     from modelpress.session import Session
-
-    from hub.errors import Incomplete
 
     selection = pipeline.Selection(models=tuple(model or ()), recipes=tuple(recipe or ()), quick=quick, retry_failed=retry_failed)
     with Session(ctx.obj.settings(), exclusive=True) as session:
@@ -138,9 +136,8 @@ def published_word(record: VariantRecord) -> str:
 def closing(session: Session, outcome: dict[str, Any]) -> None:
     """Print what was done, where things lie and what to try next."""
     released, verified = len(outcome["released"]), outcome["verified"]
-    typer.echo(
-        f"\n{outcome['jobs_done']} jobs done, {outcome['jobs_failed']} failed, {released} published, {verified} verified in {duration(outcome['seconds'])}"
-    )
+    jobs = f"{outcome['jobs_done']} jobs done, {outcome['jobs_failed']} failed"
+    typer.echo(f"\n{jobs}, {released} published, {verified} verified in {duration(outcome['seconds'])}")
     typer.echo(f"site       {session.site / 'index.html'}")
     typer.echo(f"database   {session.database} (view v_results)")
     local = session.settings.hub.endpoint == "local"
@@ -149,8 +146,7 @@ def closing(session: Session, outcome: dict[str, Any]) -> None:
     if local and example:
         typer.echo("\nNext: serve the hub, and load a variant as any of its users would:")
         typer.echo("  modelpress hub serve &")
-        typer.echo(
-            f"  HF_ENDPOINT={session.page_url} python -c \"from transformers import pipeline; print(pipeline('text-generation', '{example}')('def main(')[0]['generated_text'])\""
-        )
+        code = f"from transformers import pipeline; print(pipeline('text-generation', '{example}')('def main('))"
+        typer.echo(f'  HF_ENDPOINT={session.page_url} python -c "{code}"')
     elif not example:
         typer.echo("\nNext: modelpress status")

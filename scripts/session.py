@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 from contextlib import ExitStack
 from functools import cached_property
@@ -10,18 +11,17 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
 
+from hub.domain import ModelRef, Workspace
+from hub.errors import OutOfDisk, WorkFolderBusy
 from modelpress.progress import Reporter
 
-from hub.domain import Workspace
-from hub.errors import OutOfDisk, WorkFolderBusy
-
 if TYPE_CHECKING:
-    from hub.local.process import LocalHub
-    from runners.farm.local import LocalFarm
-
     from hub.client import HubClient
+    from hub.local.process import LocalHub
     from hub.settings import Settings
     from hub.store import Store
+    from runners.checkpoint import ModelShape
+    from runners.farm.local import LocalFarm
 
 
 class Session:
@@ -33,6 +33,7 @@ class Session:
         self.report = Reporter()
         self._exclusive = exclusive
         self._closing = ExitStack()
+        self._shapes: dict[ModelRef, ModelShape] = {}
 
     def __enter__(self) -> Session:
         try:
@@ -116,6 +117,17 @@ class Session:
         if self.local_hub:
             token = self.local_hub.write_token
         return HubClient(endpoint=self.endpoint, token=token, cache_dir=self.folder / "cache")
+
+    def shape(self, model: ModelRef) -> ModelShape:
+        """Return a hub model's shape from its config and safetensors headers; nothing else of it is fetched."""
+        from runners.checkpoint import shape_of
+        from runners.headers import Tensor
+
+        if model not in self._shapes:
+            config = json.loads(self.client.read_text(model.repo_id, model.sha, "config.json") or "{}")
+            tensors = {name: Tensor(dtype=dtype, shape=dims) for name, (dtype, dims) in self.client.tensors(model).items()}
+            self._shapes[model] = shape_of(config, tensors, where=model.repo_id)
+        return self._shapes[model]
 
     @property
     def workspace(self) -> Workspace:

@@ -5,17 +5,18 @@ from __future__ import annotations
 from collections import Counter
 
 import typer
-from modelpress.options import AsJson, emit
 
 from leaderboard.text import duration
+from modelpress.options import AsJson, emit
 
 
 def status(ctx: typer.Context, as_json: AsJson = False) -> None:
     """Show the jobs: planned, running, done, failed with class and reason; releases with their last verification."""
-    from modelpress.session import Session
     from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
+
+    from modelpress.session import Session
 
     with Session(ctx.obj.settings()) as session:
         jobs = session.store.jobs()

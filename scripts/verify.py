@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Annotated
 
 import typer
+
 from modelpress.options import AsJson, emit
 
 
@@ -14,10 +15,9 @@ def verify(
     as_json: AsJson = False,
 ) -> None:
     """Download published bytes to an empty cache, compare checksums, load, generate, and judge."""
+    from hub.errors import GateRefusal
     from modelpress import pipeline
     from modelpress.session import Session
-
-    from hub.errors import GateRefusal
 
     with Session(ctx.obj.settings(), exclusive=True) as session:
         verdicts, refused = pipeline.verify(session, again=again)

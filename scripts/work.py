@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import typer
+
 from modelpress.options import AsJson, emit
 from modelpress.plan import Models, Quick, Recipes, RetryFailed
 
@@ -16,10 +17,9 @@ def work(
     as_json: AsJson = False,
 ) -> None:
     """Press and measure what is planned, then put every new artifact through the gate."""
+    from hub.errors import Incomplete
     from modelpress import pipeline
     from modelpress.session import Session
-
-    from hub.errors import Incomplete
 
     selection = pipeline.Selection(models=tuple(model or ()), recipes=tuple(recipe or ()), quick=quick, retry_failed=retry_failed)
     with Session(ctx.obj.settings(), exclusive=True) as session:
