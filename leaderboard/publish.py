@@ -107,7 +107,8 @@ def publish(
         released_at=_now(),
     )
     store.record_release(release)
-    return release
+    recorded = store.variant(record.variant_id)
+    return recorded.release if recorded and recorded.release else release
 
 
 def verify(release: Release, record: VariantRecord, *, store: Store, client: HubClient, farm: Farm, scratch: Path) -> Verdict:
