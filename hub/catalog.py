@@ -27,8 +27,7 @@ def discover(client: HubClient, settings: Settings, *, now: datetime | None = No
             found.setdefault(candidate.ref.repo_id, candidate)
     for pin in settings.policy.pinned:
         candidate = _pinned(client, pin)
-        known = found.get(candidate.ref.repo_id)
-        if known is None or ("@" in pin and candidate.ref.sha):
+        if "@" in pin or candidate.ref.repo_id not in found:  # a pinned commit counts, even where it turns out not to exist
             found[candidate.ref.repo_id] = candidate
     return rank(found.values(), now or datetime.now(UTC))
 

@@ -84,7 +84,7 @@ def _banned(candidate: Candidate, policy: PolicySettings) -> str | None:
 def _unavailable(candidate: Candidate, _policy: PolicySettings) -> str | None:
     if re.fullmatch(r"[0-9a-f]{40}", candidate.ref.sha):
         return None
-    return f"the Hub lists it but gives no details of it (commit {names.shown(candidate.ref.sha)}); it was closed, removed or renamed"
+    return "the Hub gives no details of it; it was closed, removed or renamed, or the commit pinned in policy.pinned does not exist"
 
 
 def _private(candidate: Candidate, _policy: PolicySettings) -> str | None:
