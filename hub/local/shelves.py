@@ -76,7 +76,8 @@ def listing(call: Call) -> list[dict[str, Any]]:
                 f"{item['type']}s/{item['item']}" for item in connection.execute("SELECT * FROM items WHERE collection = ?", (row["id"],))
             }
             if all(item in held for item in call.query.get("item", [])):
-                found.append(_shown(connection, call, row, most=4))
+                shown = _shown(connection, call, row, most=4)
+                found.append({key: value for key, value in shown.items() if key != "position"})  # the client numbers them itself
     return found[: int(limit) if limit.isdecimal() and len(limit) < 9 else 100]
 
 

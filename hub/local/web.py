@@ -37,7 +37,8 @@ class ApiError(Exception):
 
     def response(self) -> Response:
         """Return the error as the Hub words it: JSON with `error`, headers X-Error-Code and X-Error-Message."""
-        headers = {"X-Error-Message": self.message.encode("ascii", "replace").decode().replace("\n", " "), **self.headers}
+        words = "".join(character if " " <= character <= "~" else " " for character in self.message)
+        headers = {"X-Error-Message": " ".join(words.split()), **self.headers}
         if self.code:
             headers["X-Error-Code"] = self.code
         return JSONResponse({"error": self.message, **self.extra}, self.status, headers=headers)

@@ -93,7 +93,9 @@ def folder(tmp_path: Path) -> Path:
 def raw(hub: LocalHub) -> Callable[..., tuple[int, dict[str, str], bytes]]:
     """Send a request without the client, for what the client would not send."""
 
-    def send(method: str, path: str, body: Any = None, headers: dict[str, str] | None = None, token: str = "") -> tuple[int, dict[str, str], bytes]:
+    def send(
+        method: str, path: str, body: Any = None, headers: dict[str, str] | None = None, token: str = ""
+    ) -> tuple[int, dict[str, str], bytes]:
         address = urlsplit(hub.endpoint)
         connection = http.client.HTTPConnection(address.hostname or "", address.port, timeout=10)
         data = body if isinstance(body, bytes) or body is None else json.dumps(body).encode()

@@ -40,7 +40,9 @@ def test_unknown_sort_is_refused(raw: Any) -> None:
     assert "downloads, likes, trendingScore" in json.loads(body)["error"]
 
 
-@pytest.mark.parametrize("query", ["limit=0", "limit=x", "num_parameters=big", "cursor=!!", "cursor=W10=", "gated=maybe", "expand=everything"])
+@pytest.mark.parametrize(
+    "query", ["limit=0", "limit=x", "num_parameters=big", "cursor=!!", "cursor=W10=", "gated=maybe", "expand=everything"]
+)
 def test_malformed_queries_are_refused(raw: Any, query: str) -> None:
     assert raw("GET", f"/api/models?{query}")[0] == 400
 
@@ -174,7 +176,9 @@ def test_samples_are_the_most_downloaded_text_models(api: Any, samples: Any) -> 
     there = [folder.name for folder in samples.glob("*") if (folder / "README.md").exists()]
     if not there:
         pytest.skip("no sample models in this checkout")
-    listed = list(api.list_models(author="modelpress-samples", filter="text-generation", sort="downloads", expand=["safetensors", "downloads"]))
+    listed = list(
+        api.list_models(author="modelpress-samples", filter="text-generation", sort="downloads", expand=["safetensors", "downloads"])
+    )
     assert {model.id.split("/")[1] for model in listed} == set(there)
     assert all(model.safetensors.total > 1_000_000 and model.downloads > 0 for model in listed)
 
