@@ -68,7 +68,7 @@ def bases(session: Session, *, current: bool) -> list[BaseRecord]:
     measured = _grouped(session.scalars(numbers.order_by(MeasurementRow.id)), "model_id")
     environments = _environments(session)
     found = []
-    for model, popularity in session.execute(query).tuples():
+    for model, popularity in session.execute(query):
         rows = measured[model.id]
         found.append(
             BaseRecord(

@@ -20,11 +20,13 @@ def now() -> str:
 
 def model_row(session: Session, ref: ModelRef) -> Model:
     """Return a base model's row, made when it is new."""
-    row = session.scalar(select(Model).filter_by(repo_id=ref.repo_id, sha=ref.sha))
+    known: dict[ModelRef, Model] = session.info.setdefault("models", {})  # a plan names the same few models again and again
+    row = known.get(ref) or session.scalar(select(Model).filter_by(repo_id=ref.repo_id, sha=ref.sha))
     if row is None:
         row = Model(repo_id=ref.repo_id, sha=ref.sha)
         session.add(row)
         session.flush()
+    known[ref] = row
     return row
 
 
@@ -44,6 +46,9 @@ def refuse(session: Session, refusal: Refusal) -> None:
 def variant_row_id(session: Session, base: ModelRef, recipe: Recipe, model: Model) -> str:
     """Return the id of a variant whose row is there and holds the recipe's present words."""
     key = variant_id(base, recipe)
+    written: dict[str, Recipe] = session.info.setdefault("variants", {})
+    if written.get(key) == recipe:
+        return key
     row = session.get(Variant, key)
     if row is None:
         row = Variant(id=key, model_id=model.id, method=recipe.method, scheme=recipe.scheme, format=recipe.format)
@@ -54,6 +59,7 @@ def variant_row_id(session: Session, base: ModelRef, recipe: Recipe, model: Mode
     row.recipe = to_json(recipe)
     session.add(row)
     session.flush()
+    written[key] = recipe
     return key
 
 
@@ -61,9 +67,11 @@ def protocol_row_id(session: Session, name: str, protocol: Protocol | None) -> s
     """Return the id of a protocol whose row is there: that of the job, or, for a number that names another, one by name alone."""
     spelled = protocol if protocol and protocol.name == name else None
     key = content_id(spelled or name)
-    if session.get(ProtocolRow, key) is None:
+    known: set[str] = session.info.setdefault("protocols", set())
+    if key not in known and session.get(ProtocolRow, key) is None:
         session.add(ProtocolRow(id=key, name=name, document=to_json(spelled) if spelled else None))
         session.flush()
+    known.add(key)
     return key
 
 

@@ -224,7 +224,7 @@ class Store:
         """Return, by id of each failed job, how often it was tried and whether trying again may help."""
         with self._database.reading() as session:
             rows = session.execute(select(JobRow.id, JobRow.attempts, JobRow.retryable).where(JobRow.state == "failed"))
-            return {job: (attempts, bool(retryable)) for job, attempts, retryable in rows.tuples()}
+            return {job: (attempts, bool(retryable)) for job, attempts, retryable in rows}
 
     def jobs(self) -> list[JobRecord]:
         """Return all jobs in the order in which they were first planned."""

@@ -1,0 +1,268 @@
+"""A small world for the store, the planner and the dispatcher: models are lists of numbers, and pressing one rounds them for real."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import os
+import platform
+import random
+import statistics
+import struct
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from hub.domain import (
+    Artifact,
+    ArtifactFile,
+    Candidate,
+    Environment,
+    Facts,
+    Failure,
+    Job,
+    JobResult,
+    Measurement,
+    ModelRef,
+    Protocol,
+    Recipe,
+    Step,
+    Thresholds,
+)
+from hub.errors import UnfitModel
+from hub.store import Store
+
+WEIGHTS = 512
+
+
+def now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+class Words:
+    """Makes the domain's values with little typing."""
+
+    protocol = Protocol(
+        name="held-out@512",
+        text="held-out",
+        text_sha256="0" * 64,
+        sequence_length=512,
+        windows=8,
+        prompt_tokens=16,
+        new_tokens=16,
+        repeats=3,
+        warmup=1,
+    )
+
+    def model(self, name: str = "tiny", sha: str = "a" * 40) -> ModelRef:
+        return ModelRef(repo_id=f"people/{name}", sha=sha)
+
+    def recipe(self, bits: int = 8, name: str = "", **words: str) -> Recipe:
+        return Recipe(
+            name=name or f"round-w{bits}",
+            title=words.get("title", f"{bits}-bit rounding"),
+            summary="Rounds each number.",
+            format="packed",
+            steps=(Step(method="round", scheme=f"W{bits}", params={"bits": bits}),),
+            thresholds=Thresholds(kl_divergence=0.1, perplexity_ratio=1.1),
+        )
+
+    def press(self, model: ModelRef | None = None, recipe: Recipe | None = None) -> Job:
+        return Job(kind="press", base=model or self.model(), recipe=recipe or self.recipe())
+
+    def measure(self, model: ModelRef | None = None, recipe: Recipe | None = None) -> Job:
+        return Job(kind="measure", base=model or self.model(), recipe=recipe, protocol=self.protocol)
+
+    def failure(self, job: Job, *, retryable: bool = False) -> Failure:
+        return Failure(job_id=job.id, error="UnfitModel", reason="no", hint="try another", log_tail="…\n", seconds=0.5, retryable=retryable)
+
+    def candidate(self, ref: ModelRef | None = None, downloads: int = 1000) -> Candidate:
+        return Candidate(
+            ref=ref or self.model(),
+            downloads=downloads,
+            likes=7,
+            trending_score=1.5,
+            created_at=now(),
+            last_modified=now(),
+            license="apache-2.0",
+            license_name=None,
+            license_link=None,
+            gated=None,
+            private=False,
+            library_name="transformers",
+            pipeline_tag="text-generation",
+            architecture="LlamaForCausalLM",
+            base_models=(),
+            tags=("a",),
+            languages=("en",),
+            parameters=WEIGHTS,
+            files=(),
+        )
+
+
+@dataclass
+class RoundingFarm:
+    """A farm in this process: rounds the numbers of a model to `bits`, writes them, and measures how far off they are.
+
+    Refuses 0 bits as unfit, and knows no more than 16, which it meets with an exception of its own. `pause` makes a job take longer.
+    """
+
+    folder: Path
+    pause: float = 0.0
+    events: list[tuple[str, Job]] = field(default_factory=list)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def run(self, job: Job, *, folder: Path | None = None) -> JobResult | Failure:
+        with self._lock:
+            self.events.append(("begin", job))
+        began = time.monotonic()
+        try:
+            time.sleep(self.pause)
+            work = {"press": self._press, "measure": self._measure, "inspect": self._inspect}[job.kind]
+            return work(job, began)
+        finally:
+            with self._lock:
+                self.events.append(("end", job))
+
+    def _press(self, job: Job, began: float) -> JobResult:
+        assert job.recipe is not None
+        bits = int(job.recipe.steps[0].params["bits"])
+        if bits == 0:
+            raise UnfitModel("0 bits hold no number", hint="take at least 1")
+        levels = {n: 2**n for n in range(1, 17)}[bits]
+        rounded = struct.pack(f"<{WEIGHTS}H", *(min(levels - 1, int(x * levels)) for x in weights(job.base)))
+        path = self._path(job)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(rounded)
+        file = ArtifactFile(path=path.name, size=len(rounded), sha256=hashlib.sha256(rounded).hexdigest())
+        artifact = Artifact(
+            variant_id=job.variant_id or "",
+            base=job.base,
+            recipe=job.recipe,
+            files=(file,),
+            parameters=WEIGHTS,
+            made_at=now(),
+            libraries={"struct": platform.python_version()},
+        )
+        return self._result(job, began, artifact=artifact)
+
+    def _measure(self, job: Job, began: float) -> JobResult:
+        true = weights(job.base)
+        found = true
+        if job.recipe is not None:
+            levels = 2 ** int(job.recipe.steps[0].params["bits"])
+            found = [(level + 0.5) / levels for level in struct.unpack(f"<{WEIGHTS}H", self._path(job).read_bytes())]
+        errors = [abs(a - b) for a, b in zip(true, found, strict=True)]
+        mean = statistics.fmean(errors)
+        half = 1.96 * statistics.stdev(errors) / math.sqrt(len(errors))
+        size = float(WEIGHTS * 8 if job.recipe is None else self._path(job).stat().st_size)
+        numbers = (
+            self._number(job, "kl_divergence", mean, "nat/token", mean - half, mean + half),
+            self._number(job, "disk_size", size, "B", size, size),
+        )
+        return self._result(job, began, measurements=numbers)
+
+    def _inspect(self, job: Job, began: float) -> JobResult:
+        size = self._path(job).stat().st_size
+        facts = Facts(
+            loads=size == 2 * WEIGHTS,
+            load_error="",
+            tensors=1,
+            packed_expected=1,
+            packed_found=1,
+            not_packed=(),
+            non_finite=(),
+            tensor_bytes_expected=2 * WEIGHTS,
+            tensor_bytes_found=size,
+            missing_files=(),
+            unexpected_files=(),
+            checksum_errors=(),
+            prompt="1 2 3",
+            generated_ids=(4, 5),
+            generated_text=" 4 5",
+        )
+        return self._result(job, began, facts=facts)
+
+    def _path(self, job: Job) -> Path:
+        return self.folder / (job.variant_id or "") / "weights.bin"
+
+    def _number(self, job: Job, metric: str, value: float, unit: str, low: float, high: float) -> Measurement:
+        return Measurement(
+            metric=metric,
+            value=value,
+            unit=unit,
+            higher_is_better=False,
+            ci_low=low,
+            ci_high=high,
+            interval="normal",
+            samples=WEIGHTS,
+            protocol=job.protocol.name if job.protocol else "",
+            engine="python",
+            measured_at=now(),
+        )
+
+    def _result(
+        self,
+        job: Job,
+        began: float,
+        *,
+        artifact: Artifact | None = None,
+        measurements: tuple[Measurement, ...] = (),
+        facts: Facts | None = None,
+    ) -> JobResult:
+        seconds = time.monotonic() - began
+        return JobResult(
+            job_id=job.id,
+            environment=environment(),
+            started_at=now(),
+            seconds=seconds,
+            stages={"work": seconds},
+            peak_memory_bytes=2**20,
+            artifact=artifact,
+            measurements=measurements,
+            facts=facts,
+        )
+
+
+def weights(base: ModelRef) -> list[float]:
+    """The numbers of a model: drawn from [0, 1) with its name and commit as the seed."""
+    return [random.Random(f"{base.repo_id}@{base.sha}:{i}").random() for i in range(WEIGHTS)]
+
+
+def environment() -> Environment:
+    """This machine."""
+    return Environment(
+        hardware=platform.machine(),
+        device="cpu",
+        cores=os.cpu_count() or 1,
+        memory_bytes=2**30,
+        system=platform.system(),
+        python=platform.python_version(),
+        libraries={},
+    )
+
+
+@pytest.fixture(scope="session")
+def words() -> Words:
+    return Words()
+
+
+@pytest.fixture
+def farm(tmp_path: Path) -> RoundingFarm:
+    return RoundingFarm(tmp_path / "artifacts")
+
+
+@pytest.fixture
+def url(tmp_path: Path) -> str:
+    return f"sqlite:///{tmp_path / 'modelpress.db'}"
+
+
+@pytest.fixture
+def store(url: str) -> Iterator[Store]:
+    with Store(url) as store:
+        yield store
