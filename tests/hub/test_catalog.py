@@ -125,3 +125,24 @@ def test_a_hub_that_is_down_is_an_error_not_an_empty_list(tmp_path: Path) -> Non
     dead = HubClient(endpoint="http://127.0.0.1:9", token=None, cache_dir=tmp_path, patience_s=0.5)
     with pytest.raises(HubUnreachable):
         discover(dead, Settings())
+
+
+@pytest.mark.integration
+def test_each_model_of_the_embedded_hub_is_let_in_or_refused_for_what_it_shows(tmp_path: Path) -> None:
+    with LocalHub(tmp_path / "hub", port=0) as running:
+        client = HubClient(endpoint=running.endpoint, token=running.read_token, cache_dir=tmp_path / "cache")
+        codes = {
+            candidate.ref.repo_id: refusal.code if (refusal := screen(candidate, Settings())) else None
+            for candidate in discover(client, Settings())
+        }
+    assert codes.pop("modelpress-samples/sample-llama") is None
+    assert not any(code for name, code in codes.items() if name.startswith("modelpress-samples/"))
+    expected = {
+        "gated-llama": "gated",
+        "sample-llama-GGUF": "derivative",
+        "remote-code": "remote_code",
+        "no-licence": "license",
+        "pickle-only": "no_safetensors",
+        "non-commercial": "license",
+    }
+    assert {name: codes[f"modelpress-refusals/{name}"] for name in expected} == expected
