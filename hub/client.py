@@ -178,6 +178,7 @@ class HubClient:
         missing = [file for file in files if not marks.holds(file, snapshot / file.path)]
         if not missing:
             return
+        transfer.sweep(snapshot.parent.parent / "blobs")
         absent = sum(max(file.size, 0) for file in missing if not (snapshot / file.path).exists())
         transfer.require_room(self.cache_dir, absent, ref.repo_id)
         pool = ThreadPoolExecutor(_FILE_THREADS)

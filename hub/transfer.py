@@ -7,7 +7,9 @@ import json
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -18,6 +20,7 @@ from hub.errors import OutOfDisk, UsageError
 
 _CHUNK = 1 << 20
 _SPARE = 64 << 20
+_ABANDONED_S = 3600
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,6 +138,14 @@ def forget(path: Path, cache_dir: Path) -> None:
     path.unlink(missing_ok=True)
     if bytes_at.is_relative_to(cache_dir.resolve()):
         bytes_at.unlink(missing_ok=True)
+
+
+def sweep(blobs: Path) -> None:
+    """Delete what downloads left that were killed: they are never taken up again, and one that runs is younger than an hour of silence."""
+    for path in blobs.glob("*.incomplete"):
+        with suppress(OSError):
+            if time.time() - path.stat().st_mtime > _ABANDONED_S:
+                path.unlink()
 
 
 def copy_out(snapshot: Path, files: Iterable[HubFile], into: Path) -> Path:

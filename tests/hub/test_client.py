@@ -10,6 +10,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -19,7 +20,7 @@ from typing import Any
 import httpx
 import pytest
 
-from hub import names, transfer
+from hub import names, transfer, transport
 from hub.client import HubClient
 from hub.domain import ModelRef
 from hub.errors import (
@@ -234,6 +235,26 @@ def test_patterns_and_a_copy_of_its_own(client: HubClient, published: ModelRef, 
         reader.download(published, into=into)
     with pytest.raises(HubNotFound, match=r"no file that fits \*\.gguf"):
         reader.download(published, patterns=["*.gguf"])
+
+
+def test_what_a_killed_download_left_is_removed_in_time(client: HubClient, published: ModelRef, tmp_path: Path) -> None:
+    reader = _fresh(client, tmp_path / "other")
+    blobs = reader.download(published, patterns=["config.json"]).parent.parent / "blobs"
+    old, young = blobs / "x.0a.incomplete", blobs / "x.0b.incomplete"
+    for path in (old, young):
+        path.write_bytes(b"half")
+    os.utime(old, (time.time() - 7200,) * 2)
+    reader.download(published)
+    assert not old.exists()
+    assert young.exists()
+
+
+def test_two_readers_of_one_cache(client: HubClient, published: ModelRef, tmp_path: Path) -> None:
+    readers = [_fresh(client, tmp_path / "other") for _ in range(4)]
+    with ThreadPoolExecutor(4) as pool:
+        folders = list(pool.map(lambda reader: reader.download(published), readers))
+    assert len(set(folders)) == 1
+    assert {path: (folders[0] / path).read_bytes() for path in FILES} == FILES
 
 
 def test_what_was_changed_on_the_disk_is_found_and_fetched_again(client: HubClient, published: ModelRef, tmp_path: Path) -> None:
@@ -499,6 +520,24 @@ def test_a_hub_that_is_down(tmp_path: Path) -> None:
         assert caught.value.retryable
         assert caught.value.hint
     assert time.monotonic() - begun < 15
+
+
+def test_a_hub_that_hangs_is_given_up(
+    client: HubClient, published: ModelRef, fault: Callable[..., None], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setitem(transport._LIMITS, "read", 0.3)
+    fault("delay", "/api/(models$|whoami|repos/create|validate-yaml)", seconds=3, times=0)
+    impatient = HubClient(endpoint=client.endpoint, token=client._token, cache_dir=tmp_path, patience_s=0.1)
+    for call in (
+        lambda: impatient.popular(limit=1, sort="likes", pipeline_tag=None),
+        impatient.account,
+        lambda: impatient.create("modelpress/never"),
+        lambda: impatient.validate_card(CARD),
+    ):
+        begun = time.monotonic()
+        with pytest.raises(HubUnreachable, match="cannot be reached"):
+            call()
+        assert time.monotonic() - begun < 2.5
 
 
 def test_something_that_is_no_hub(tmp_path: Path) -> None:
