@@ -26,7 +26,7 @@ def main() -> int:
     parser.add_argument("--signal-with-parent", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.child_of:
-        watch_parent(sys.stdin.buffer)
+        watch_parent(sys.stdin.fileno())
         if arguments.signal_with_parent:
             die_with_parent(arguments.child_of)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")

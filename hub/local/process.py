@@ -72,13 +72,15 @@ class LocalHub:
         """Start the server, or find the one that is there, and wait until it answers."""
         deadline = time.monotonic() + START_TIMEOUT_S
         self.root.mkdir(parents=True, exist_ok=True)
+        if self._adopt(0):
+            return
         while time.monotonic() < deadline:
             self._process = self._launch()
             outcome = self._await(self._process, deadline)
             if outcome == "answers":
                 return
             self._reap()
-            if outcome == "busy" and self._adopt(deadline):
+            if outcome == "busy" and self._adopt(10):
                 return
         raise HubUnreachable(f"The embedded hub of {self.root} did not start in {START_TIMEOUT_S:.0f} s", hint=self._log_end())
 
@@ -126,17 +128,19 @@ class LocalHub:
             time.sleep(0.02)
         return "slow"
 
-    def _adopt(self, deadline: float) -> bool:
-        """Use the server that holds the folder, once it answers; False if it went away meanwhile."""
-        until = min(deadline, time.monotonic() + 10)
-        while time.monotonic() < until:
+    def _adopt(self, patience_s: float) -> bool:
+        """Use the server that holds the folder, once it answers; False if none does in the given time."""
+        until = time.monotonic() + patience_s
+        while True:
             card = self._card()
             if card is not None and self._answers(card):
                 if self._config.faults and not card.get("faults"):
+                    self._endpoint = ""
                     raise WorkFolderBusy(f"The hub that serves {self.root} runs without fault injection", hint="Stop it first.")
                 return True
+            if time.monotonic() >= until:
+                return False
             time.sleep(0.05)
-        return False
 
     def _card(self) -> dict[str, Any] | None:
         try:

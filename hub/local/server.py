@@ -13,7 +13,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import IO
 
 import uvicorn
 
@@ -80,11 +79,11 @@ def owned(root: Path) -> Iterator[None]:
         yield
 
 
-def watch_parent(pipe: IO[bytes]) -> None:
-    """End this process when the other end of the pipe closes, that is when its starter is gone, even by kill -9."""
+def watch_parent(pipe: int) -> None:
+    """End this process when the other end of the pipe (a descriptor) closes: its starter is gone, even by kill -9."""
 
     def wait() -> None:
-        while pipe.read(1):
+        while os.read(pipe, 1):
             pass
         os._exit(0)
 
