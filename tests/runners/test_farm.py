@@ -1,0 +1,173 @@
+"""The local farm with real processes: results, limits, deaths, and no orphan whatever is killed."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import psutil
+import pytest
+
+from hub.codec import to_json
+from hub.domain import Failure, Job, JobResult, ModelRef, Workspace
+from runners import protocols
+from runners.farm.local import LocalFarm
+
+pytestmark = [pytest.mark.integration, pytest.mark.shared]
+
+SHORT = replace(protocols.load(protocols.QUICK), windows=2, sequence_length=64, prompt_tokens=16, new_tokens=2)
+ENDLESS = replace(SHORT, name="endless", repeats=10**9, warmup=10**9)
+BASE = ModelRef(repo_id="local/stories260K", sha="local-0")
+QUICK = Job(kind="measure", base=BASE, protocol=SHORT)
+LONG = Job(kind="measure", base=BASE, protocol=ENDLESS)
+
+
+def workspace(folder: Path, **changes: float) -> Workspace:
+    plain = Workspace(
+        endpoint="http://127.0.0.1:9",
+        cache_dir=str(folder / "cache"),
+        artifacts_dir=str(folder / "artifacts"),
+        threads=2,
+        timeout_s=300.0,
+        memory_bytes=0,
+    )
+    return replace(plain, **changes)  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="module")
+def stories(shared: Path) -> Path:
+    return shared / "models" / "stories260K"
+
+
+@pytest.fixture(scope="module")
+def farm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalFarm]:
+    folder = tmp_path_factory.mktemp("farm")
+    with LocalFarm(workspace(folder), folder / "logs") as farm:
+        yield farm
+
+
+def limited(farm: LocalFarm, **changes: float) -> LocalFarm:
+    """The same warm parent with other limits."""
+    other = LocalFarm(replace(farm._workspace, **changes), farm._log_dir)  # type: ignore[arg-type]
+    other._parent = farm._alive()
+    return other
+
+
+def child_of(farm: LocalFarm) -> psutil.Process:
+    """The process of the job that runs now."""
+    assert farm._parent is not None
+    parent = psutil.Process(farm._parent._process.pid)
+    for _ in range(600):
+        if children := parent.children():
+            return children[0]
+        time.sleep(0.1)
+    raise AssertionError("no job was started")
+
+
+def in_background(farm: LocalFarm, job: Job, folder: Path) -> tuple[threading.Thread, list[JobResult | Failure]]:
+    found: list[JobResult | Failure] = []
+    thread = threading.Thread(target=lambda: found.append(farm.run(job, folder=folder)))
+    thread.start()
+    return thread, found
+
+
+def test_a_job_runs_with_two_threads_after_the_fork_and_the_parent_has_none(farm: LocalFarm, stories: Path) -> None:
+    result = farm.run(QUICK, folder=stories)
+    assert isinstance(result, JobResult), result
+    assert result.job_id == QUICK.id
+    assert len(result.measurements) == 7
+    assert set(result.stages) == {"download", "load", "speed", "quality"}
+    assert result.peak_memory_bytes > 1e8
+    assert farm._parent is not None
+    tasks = Path(f"/proc/{farm._parent._process.pid}/task")
+    names = {(task / "comm").read_text().strip() for task in tasks.iterdir()} - {"jemalloc_bg_thd"}
+    assert len([*tasks.iterdir()]) - 1 <= 1, names
+    assert not psutil.Process(farm._parent._process.pid).children()
+
+
+def test_a_failure_keeps_class_hint_and_log(farm: LocalFarm) -> None:
+    failure = farm.run(QUICK)
+    assert isinstance(failure, Failure)
+    assert (failure.job_id, failure.error, failure.retryable) == (QUICK.id, "BadDocument", False)
+    assert "Traceback" in failure.log_tail
+    assert failure.hint
+
+
+def test_too_long_and_too_much_memory_are_failures_of_the_job(farm: LocalFarm, stories: Path) -> None:
+    late = limited(farm, timeout_s=1.0).run(LONG, folder=stories)
+    assert isinstance(late, Failure)
+    assert (late.error, late.retryable) == ("TimedOut", True)
+    fat = limited(farm, memory_bytes=50 * 2**20).run(LONG, folder=stories)
+    assert isinstance(fat, Failure)
+    assert fat.error == "OutOfMemory"
+    assert "0.05 GiB" in fat.reason
+    assert farm._parent is not None
+    assert not psutil.Process(farm._parent._process.pid).children()
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV])
+def test_a_killed_job_names_the_signal(farm: LocalFarm, stories: Path, number: signal.Signals) -> None:
+    thread, found = in_background(farm, LONG, stories)
+    child_of(farm).send_signal(number)
+    thread.join(60)
+    assert isinstance(found[0], Failure)
+    assert (found[0].error, found[0].retryable) == ("JobDied", True)
+    assert number.name in found[0].reason
+
+
+def test_a_parent_that_dies_takes_its_job_along_and_is_replaced(farm: LocalFarm, stories: Path) -> None:
+    thread, found = in_background(farm, LONG, stories)
+    job = child_of(farm)
+    assert farm._parent is not None
+    os.kill(farm._parent._process.pid, signal.SIGKILL)
+    thread.join(60)
+    assert isinstance(found[0], Failure)
+    assert found[0].error == "JobDied"
+    job.wait(10)
+    assert isinstance(farm.run(QUICK, folder=stories), JobResult)
+
+
+def test_no_token_but_the_readers_reaches_a_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_TOKEN", "writer")
+    monkeypatch.setenv("MODELPRESS_HUB__TOKEN", "writer")
+    assert "writer" not in LocalFarm(workspace(tmp_path), tmp_path)._environment().values()
+    assert LocalFarm(workspace(tmp_path), tmp_path, read_token="reader")._environment()["HF_TOKEN"] == "reader"
+
+
+SCRIPT = """
+import sys, threading, time
+from pathlib import Path
+from hub.codec import from_json
+from hub.domain import Job, Workspace
+from runners.farm.local import LocalFarm
+space, job, folder, logs = sys.argv[1:]
+farm = LocalFarm(from_json(Workspace, space), Path(logs)).__enter__()
+threading.Thread(target=lambda: farm.run(from_json(Job, job), folder=Path(folder)), daemon=True).start()
+while farm._parent is None:
+    time.sleep(0.01)
+print(farm._parent._process.pid, flush=True)
+time.sleep(600)
+"""
+
+
+@pytest.mark.parametrize("while_importing", [True, False])
+def test_nothing_survives_the_farm_killed(tmp_path: Path, stories: Path, while_importing: bool) -> None:
+    command = [sys.executable, "-c", SCRIPT, to_json(workspace(tmp_path)), to_json(LONG), str(stories), str(tmp_path / "logs")]
+    owner = subprocess.Popen(command, stdout=subprocess.PIPE)
+    assert owner.stdout is not None
+    parent = psutil.Process(int(owner.stdout.readline()))
+    children = []
+    while not while_importing and not (children := parent.children(recursive=True)):
+        time.sleep(0.1)
+    owner.kill()
+    owner.wait()
+    owner.stdout.close()
+    _, alive = psutil.wait_procs([parent, *children], timeout=30)
+    assert not alive

@@ -1,0 +1,154 @@
+"""Every metric keeps the contract, and the intervals are those of the tables."""
+
+from __future__ import annotations
+
+import math
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from hub.errors import Unavailable, UnknownName
+from runners import engines, metrics, plugins, protocols
+from runners.intervals import centre, exact, exp_mean, inverse, mean, student_t
+from runners.observations import Observed
+
+FIXED = {
+    "perplexity": ("1", False, False),
+    "perplexity_ratio": ("1", False, True),
+    "kl_divergence": ("nat/token", False, True),
+    "same_top_token": ("1", True, True),
+    "prefill_tokens_per_second": ("token/s", True, False),
+    "decode_tokens_per_second": ("token/s", True, False),
+    "load_time": ("s", False, False),
+    "peak_memory": ("B", False, False),
+    "disk_size": ("B", False, False),
+    "bits_per_weight": ("bit", False, False),
+}
+OBSERVED = Observed(
+    prompt_tokens=100,
+    new_tokens=10,
+    prefill_seconds=(0.5, 0.4, 0.6, 0.5, 0.5, 0.7),
+    decode_seconds=(2.0, 1.0, 2.0, 4.0, 2.0, 2.0),
+    load_seconds=(0.3, 0.1, 0.2),
+    peak_bytes=(10.0, 30.0, 20.0),
+    disk_bytes=1234,
+    tensor_bytes=450,
+    parameters=800,
+)
+
+
+def test_the_metrics_are_those_of_the_contract() -> None:
+    found = {info.name: (info.unit, info.higher_is_better, info.paired) for info in metrics.available()}
+    assert found == FIXED
+
+
+@pytest.mark.parametrize("name", metrics.names())
+def test_a_metric_says_what_it_is_and_gives_a_value_inside_its_interval(name: str) -> None:
+    module = metrics.load(name)
+    info = next(info for info in metrics.available() if info.name == name)
+    assert info.available
+    assert info.title
+    assert len(info.summary) > 20
+    scored = hasattr(module, "per_token")
+    assert scored == hasattr(module, "summarize")
+    assert scored != hasattr(module, "estimate")
+    estimate = module.summarize((0.4, 0.5, 0.6)) if scored else module.estimate(OBSERVED)
+    assert estimate.low <= estimate.value <= estimate.high
+    assert estimate.interval
+    assert estimate.samples >= 1
+
+
+def test_speeds_are_of_the_median_run() -> None:
+    assert metrics.load("prefill_tokens_per_second").estimate(OBSERVED).value == pytest.approx(200)
+    decode = metrics.load("decode_tokens_per_second").estimate(OBSERVED)
+    assert (decode.low, decode.value, decode.high) == pytest.approx((2.5, 5, 10))
+    assert metrics.load("bits_per_weight").estimate(OBSERVED).value == pytest.approx(4.5)
+    assert metrics.load("bits_per_weight").estimate(replace(OBSERVED, tensor_bytes=1600)).value == pytest.approx(16)
+
+
+@pytest.mark.parametrize(
+    ("freedom", "quantile"), [(1, 12.706205), (2, 4.302653), (3, 3.182446), (4, 2.776445), (7, 2.364624), (39, 2.022691), (200, 1.971896)]
+)
+def test_students_t_agrees_with_the_tables(freedom: int, quantile: float) -> None:
+    assert student_t(freedom) == pytest.approx(quantile, abs=1e-5)
+
+
+def test_intervals_of_means() -> None:
+    estimate = mean((1.0, 2.0, 3.0, 4.0))
+    half = 3.182446 * math.sqrt(5 / 3) / 2
+    assert (estimate.value, estimate.low, estimate.high) == pytest.approx((2.5, 2.5 - half, 2.5 + half), abs=1e-5)
+    assert mean((0.0, 1.0), low=0.0, high=1.0).low == 0.0
+    logs = exp_mean((1.0, 2.0, 3.0, 4.0))
+    assert (logs.value, logs.low) == pytest.approx((math.exp(2.5), math.exp(2.5 - half)), rel=1e-5)
+    with pytest.raises(ValueError, match="at least 2"):
+        mean((1.0,))
+
+
+@pytest.mark.parametrize(
+    ("count", "low", "high", "coverage"), [(6, 1, 6, "96.9 %"), (9, 2, 8, "96.1 %"), (20, 6, 15, "95.9 %"), (3, 1, 3, "75.0 %")]
+)
+def test_intervals_of_medians_say_what_they_cover(count: int, low: int, high: int, coverage: str) -> None:
+    estimate = centre([float(n) for n in range(count, 0, -1)])
+    assert (estimate.low, estimate.high) == (low, high)
+    assert estimate.interval.startswith(coverage)
+
+
+def test_one_run_claims_no_interval_and_a_count_is_exact() -> None:
+    assert "unknown" in centre([3.0]).interval
+    assert exact(7).interval == "exact"
+    rate = inverse(centre([1.0, 2.0, 4.0]), 8)
+    assert (rate.low, rate.value, rate.high) == (2, 4, 8)
+
+
+def test_listing_metrics_and_engines_imports_nothing_heavy() -> None:
+    code = (
+        "import sys; from runners import metrics, engines, protocols; metrics.available(); engines.available(); protocols.names(); "
+        "assert not {'torch', 'transformers', 'numpy'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_wrong_name_is_told_the_nearest() -> None:
+    with pytest.raises(UnknownName, match="perplexty") as caught:
+        metrics.load("perplexty")
+    assert "Did you mean perplexity?" in caught.value.hint
+    with pytest.raises(UnknownName) as caught:
+        protocols.load("stdlib-heldout@51")
+    assert "stdlib-heldout@512" in caught.value.hint
+    with pytest.raises(UnknownName):
+        engines.load("transformer")
+
+
+def test_a_broken_neighbour_breaks_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "broken.py").write_text("import no_such_library")
+    monkeypatch.setattr(metrics, "__path__", [*metrics.__path__, str(tmp_path)])
+    monkeypatch.setattr(metrics.__spec__, "submodule_search_locations", metrics.__path__)
+    listed = {info.name: info for info in metrics.available()}
+    assert not listed["broken"].available
+    assert "no_such_library" in listed["broken"].reason
+    assert all(listed[name].available for name in FIXED)
+    with pytest.raises(Unavailable):
+        metrics.load("broken")
+
+
+def test_an_engine_without_its_library_says_what_installs_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert all(info.install and info.formats for info in engines.available())
+    monkeypatch.setattr(plugins, "missing", lambda modules: modules[:1])
+    info = engines.available()[0]
+    assert not info.available
+    assert "torch" in info.reason
+    with pytest.raises(Unavailable) as caught:
+        engines.load("transformers")
+    assert "pip install" in caught.value.hint
+
+
+@pytest.mark.parametrize("name", protocols.names())
+def test_a_protocol_is_whole_and_pins_its_text(name: str) -> None:
+    protocol = protocols.load(name)
+    assert protocol.name == name
+    assert len(protocol.text_sha256) == 64
+    assert protocol.repeats >= 6, "fewer give no 95 % interval of the median"
+    assert protocol.windows == 0 or protocol.windows >= 2
