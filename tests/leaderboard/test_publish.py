@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 import shutil
+import subprocess
+import sys
 import urllib.request
 from collections.abc import Iterator
 from dataclasses import replace
@@ -98,7 +101,15 @@ class World:
         store.record_models([self.base], AT)
         return store
 
-    def press(self, recipe: str = "gptq-w4a16-g128", *, store: Store | None = None, seed: str = "one", params: int = 128) -> VariantRecord:
+    def press(
+        self,
+        recipe: str = "gptq-w4a16-g128",
+        *,
+        store: Store | None = None,
+        seed: str = "one",
+        params: int = 128,
+        source: Path | None = None,
+    ) -> VariantRecord:
         """Press a variant for the store: bytes, measurements and the artifact's verdict."""
         store = store or self.store
         wanted = self.make.recipe(recipe)
@@ -109,7 +120,7 @@ class World:
             for kind, protocol in (("press", None), ("measure", PROTOCOL))
         ]
         store.record_plan(Plan(jobs=(model, *jobs), refusals=(), done=0))
-        artifact = self.write(jobs[0], seed)
+        artifact = self.write(jobs[0], seed, source)
         measured = self.make.variant().measurements, self.make.base().measurements
         outcomes = (
             (model, {"measurements": measured[1]}),
@@ -130,13 +141,18 @@ class World:
         store.record_verdict(gate.judge(record, inspected.facts, base=base, stage="artifact", subject=artifact.digest, at=AT))
         return self.read(record, store)
 
-    def write(self, job: Job, seed: str) -> Artifact:
+    def write(self, job: Job, seed: str, source: Path | None) -> Artifact:
         folder = self.artifacts / str(job.variant_id)
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
-        (folder / "config.json").write_text('{"model_type": "llama"}')
-        (folder / "tokenizer.json").write_text("{}")
-        (folder / "model.safetensors").write_bytes(hashlib.sha256(seed.encode()).digest() * 4096)
+        if source:
+            for path in source.iterdir():
+                if path.is_file() and path.name != "README.md":
+                    shutil.copyfile(path, folder / path.name)
+        else:
+            (folder / "config.json").write_text('{"model_type": "llama"}')
+            (folder / "tokenizer.json").write_text("{}")
+            (folder / "model.safetensors").write_bytes(hashlib.sha256(seed.encode()).digest() * 4096)
         files = tuple(
             ArtifactFile(path=path.name, size=path.stat().st_size, sha256=hashlib.sha256(path.read_bytes()).hexdigest())
             for path in sorted(folder.iterdir())
@@ -415,3 +431,20 @@ def test_an_inspection_that_fails_leaves_the_release_unverified(world: World) ->
     assert found is not None
     assert found.verified_at is None
     assert not (world.folder / "scratch" / record.variant_id).exists()
+
+
+def test_the_commands_on_the_card_run(world: World, samples: Path, tmp_path: Path) -> None:
+    """What the card tells a stranger to type is typed, against the hub, with an empty cache."""
+    source = samples / "sample-llama"
+    if not (source / "model.safetensors").is_file():
+        pytest.skip("the sample model sample-llama is not there: make it with scripts/make_sample_models.py")
+    record = world.press(source=source)
+    release = world.publish(record)
+    card = world.client.read_text(release.repo_id, release.sha, "README.md") or ""
+    exported = dict(line.removeprefix("export ").split("=", 1) for line in card.splitlines() if line.startswith("export "))
+    program = card.split("```python\n")[1].split("```")[0]
+    environment = {"PATH": os.environ["PATH"], "HF_HOME": str(tmp_path / "empty"), "OMP_NUM_THREADS": "2", **exported}
+    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stdout.startswith("The quick brown fox")
+    assert len(done.stdout) > len("The quick brown fox") + 20
