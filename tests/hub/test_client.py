@@ -444,6 +444,18 @@ def test_a_lost_answer_makes_no_second_commit(
     assert _used(hub) == 1
 
 
+def test_a_lost_answer_is_found_without_sending_anything_again(
+    client: HubClient, hub: LocalHub, published: ModelRef, fault: Callable[..., None], tmp_path: Path
+) -> None:
+    impatient = HubClient(endpoint=hub.endpoint, token=hub.write_token, cache_dir=tmp_path, patience_s=0)
+    fault("lost", "/commit/", method="POST", status=503)
+    fault("status", "/commit/", method="POST", status=500, times=0)  # a second one would fail
+    sha = impatient.commit(published.repo_id, {"new.txt": b"n"}, message="Replaced", parent=published.sha, replace=True)
+    assert sha == client.head(published.repo_id) != published.sha
+    assert {file.path for file in client.files(published.repo_id, sha)} == {".gitattributes", "new.txt"}
+    assert _used(hub) == 1
+
+
 def test_a_commit_cut_off_before_it_landed_is_sent_again(
     client: HubClient, hub: LocalHub, published: ModelRef, fault: Callable[..., None]
 ) -> None:
