@@ -92,7 +92,7 @@ def _config(files: Mapping[str, File], blobs: BlobStore) -> dict[str, Any] | Non
             key: quantization[key] for key in ("quant_method", "bits", "load_in_4bit", "load_in_8bit") if key in quantization
         }
     tokenizer = _json(files, blobs, "tokenizer_config.json")
-    special = ("bos_token", "eos_token", "pad_token", "unk_token", "chat_template")
+    special = ("bos_token", "eos_token", "pad_token", "unk_token", "chat_template", "use_default_system_prompt")
     kept["tokenizer_config"] = {key: tokenizer[key] for key in special if tokenizer.get(key) is not None}
     template = _text(files, blobs, "chat_template.jinja")
     if template:
@@ -114,7 +114,7 @@ def _tags(
     tags = [library] if library else []
     tags += [name for name, endings in _FORMATS.items() if any(path.endswith(endings) for path in files)]
     tags += cards.texts((config or {}).get("model_type"))
-    tags += [task] if task else []
+    tags += [name for name in (task, _task(config)) if name]
     tags += cards.texts(card.get("tags"))
     if config and config["tokenizer_config"].get("chat_template"):
         tags.append("conversational")

@@ -191,5 +191,6 @@ def test_starts_quickly(tmp_path: Path) -> None:
 
 
 def test_the_server_imports_nothing_heavy() -> None:
-    code = "import sys, hub.local.__main__; print([m for m in ('huggingface_hub', 'torch', 'pydantic', 'sqlalchemy', 'transformers') if m in sys.modules])"
+    heavy = ("huggingface_hub", "torch", "pydantic", "sqlalchemy", "transformers")
+    code = f"import sys, hub.local.__main__; print([name for name in {heavy} if name in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
