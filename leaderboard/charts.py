@@ -9,14 +9,16 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Literal
 
 from markupsafe import Markup, escape
 
 from leaderboard.stats import Estimate
+from leaderboard.text import plain
 
-WIDTH, HEIGHT = 760, 420
-LEFT, RIGHT, TOP, BOTTOM = 76, 24, 26, 60
+WIDTH, HEIGHT = 620, 400
+LEFT, RIGHT, TOP, BOTTOM = 62, 20, 40, 58
 GLYPH, LINE = 6.9, 15.0
 
 
@@ -67,18 +69,18 @@ def scatter(points: Sequence[Point], *, x: Axis, y: Axis, name: str) -> Markup:
     """Return a chart as an `<svg>` element; an empty string for fewer than two points, which say nothing beside the table."""
     if len(points) < 2:
         return Markup()
-    x_ticks, y_ticks = _ticks([p.x for p in points], x), _ticks([p.y for p in points], y)
-    across = _Scale(x_ticks[0], x_ticks[-1], LEFT, WIDTH - RIGHT, x.scale == "asinh")
-    up = _Scale(y_ticks[0], y_ticks[-1], HEIGHT - BOTTOM, TOP, y.scale == "asinh")
+    across, x_ticks = _scaled([p.x for p in points], x, LEFT, WIDTH - RIGHT, apart=40)
+    up, y_ticks = _scaled([p.y for p in points], y, HEIGHT - BOTTOM, TOP, apart=17)
     places = [(across(p.x.value), up(p.y.value)) for p in points]
     bars = [_bars(point, across, up) for point in points]
     parts = [*_grid(x_ticks, y_ticks, x, y, across, up), _front(points, places)]
-    boxes = place_labels([p.label for p in points], places, [box for pair in bars for box in pair])
+    obstacles = [*(box for pair in bars for box in pair), *_along(_front_places(points, places))]
+    boxes = place_labels([p.label for p in points], places, obstacles)
     for point, place, bar in zip(points, places, bars, strict=True):
         parts.append(_mark(point, place, bar))
     parts += [_label(point, place, box) for point, place, box in zip(points, places, boxes, strict=True)]
-    frame = f'<svg class="chart" viewBox="0 0 {WIDTH} {HEIGHT}" role="group" aria-label="{escape(name)}">'
-    return Markup(frame + "".join(parts) + "</svg>")  # noqa: S704 - every text in it went through escape()
+    frame = f'<svg class="chart" viewBox="0 0 {WIDTH} {HEIGHT}" role="group" aria-label="{_text(name)}">'
+    return Markup(frame + "".join(parts) + "</svg>")  # noqa: S704 - every text in it went through _text()
 
 
 def interval_strip(estimate: Estimate, *, low: float, high: float) -> Markup:
@@ -138,17 +140,24 @@ def _overlap(first: Box, second: Box) -> bool:
 
 
 _ASINH_STEPS = (0.0, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1e3, 2e3, 5e3, 1e4, 1e5, 1e6, 1e7, 1e9, 1e12)
+_DECADES = (1.0, 10.0, 100.0, 1e3, 1e4, 1e5, 1e6, 1e7, 1e9, 1e12)
 
 
-def _ticks(estimates: Sequence[Estimate], axis: Axis) -> list[float]:
+def _scaled(estimates: Sequence[Estimate], axis: Axis, start: float, end: float, *, apart: float) -> tuple[_Scale, list[float]]:
+    """Return a scale that holds all intervals with some air, and its ticks, at least `apart` units of the drawing from each other."""
     low, high = min(e.low for e in estimates), max(e.high for e in estimates)
     if axis.scale == "linear":
-        low = 0.0 if axis.from_zero else low - (high - low) * 0.04
-        return nice_ticks(low, high + (high - low) * 0.04)
-    steps = sorted({*_ASINH_STEPS, *(-step for step in _ASINH_STEPS)})
-    bottom = max((s for s in steps if s <= low - 0.05), default=steps[0])
-    top = min((s for s in steps if s >= high * 1.02 and s >= 1), default=steps[-1])
-    return [s for s in steps if bottom <= s <= top]
+        air = (high - low) * 0.06 or abs(high) * 0.1 or 1.0
+        ticks = nice_ticks(0.0 if axis.from_zero else low - air, high + air)
+        return _Scale(ticks[0], ticks[-1], start, end, asinh=False), ticks
+    bottom, top = math.asinh(min(low, 0.0)), math.asinh(max(high, 1.0))
+    air = (top - bottom) * 0.06
+    scale = _Scale(math.sinh(bottom - air), math.sinh(top + air), start, end, asinh=True)
+    kept: list[float] = [0.0]
+    for step in sorted({*_ASINH_STEPS, *(-step for step in _ASINH_STEPS)}, key=lambda step: (abs(step) not in _DECADES, abs(step))):
+        if scale.low <= step <= scale.high and all(abs(scale(step) - scale(other)) >= apart for other in kept):
+            kept.append(step)
+    return scale, sorted(step for step in kept if scale.low <= step <= scale.high)
 
 
 def _grid(x_ticks: list[float], y_ticks: list[float], x: Axis, y: Axis, across: _Scale, up: _Scale) -> list[str]:
@@ -157,15 +166,15 @@ def _grid(x_ticks: list[float], y_ticks: list[float], x: Axis, y: Axis, across: 
     for value in y_ticks:
         at, kind = up(value), "zero" if y.scale == "asinh" and value == 0 else "grid"
         parts.append(f'<path class="{kind}" d="M{LEFT} {at:.1f}H{right}"/>')
-        parts.append(f'<text class="tick" x="{LEFT - 9}" y="{at + 4:.1f}" text-anchor="end">{escape(y.tick(value))}</text>')
+        parts.append(f'<text class="tick" x="{LEFT - 9}" y="{at + 4:.1f}" text-anchor="end">{_text(y.tick(value))}</text>')
     for value in x_ticks:
         at = across(value)
         parts.append(f'<path class="grid" d="M{at:.1f} {TOP}V{bottom + 5}"/>')
-        parts.append(f'<text class="tick" x="{at:.1f}" y="{bottom + 20}" text-anchor="middle">{escape(x.tick(value))}</text>')
+        parts.append(f'<text class="tick" x="{at:.1f}" y="{bottom + 20}" text-anchor="middle">{_text(x.tick(value))}</text>')
     parts.append(
-        f'<text class="title" x="{LEFT}" y="{HEIGHT - 12}">{escape(x.title)}<tspan class="better" dx="8">{escape(x.better)}</tspan></text>'
+        f'<text class="title" x="{LEFT}" y="{HEIGHT - 12}">{_text(x.title)}<tspan class="better" dx="8">{_text(x.better)}</tspan></text>'
     )
-    parts.append(f'<text class="title" x="2" y="14">{escape(y.title)}<tspan class="better" dx="8">{escape(y.better)}</tspan></text>')
+    parts.append(f'<text class="title" x="2" y="14">{_text(y.title)}<tspan class="better" dx="8">{_text(y.better)}</tspan></text>')
     return parts
 
 
@@ -177,8 +186,21 @@ def _bars(point: Point, across: _Scale, up: _Scale) -> tuple[Box, Box]:
     return (left, y - 1, right, y + 1), (x - 1, top, x + 1, bottom)
 
 
+def _front_places(points: Sequence[Point], places: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    return sorted(place for point, place in zip(points, places, strict=True) if point.front)
+
+
+def _along(line: Sequence[tuple[float, float]]) -> Iterable[Box]:
+    """Cut a line into small boxes that labels keep clear of."""
+    for (x1, y1), (x2, y2) in pairwise(line):
+        steps = max(1, round(math.dist((x1, y1), (x2, y2)) / 4))
+        for step in range(steps + 1):
+            x, y = x1 + (x2 - x1) * step / steps, y1 + (y2 - y1) * step / steps
+            yield (x - 1, y - 1, x + 1, y + 1)
+
+
 def _front(points: Sequence[Point], places: Sequence[tuple[float, float]]) -> str:
-    front = sorted(place for point, place in zip(points, places, strict=True) if point.front)
+    front = _front_places(points, places)
     if len(front) < 2:
         return ""
     return '<path class="front" d="M' + "L".join(f"{x:.1f} {y:.1f}" for x, y in front) + '"/>'
@@ -190,7 +212,7 @@ def _mark(point: Point, place: tuple[float, float], bars: tuple[Box, Box]) -> st
     kind = "base" if point.base else "on" if point.front else "off"
     lines = f"M{left:.1f} {y:.1f}H{right:.1f}" if right - left > 2 else ""
     lines += f"M{x:.1f} {top:.1f}V{bottom:.1f}M{x - 4:.1f} {top:.1f}h8M{x - 4:.1f} {bottom:.1f}h8" if bottom - top > 2 else ""
-    parts = [f'<a class="mark {kind}" href="{escape(point.href)}"><title>{escape(point.tooltip)}</title>']
+    parts = [f'<a class="mark {kind}" href="{_text(point.href)}"><title>{_text(point.tooltip)}</title>']
     parts.append(f'<circle class="reach" cx="{x:.1f}" cy="{y:.1f}" r="14"/>')
     if lines:
         parts.append(f'<path class="err" d="{lines}"/>')
@@ -207,4 +229,9 @@ def _label(point: Point, place: tuple[float, float], box: Box) -> str:
     leader = f'<path class="leader" d="M{x:.1f} {y:.1f}L{near[0]:.1f} {near[1]:.1f}"/>' if far else ""
     kind = "base" if point.base else "on" if point.front else "off"
     anchor, at = ("start", box[0]) if box[0] >= x else ("end", box[2]) if box[2] <= x else ("middle", (box[0] + box[2]) / 2)
-    return f'{leader}<text class="label {kind}" x="{at:.1f}" y="{middle + 4.5:.1f}" text-anchor="{anchor}">{escape(point.label)}</text>'
+    return f'{leader}<text class="label {kind}" x="{at:.1f}" y="{middle + 4.5:.1f}" text-anchor="{anchor}">{_text(point.label)}</text>'
+
+
+def _text(value: str) -> Markup:
+    """Return text from outside fit for SVG: escaped, on one line, without control and direction characters."""
+    return escape(plain(value))

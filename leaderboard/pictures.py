@@ -10,7 +10,7 @@ from leaderboard.charts import Axis, Point, scatter
 from leaderboard.queries import BasePage, Board, Group
 from leaderboard.rows import Row
 from leaderboard.stats import Estimate, pareto_front
-from leaderboard.text import number, percent_change, size, uncertain
+from leaderboard.text import percent_change, size, uncertain
 
 
 def size_chart(page: BasePage, group: Group) -> Markup:
@@ -19,7 +19,7 @@ def size_chart(page: BasePage, group: Group) -> Markup:
     def size_of(row: Row) -> Estimate | None:
         return Estimate(value=row.bytes, low=row.bytes, high=row.bytes) if row.bytes else None
 
-    axis = Axis(title="Size on disk", better="smaller is better", tick=lambda value: size(value) if value else "0", from_zero=True)
+    axis = Axis(title="Size on disk", better="smaller is better", tick=_bytes, from_zero=True)
     return _chart(group, size_of, axis, f"{page.record.candidate.ref.name}: perplexity against size on disk", lambda e: size(e.value))
 
 
@@ -60,9 +60,14 @@ def _chart(group: Group, across: Callable[[Row], Estimate | None], axis: Axis, n
 
 def _loss_axis(losses: Sequence[Estimate]) -> Axis:
     wide = max((loss.high for loss in losses), default=0) > 8
-    title = "Perplexity, % above the base" + (" (logarithmic beyond 1 %)" if wide else "")
+    title = "Perplexity above the base" + (" (logarithmic beyond 1 %)" if wide else "")
     return Axis(title=title, better="lower is better", scale="asinh" if wide else "linear", tick=_signed, from_zero=False)
 
 
+def _bytes(value: float) -> str:
+    factor, unit = next(((f, u) for f, u in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")) if value >= f), (1.0, "B"))
+    return f"{value / factor:g} {unit}" if value else "0"
+
+
 def _signed(value: float) -> str:
-    return "0" if value == 0 else f"{'+' if value > 0 else '−'}{number(abs(value), 2) if abs(value) < 100 else f'{abs(value):,.0f}'}"
+    return "0" if value == 0 else f"{'+' if value > 0 else '−'}{abs(value):,.10g} %"

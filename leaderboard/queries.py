@@ -46,6 +46,12 @@ class BasePage:
         """The group that the front page shows."""
         return self.groups[0]
 
+    @property
+    def ordered(self) -> list[VariantRecord]:
+        """The variants in the order of their rows."""
+        order = {row.variant_id: index for index, row in enumerate(row for group in self.groups for row in group.rows)}
+        return sorted(self.variants, key=lambda variant: order[variant.variant_id])
+
     def row(self, variant_id: str) -> Row:
         """Return the variant's row under the best-sampled protocol that it was measured with."""
         return next(row for group in self.groups for row in group.rows if row.variant_id == variant_id)

@@ -14,6 +14,7 @@ from leaderboard.text import percent_change, quantity, size, uncertain
 
 StateCode = Literal["base", "verified", "published", "held", "passed", "measured", "pressed", "failed", "waiting"]
 Tone = Literal["", "better", "worse"]
+_UNIT_IN_HEADING = ("bits_per_weight", "kl_divergence", "decode_tokens_per_second", "prefill_tokens_per_second", "load_time")
 EXACT_ONE = Estimate(value=1, low=1, high=1)
 
 
@@ -32,14 +33,14 @@ class Column:
 COLUMNS = (
     Column(
         key="disk_size", heading="Size on disk", unit="MB, GB", higher_is_better=False,
-        words="All files of the checkpoint, tokenizer and configuration included, in decimal megabytes.",
+        words="Weights, configuration and tokenizer in decimal megabytes; documentation, licences and the manifest are not counted.",
     ),
     Column(
         key="bits_per_weight", heading="Bits per weight", unit="bit", higher_is_better=False,
-        words="Bits of all tensors divided by the weights they stand for; scales, zero points and unpacked layers are counted.",
+        words="Bits of all stored tensors divided by the weights they stand for; scales and unpacked layers are counted.",
     ),
     Column(
-        key="perplexity_ratio", heading="Perplexity, against the base", unit="% change", higher_is_better=False,
+        key="perplexity_ratio", heading="Perplexity against base", unit="% change", higher_is_better=False,
         words="The variant's perplexity divided by its base's on the same windows, as a change in per cent. The interval is paired: "
         "both models saw the same windows, so it is far narrower than the two perplexities' own intervals.",
     ),
@@ -49,7 +50,7 @@ COLUMNS = (
     ),
     Column(
         key="kl_divergence", heading="KL divergence", unit="nats/token", higher_is_better=False,
-        words="How far the variant's next-token distribution is from its base's, averaged over the tokens of the text.",
+        words="KL(base || variant) of the next-token distribution over the whole vocabulary, averaged over the tokens of the text.",
     ),
     Column(
         key="same_top_token", heading="Same top token", unit="%", higher_is_better=True,
@@ -57,7 +58,7 @@ COLUMNS = (
     ),
     Column(
         key="decode_tokens_per_second", heading="Decode", unit="tokens/s", higher_is_better=True,
-        words="Speed of writing new tokens, one after the other, batch 1.",
+        words="New tokens divided by the median time of greedy decoding after the prompt, batch 1, with a key-value cache.",
     ),
     Column(
         key="prefill_tokens_per_second", heading="Prefill", unit="tokens/s", higher_is_better=True,
@@ -65,11 +66,12 @@ COLUMNS = (
     ),
     Column(
         key="peak_memory", heading="Peak memory", unit="MB, GB", higher_is_better=False,
-        words="The most that the measuring process held: device memory on CUDA, resident memory on a CPU, Python and libraries included.",
+        words="By how much memory grows at most, from before loading to the end of a prompt and its decoding: allocated on a CUDA device, "
+        "resident on a CPU.",
     ),
     Column(
         key="load_time", heading="Load time", unit="s", higher_is_better=False, on_front_page=False,
-        words="From the first byte read to a model ready to run, files warm in the page cache.",
+        words="To load tokenizer and weights, with the libraries imported and the files in the system's cache.",
     ),
 )  # fmt: skip
 
@@ -263,6 +265,8 @@ def _text(key: str, measurement: Measurement) -> Cell:
         return _split(percent_change(estimate))
     if key == "same_top_token":
         return _split(f"{uncertain(estimate, scale=100)} %")
+    if key in _UNIT_IN_HEADING:
+        return _split(uncertain(estimate))
     return _split(quantity(estimate, measurement.unit))
 
 
@@ -283,14 +287,16 @@ def _note(key: str, beside: Comparison | None) -> tuple[str, Tone]:
         return "", ""
     if key == "disk_size" and beside.size:
         factor = beside.size.value
+        if abs(factor - 1) < 0.005:
+            return "as large", ""
         return (f"{_times(1 / factor)} smaller", "better") if factor < 1 else (f"{_times(factor)} the base", "worse")
     speed = {"decode_tokens_per_second": beside.decode, "prefill_tokens_per_second": beside.prefill}.get(key)
     if speed:
         if speed.low > 1:
-            return f"{_times(speed.value)} the base", "better"
-        return (f"{_times(speed.value)}, slower than the base", "worse") if speed.high < 1 else ("as fast as the base", "")
+            return f"{_times(speed.value)}, faster", "better"
+        return (f"{_times(speed.value)}, slower", "worse") if speed.high < 1 else ("as fast", "")
     if key == "peak_memory" and beside.memory:
-        return f"{_times(beside.memory.value)} the base", "better" if beside.memory.high < 1 else "worse" if beside.memory.low > 1 else ""
+        return _times(beside.memory.value), "better" if beside.memory.high < 1 else "worse" if beside.memory.low > 1 else ""
     return "", ""
 
 

@@ -68,6 +68,8 @@ function makeFilter(form) {
       row.hidden = !fits;
       count += fits;
     }
+    // A variant is never shown without the base that it is measured against.
+    for (const body of table.tBodies) if ($("tr.row:not([hidden])", body)) $$("tr.base", body).forEach((row) => { row.hidden = false; });
     for (const body of table.tBodies) body.hidden = !$("tr.row:not([hidden])", body);
     $(".nothing").hidden = count > 0;
     $("output", form).textContent = count === rows.length ? `${count} rows` : `${count} of ${rows.length} rows`;
@@ -100,7 +102,15 @@ function linkMark(mark) {
   }
 }
 
+// The head of a table that needs no sideways scrolling sticks to the top of the page.
+function watchWidth(box) {
+  const look = () => { box.classList.remove("fits"); box.classList.toggle("fits", box.scrollWidth <= box.clientWidth); };
+  new ResizeObserver(look).observe(box.parentElement);
+  document.fonts?.ready.then(look);
+}
+
 $$("table[data-sortable]").forEach(makeSortable);
+$$(".scroll").filter((box) => $(".board", box)).forEach(watchWidth);
 $$("form.filter").forEach(makeFilter);
 $$("button.copy").forEach(makeCopy);
 $$("svg a.mark").forEach(linkMark);

@@ -33,6 +33,7 @@ from hub.domain import (
     variant_id,
 )
 from hub.store import Store
+from leaderboard.exports import copy_sqlite
 
 AT = "2026-11-20T10:{:02d}:00+00:00"
 HUB = "http://127.0.0.1:8757"
@@ -363,11 +364,21 @@ def world(store: Store) -> World:
     return World(store)
 
 
+@pytest.fixture(scope="session")
+def full_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The database of `full`, written once."""
+    file = tmp_path_factory.mktemp("full") / "modelpress.db"
+    with Store(f"sqlite:///{file}") as written:
+        write_full(World(written))
+    return file
+
+
 @pytest.fixture
-def full(world: World) -> Store:
+def full(full_file: Path, tmp_path: Path) -> Iterator[Store]:
     """A store with three base models: measured, partly failed, and only planned; one refused model."""
-    write_full(world)
-    return world.store
+    copy_sqlite(full_file, tmp_path / "modelpress.db")
+    with Store(f"sqlite:///{tmp_path / 'modelpress.db'}") as opened:
+        yield opened
 
 
 def write_full(world: World) -> None:
