@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hub.catalog import discover, rank, score
@@ -30,6 +30,7 @@ def _model(name: str = "a/b", *, days: float | None = 400, **changes: Any) -> Ca
 counts = st.integers(0, 10**9)
 
 
+@settings(deadline=None)
 @given(counts, counts, st.floats(0, 1e6), st.floats(-10, 10_000), counts)
 def test_more_of_anything_never_lowers_the_score(downloads: int, likes: int, trend: float, days: float, more: int) -> None:
     base = _model(days=days, downloads=downloads, likes=likes, trending_score=trend)
@@ -54,6 +55,7 @@ def test_the_stated_formula() -> None:
     assert score(replace(_model(downloads=9), created_at="nonsense"), NOW) == pytest.approx(1)
 
 
+@settings(deadline=None)
 @given(st.permutations([("b/B", 5), ("a/x", 5), ("A/x", 5), ("c/c", 7), ("d/d", 0)]))
 def test_the_order_depends_on_nothing_but_the_models(models: list[tuple[str, int]]) -> None:
     ranked = rank([_model(name, downloads=downloads) for name, downloads in models], NOW)

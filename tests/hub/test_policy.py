@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from hub import names
@@ -235,6 +235,7 @@ def test_a_namespace_that_is_none(namespace: str) -> None:
         release_name(GOOD, RECIPE, namespace)
 
 
+@settings(deadline=None)
 @given(
     st.text(min_size=1, max_size=120),
     st.sampled_from(DEFAULT_LICENSES),
@@ -292,6 +293,7 @@ def test_listings_that_are_not_let_in(paths: list[str], word: str) -> None:
     assert word in (names.paths_fault(paths) or "")
 
 
+@settings(deadline=None)
 @given(st.text())
 @example("a/" * 200)
 def test_what_is_let_in_stays_inside_any_folder(path: str) -> None:
@@ -303,6 +305,7 @@ def test_what_is_let_in_stays_inside_any_folder(path: str) -> None:
         assert not {".git", ".cache", "..", "."} & {part.lower() for part in path.split("/")}
 
 
+@settings(deadline=None)
 @given(st.lists(st.text("abAB./-", max_size=8), max_size=8))
 def test_a_listing_let_in_has_distinct_names_on_every_system(paths: list[str]) -> None:
     paths = list(dict.fromkeys(paths))
@@ -311,6 +314,7 @@ def test_a_listing_let_in_has_distinct_names_on_every_system(paths: list[str]) -
         assert all(names.path_fault(path) is None for path in paths)
 
 
+@settings(deadline=None)
 @given(st.text(max_size=40), st.text(max_size=80))
 def test_a_model_id_let_in_is_one_that_the_hub_takes(owner: str, name: str) -> None:
     from huggingface_hub.utils import validate_repo_id
@@ -321,6 +325,7 @@ def test_a_model_id_let_in_is_one_that_the_hub_takes(owner: str, name: str) -> N
         assert ".." not in repo_id
 
 
+@settings(deadline=None)
 @given(st.text())
 def test_foreign_text_is_shown_in_plain_ascii(value: str) -> None:
     text = names.shown(value)

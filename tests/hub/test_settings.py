@@ -2,7 +2,7 @@ import os
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hub.errors import SettingsError
@@ -189,6 +189,7 @@ def test_endpoints_that_may_not(value: str) -> None:
     assert "hub.endpoint" in error.message
 
 
+@settings(deadline=None)
 @given(st.text(max_size=30))
 def test_no_text_as_an_endpoint_gives_a_plain_http_address_off_this_machine(value: str) -> None:
     try:
