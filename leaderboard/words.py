@@ -92,7 +92,7 @@ def protocol_words(protocol: Protocol | None, name: str | None) -> list[str]:
         f"Quality: {windows} non-overlapping windows of {protocol.sequence_length} tokens of the text {protocol.text} "
         f"(SHA-256 {protocol.text_sha256}); the tail is dropped. Variant and base see the same windows.",
         f"Speed: batch 1, a prompt of {protocol.prompt_tokens} tokens, then {protocol.new_tokens} greedy tokens, "
-        f"{protocol.repeats} times after {protocol.warmup} warm-up runs.",
+        f"{protocol.repeats} times; warm-up runs before, not counted: {protocol.warmup}.",
     ]
 
 
@@ -112,7 +112,9 @@ def requirements(record: VariantRecord) -> Markdown:
     known = dict(record.artifact.libraries) if record.artifact else {}
     known.update(record.environment.libraries if record.environment else {})
     names = ("torch", "transformers", *_READERS.get(record.recipe.format, ()))
-    pinned = (f'"{name}=={known[name]}"' if re.fullmatch(r"[\w.+!-]+", known.get(name, ""), re.ASCII) else name for name in names)
+    # A local build's mark (2.13.0+cpu) is no version that a package index has.
+    versions = {name: known.get(name, "").split("+")[0] for name in names}
+    pinned = (f'"{name}=={version}"' if re.fullmatch(r"[\w.!-]+", version, re.ASCII) else name for name, version in versions.items())
     return Markdown(" ".join(pinned))
 
 
