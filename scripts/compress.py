@@ -48,8 +48,8 @@ def compress(
 
 def locate(session: Session, model: str) -> tuple[ModelRef, Path]:
     """Return a model's reference and its folder; an id is downloaded at its pinned or newest commit."""
-    from hub.domain import ModelRef
     from hub.errors import BadCheckpoint
+    from hub.policy import PULL
     from runners.checkpoint import folder_ref
 
     folder = Path(model)
@@ -61,4 +61,4 @@ def locate(session: Session, model: str) -> tuple[ModelRef, Path]:
         )
     repo_id, _, sha = model.partition("@")
     ref = session.client.candidate(repo_id, sha or None).ref
-    return ModelRef(repo_id=ref.repo_id, sha=ref.sha), session.client.download(ref)
+    return ref, session.client.download(ref, patterns=PULL)

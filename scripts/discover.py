@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from leaderboard.text import size
-from modelpress.options import AsJson, emit
+from modelpress.options import AsJson, console, emit
 
 if TYPE_CHECKING:
     from hub.domain import Candidate, Refusal
@@ -28,11 +28,10 @@ def discover(ctx: typer.Context, as_json: AsJson = False) -> None:
 
 def show(accepted: tuple[Candidate, ...], refused: tuple[Refusal, ...]) -> None:
     """Print both sides of a discovery as tables."""
-    from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
 
-    console = Console()
+    out = console()
     table = Table(title="Accepted", title_justify="left", box=None, pad_edge=False)
     for column in ("rank", "model", "commit", "downloads", "likes", "parameters", "size", "licence"):
         table.add_column(column, justify="left" if column in ("model", "commit", "licence") else "right", overflow="fold")
@@ -47,11 +46,11 @@ def show(accepted: tuple[Candidate, ...], refused: tuple[Refusal, ...]) -> None:
             size(sum(file.size for file in candidate.files)),
             escape(candidate.license or "none"),
         )
-    console.print(table)
+    out.print(table)
     if refused:
         other = Table(title="\nRefused", title_justify="left", box=None, pad_edge=False)
         other.add_column("model", overflow="fold")
         other.add_column("why", overflow="fold")
         for refusal in refused:
             other.add_row(escape(refusal.repo_id), escape(refusal.reason))
-        console.print(other)
+        out.print(other)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -10,6 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from hub.settings import Settings
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of a table.")]
@@ -39,3 +42,10 @@ def emit(document: Any) -> None:
     from pydantic_core import to_jsonable_python
 
     typer.echo(json.dumps(to_jsonable_python(document), indent=2))
+
+
+def console() -> Console:
+    """Return a console for tables on stdout; where that is no terminal, lines are wide enough not to be folded."""
+    from rich.console import Console
+
+    return Console() if sys.stdout.isatty() else Console(width=200)

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from modelpress.options import AsJson, emit
+from modelpress.options import AsJson, console, emit
 
 
 def recipes(as_json: AsJson = False) -> None:
     """List the recipes: name, method, scheme, format, and whether a plain `run` uses it."""
-    from rich.console import Console
     from rich.table import Table
 
     from runners import recipes as shipped
@@ -22,4 +21,4 @@ def recipes(as_json: AsJson = False) -> None:
         table.add_column(column, overflow="fold")
     for recipe in loaded:
         table.add_row(recipe.name, recipe.method, recipe.scheme, recipe.format, "yes" if recipe.name in defaults else "", recipe.summary)
-    Console().print(table)
+    console().print(table)

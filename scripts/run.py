@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from leaderboard.text import duration, size
-from modelpress.options import AsJson, emit
+from modelpress.options import AsJson, console, emit
 from modelpress.plan import Models, Quick, Recipes, RetryFailed
 
 if TYPE_CHECKING:
@@ -80,7 +80,6 @@ def everything(session: Session, selection: Selection) -> dict[str, Any]:
 
 def show(session: Session, variants: list[VariantRecord], refused: list[Refusal | Refused]) -> None:
     """Print what there is now: one line a variant, against its base."""
-    from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
 
@@ -101,7 +100,7 @@ def show(session: Session, variants: list[VariantRecord], refused: list[Refusal 
             gate_word(record),
             published_word(record),
         )
-    Console().print(table)
+    console().print(table)
     typer.echo(f"{len(refused)} models or recipes were skipped; their reasons stand above and on the site's queue page")
 
 

@@ -7,12 +7,11 @@ from collections import Counter
 import typer
 
 from leaderboard.text import duration
-from modelpress.options import AsJson, emit
+from modelpress.options import AsJson, console, emit
 
 
 def status(ctx: typer.Context, as_json: AsJson = False) -> None:
     """Show the jobs: planned, running, done, failed with class and reason; releases with their last verification."""
-    from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
 
@@ -25,7 +24,7 @@ def status(ctx: typer.Context, as_json: AsJson = False) -> None:
     if as_json:
         emit({"jobs": jobs, "releases": [record.release for record in variants if record.release], "refusals": refusals})
         return
-    console = Console()
+    out = console()
     if not jobs:
         typer.echo("nothing is planned yet: modelpress run does everything, modelpress discover only looks")
         return
@@ -38,7 +37,7 @@ def status(ctx: typer.Context, as_json: AsJson = False) -> None:
         trouble = f"{failure.error}: {failure.reason}" + (f" -> {failure.hint}" if failure.hint else "") if failure else ""
         took = duration(record.seconds) if record.seconds is not None else ""
         table.add_row(escape(record.job.label), f"[{colours[record.state]}]{record.state}[/]", str(record.attempts), took, escape(trouble))
-    console.print(table)
+    out.print(table)
     counts = Counter(record.state for record in jobs)
     releases = [record.release for record in variants if record.release]
     verified = sum(release.verified_at is not None for release in releases)
