@@ -242,8 +242,6 @@ def test_the_code_is_python(make: SimpleNamespace) -> None:
 
 def test_cards_need_no_heavy_import() -> None:
     heavy = ("torch", "transformers", "huggingface_hub", "jinja2")
-    program = (
-        f"import sys, leaderboard.cards, leaderboard.gate; print([name for name in {heavy} if name in sys.modules])"
-    )
+    program = f"import sys, leaderboard.cards, leaderboard.gate; print([name for name in {heavy} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
