@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
+from typing import Any
 
 from hub.domain import Step
 from runners import dense, method
+from runners.architectures import architecture
 from runners.checkpoint import ModelShape
+from runners.checkpoint import shape as shape_of
 from runners.method import PressContext, Promise
 
 FAMILY = "pruning"
-SUMMARY = "Zeroes the least important half of each row's weights by |weight| times input norm; the size on disk stays (llm-compressor)."
+SUMMARY = "Zeroes the least important half of each row's weights by |weight| times input norm; the size on disk stays."
 PAPER = "https://arxiv.org/abs/2306.11695"
 SCHEMES = ("unstructured", "2:4")
-NEEDS = ("llmcompressor", "compressed_tensors", "transformers", "torch")
+NEEDS = ("transformers", "torch")
 
 
 def _sparsity(step: Step) -> float:
@@ -36,19 +40,63 @@ def promise(step: Step, shape: ModelShape) -> Promise:
     return method.unchanged(shape, zeros=_sparsity(step))
 
 
+def mask(weight: Any, norms: Any, *, sparsity: float, pattern: str) -> Any:
+    """Return which weights go, as booleans shaped like `weight` (outputs by inputs); `norms` holds one input norm a column."""
+    import torch
+
+    score = weight.abs() * norms
+    if pattern == "2:4":
+        score = score.reshape(len(score), -1, 4)
+    count = 2 if pattern == "2:4" else round(score.shape[-1] * sparsity)
+    least = score.argsort(dim=-1, stable=True)[..., :count]
+    return torch.zeros_like(score, dtype=torch.bool).scatter_(-1, least, True).reshape(weight.shape)
+
+
+class _Enough(Exception):
+    """Ends a forward pass once the layer in question has run."""
+
+
+def _input_norms(model: Any, layer: Any, linears: list[Any], batches: list[Any]) -> dict[Any, Any]:
+    import torch
+
+    sums: dict[Any, Any] = dict.fromkeys(linears, 0.0)
+
+    def watch(module: Any, inputs: tuple[Any, ...], _: Any) -> None:
+        sums[module] = sums[module] + inputs[0].float().flatten(0, -2).square().sum(dim=0)
+
+    def stop(*_: Any) -> None:
+        raise _Enough
+
+    handles = [linear.register_forward_hook(watch) for linear in linears] + [layer.register_forward_hook(stop)]
+    with torch.inference_mode():
+        for batch in batches:
+            with contextlib.suppress(_Enough):
+                model.base_model(batch, use_cache=False)
+    for handle in handles:
+        handle.remove()
+    return {module: total.sqrt() for module, total in sums.items()}
+
+
 def apply(step: Step, source: Path, target: Path, context: PressContext) -> None:
-    """Prune layer by layer, each seeing the outputs of those pruned before it."""
-    from llmcompressor.modifiers.pruning import WandaPruningModifier
+    """Prune layer by layer, each seeing the outputs of those pruned before it.
 
-    from runners import oneshot
+    Own code: llm-compressor's modifier left every Conv1D of GPT-2 dense without a word.
+    """
+    import torch
 
-    modifier = WandaPruningModifier(
-        sparsity=_sparsity(step),
-        mask_structure="2:4" if step.scheme == "2:4" else "0:0",
-        targets=["Linear", "Conv1D"],
-        # By name alone the head is missed ("lm_head." is what is matched), and a tied head is the embedding.
-        ignore=["re:.*lm_head.*"],
-    )
+    from runners import texts
+
+    if step.calibration is None:
+        raise AssertionError("check() refuses a step without calibration")
+    before = shape_of(source)
     model = dense.load(source, dtype="float32")
-    oneshot.run(modifier, model, target, calibration=step.calibration, base_folder=context.base_folder)
+    windows = torch.tensor(texts.windows(step.calibration, dense.tokenizer(context.base_folder)))
+    root = architecture(before.architecture).layers
+    for place, layer in enumerate(model.get_submodule(root)):
+        names = [linear.name for linear in before.linears if linear.name.startswith(f"{root}.{place}.")]
+        linears = [model.get_submodule(name) for name in names]
+        for module, norms in _input_norms(model, layer, linears, list(windows.split(4))).items():
+            weight = module.weight.data.t() if before.conv1d else module.weight.data
+            weight[mask(weight, norms, sparsity=_sparsity(step), pattern=step.scheme)] = 0.0
+    model.save_pretrained(target)
     dense.settle(target, source)

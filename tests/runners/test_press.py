@@ -1,0 +1,216 @@
+from __future__ import annotations
+
+import json
+import math
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hub.domain import ModelRef, Recipe
+from hub.errors import BadCheckpoint, OutOfDisk, Unavailable, UnfitModel, UsageError
+from runners import checkpoint, formats, methods, plugins, press, recipes
+
+BASE = ModelRef(repo_id="modelpress-samples/sample", sha="0" * 40)
+
+
+def quick(name: str) -> Recipe:
+    """Return a shipped recipe, shown little text: what lies on disk is of the same kind and size."""
+    recipe = recipes.load(name)
+    steps = []
+    for step in recipe.steps:
+        shown = replace(step.calibration, samples=8, sequence_length=128) if step.calibration else None
+        params = {**step.params, "tokens": 2048} if step.method == "distil" else step.params
+        steps.append(replace(step, calibration=shown, params=params))
+    return replace(recipe, steps=tuple(steps))
+
+
+def sample(samples: Path, name: str) -> Path:
+    folder = samples / name
+    if not (folder / "config.json").is_file():
+        pytest.skip(f"the sample model {name} was not made yet; run scripts/make_sample_models.py")
+    return folder
+
+
+def load(folder: Path, **extra: Any) -> Any:
+    from transformers import AutoModelForCausalLM
+
+    return AutoModelForCausalLM.from_pretrained(folder, **extra).eval()
+
+
+def logits(model: Any, ids: Any) -> Any:
+    import torch
+
+    with torch.inference_mode():
+        return model(ids).logits.float()
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize("base", ["sample-llama", "sample-qwen3-chat", "sample-gpt2"])
+@pytest.mark.parametrize("name", recipes.names())
+def test_every_recipe_makes_what_it_promises(samples: Path, tmp_path: Path, name: str, base: str) -> None:
+    import torch
+
+    source = sample(samples, base)
+    shape = checkpoint.shape(source)
+    recipe = quick(name)
+    try:
+        final = press.check(recipe, shape)
+    except UnfitModel as unfit:
+        pytest.skip(str(unfit))
+    stages: dict[str, float] = {}
+    made = press.press(BASE, source, recipe, tmp_path / "made", stages=stages)
+    assert checkpoint.read_manifest(tmp_path / "made") == made
+    assert made.parameters == final.parameters
+    assert [path.name for path in tmp_path.iterdir()] == ["made"]
+    assert set(stages) == {*(step.method for step in recipe.steps), "finish"}
+
+    packing = formats.packed(tmp_path / "made", recipe, shape)
+    assert packing.found == packing.expected > 0
+    assert packing.not_packed == packing.extra == ()
+    assert packing.bytes_found == pytest.approx(packing.bytes_expected, rel=0.03)
+    assert formats.non_finite(tmp_path / "made") == ()
+
+    carried = {path.name for pattern in checkpoint.CARRIED for path in source.glob(pattern)}
+    assert {file.path for file in made.files} == carried | {"config.json", "model.safetensors"}
+    assert (tmp_path / "made" / "generation_config.json").read_bytes() == (source / "generation_config.json").read_bytes()
+    assert "/tmp" not in (tmp_path / "made" / "config.json").read_text()
+
+    ids = torch.arange(40, 104)[None]
+    found, wanted = logits(load(tmp_path / "made"), ids), logits(load(source), ids)
+    assert found.shape == wanted.shape
+    assert torch.isfinite(found).all()
+    kl = (wanted.log_softmax(-1).exp() * (wanted.log_softmax(-1) - found.log_softmax(-1))).sum(-1).mean()
+    assert 0 < float(kl) < 4
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize("name", ["w8a8-dynamic", "bnb-nf4", "gptq-w4a16-g64", "wanda-50", "depth-distil"])
+def test_the_same_press_twice_gives_the_same_bytes(samples: Path, tmp_path: Path, name: str) -> None:
+    source = sample(samples, "sample-llama")
+    first, second = (press.press(BASE, source, quick(name), tmp_path / which) for which in ("first", "second"))
+    assert first.digest == second.digest
+
+
+@pytest.mark.integration
+def test_at_three_bits_rounding_to_nearest_is_clearly_worse_than_gptq(samples: Path, tmp_path: Path) -> None:
+    import torch
+
+    from runners import dense, texts
+
+    source = sample(samples, "sample-llama")
+    ids = torch.tensor(texts.tokens("stdlib-heldout", dense.tokenizer(source)))[: 40 * 512].view(-1, 512)[::10]
+
+    def perplexity(folder: Path) -> float:
+        scores = logits(load(folder, dtype=torch.bfloat16), ids)
+        return math.exp(float(torch.nn.functional.cross_entropy(scores[:, :-1].flatten(0, 1), ids[:, 1:].flatten())))
+
+    values = {"base": perplexity(source)}
+    for name in ("rtn-w3a16-g64", "gptq-w3a16-g64"):
+        press.press(BASE, source, recipes.load(name), tmp_path / name)
+        values[name] = perplexity(tmp_path / name)
+    print(values)
+    assert values["base"] < values["gptq-w3a16-g64"]
+    lost = {name: value - values["base"] for name, value in values.items()}
+    assert lost["rtn-w3a16-g64"] > 1.5 * lost["gptq-w3a16-g64"]
+
+
+@pytest.mark.integration
+@pytest.mark.shared
+def test_a_real_model_in_float32_is_pressed_and_others_refused(shared: Path, tmp_path: Path) -> None:
+    source = shared / "models" / "stories260K"
+    recipe = recipes.load("w8a8-dynamic")
+    press.press(BASE, source, recipe, tmp_path / "made")
+    packing = formats.packed(tmp_path / "made", recipe, checkpoint.shape(source))
+    assert packing.found == packing.expected == 35
+    assert packing.bytes_found == packing.bytes_expected
+    with pytest.raises(UnfitModel, match="172 inputs"):
+        press.press(BASE, source, recipes.load("gptq-w4a16-g64"), tmp_path / "other")
+    with pytest.raises(UnfitModel, match="RwkvForCausalLM"):
+        press.press(BASE, shared / "models" / "tiny-rwkv-4v0-660K", recipe, tmp_path / "other")
+    assert [path.name for path in tmp_path.iterdir()] == ["made"]
+
+
+class Copy:
+    """A method that takes no library: it hands on what it is given, or fails as it is told."""
+
+    def __init__(self, error: Exception | None = None) -> None:
+        self.error = error
+        self.calls = 0
+
+    NEEDS = ()
+    check = staticmethod(lambda step, shape: None)
+    promise = staticmethod(methods.get("distil").promise)
+
+    def apply(self, step: object, source: Path, target: Path, context: object) -> None:
+        self.calls += 1
+        for path in source.iterdir():
+            shutil.copy(path, target / path.name)
+        (target / "recipe.yaml").write_text("of a library")
+        if self.error:
+            raise self.error
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    folder = tmp_path / "base"
+    folder.mkdir()
+    config = {"architectures": ["LlamaForCausalLM"], "num_hidden_layers": 1, "hidden_size": 2, "vocab_size": 2}
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "tokenizer.json").write_text("{}")
+    header = json.dumps({"model.layers.0.mlp.up_proj.weight": {"dtype": "BF16", "shape": [2, 2], "data_offsets": [0, 8]}}).encode()
+    (folder / "model.safetensors").write_bytes(len(header).to_bytes(8, "little") + header + bytes(8))
+    return folder
+
+
+def use(monkeypatch: pytest.MonkeyPatch, method: Copy) -> Recipe:
+    monkeypatch.setattr(methods, "get", lambda _: method)
+    return recipes.load("w8a8-dynamic")
+
+
+def test_done_is_done(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, source: Path) -> None:
+    method = Copy()
+    recipe = use(monkeypatch, method)
+    first = press.press(BASE, source, recipe, tmp_path / "made")
+    assert press.press(BASE, source, recipe, tmp_path / "made") == first
+    assert method.calls == 1
+    assert [file.path for file in first.files] == ["config.json", "model.safetensors", "tokenizer.json"]
+    with pytest.raises(UsageError, match="another variant"):
+        press.press(replace(BASE, sha="1" * 40), source, recipe, tmp_path / "made")
+    (tmp_path / "made" / "model.safetensors").write_bytes(b"")
+    with pytest.raises(BadCheckpoint, match="truncated"):
+        press.press(BASE, source, recipe, tmp_path / "made")
+
+
+def test_what_is_not_ours_is_not_overwritten(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, source: Path) -> None:
+    recipe = use(monkeypatch, Copy())
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis" / "chapter.txt").write_text("dear")
+    with pytest.raises(UsageError, match="no variant"):
+        press.press(BASE, source, recipe, tmp_path / "thesis")
+    assert (tmp_path / "thesis" / "chapter.txt").read_text() == "dear"
+    (tmp_path / "empty").mkdir()
+    assert press.press(BASE, source, recipe, tmp_path / "empty").files
+
+
+@pytest.mark.parametrize(
+    ("error", "raised"), [(RuntimeError("No space left on device (os error 28)"), OutOfDisk), (ValueError("x"), ValueError)]
+)
+def test_a_failed_step_leaves_nothing(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, source: Path, error: Exception, raised: type[Exception]
+) -> None:
+    recipe = use(monkeypatch, Copy(error))
+    with pytest.raises(raised):
+        press.press(BASE, source, recipe, tmp_path / "out" / "made")
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_a_missing_library_is_said_before_any_work(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, source: Path) -> None:
+    monkeypatch.setattr(plugins, "missing", lambda needs: ("llmcompressor",))
+    recipe = recipes.load("w8a8-dynamic")
+    with pytest.raises(Unavailable, match="llmcompressor") as caught:
+        press.press(BASE, source, recipe, tmp_path / "made")
+    assert "pip install" in caught.value.hint
+    assert not (tmp_path / "made").exists()
