@@ -25,7 +25,10 @@ class Loads:
 
 
 def warm(engine: Engine, folder: Path, protocol: Protocol) -> list[int]:
-    """Load and run once, so that libraries are imported and files cached, and forget the model; return the prompt's token ids."""
+    """Load and run once, so that libraries are imported and files cached, and forget the model; return the prompt's token ids.
+
+    Raises `BadCheckpoint` for a model that loads wrongly or does not run, `UnfitModel` where its context is too short.
+    """
     from runners.quality import read_text
 
     loaded = engine.load(folder)
@@ -38,7 +41,13 @@ def warm(engine: Engine, folder: Path, protocol: Protocol) -> list[int]:
             hint="Measure with a protocol of a shorter sequence_length.",
         )
     prompt = loaded.encode(read_text(protocol))[: protocol.prompt_tokens]
-    loaded.time_generation(prompt, 2)
+    try:
+        loaded.time_generation(prompt, 2)
+    except Exception as error:  # kernels refuse shapes only when they run
+        raise BadCheckpoint(
+            f"{folder.name} loads but does not run: {type(error).__name__}: {str(error).strip()[:300]}",
+            hint="This engine's kernels do not take the model's shapes in this format; press it with another recipe.",
+        ) from error
     return prompt
 
 

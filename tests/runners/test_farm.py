@@ -62,8 +62,7 @@ def limited(farm: LocalFarm, **changes: float) -> LocalFarm:
 
 def child_of(farm: LocalFarm) -> psutil.Process:
     """The process of the job that runs now."""
-    assert farm._parent is not None
-    parent = psutil.Process(farm._parent._process.pid)
+    parent = psutil.Process(farm._alive()._process.pid)
     for _ in range(600):
         if children := parent.children():
             return children[0]

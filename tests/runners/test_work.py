@@ -60,7 +60,7 @@ def test_a_job_as_json(shared: Path, tmp_path: Path) -> None:
 @pytest.mark.integration
 @pytest.mark.shared
 def test_pressing_twice_is_once_and_a_cut_artifact_is_made_anew(shared: Path, tmp_path: Path) -> None:
-    told = order(tmp_path, kind="press", recipe=recipes.load("bnb-nf4"))
+    told = order(tmp_path, kind="press", recipe=recipes.load("w8a8-dynamic"))
     told = replace(told, folder=str(shared / "models" / "stories260K"))
     first = work.execute(told).artifact
     assert first is not None
@@ -78,7 +78,7 @@ def test_pressing_twice_is_once_and_a_cut_artifact_is_made_anew(shared: Path, tm
 @pytest.mark.integration
 @pytest.mark.shared
 def test_a_variant_that_was_not_pressed_is_not_measured(shared: Path, tmp_path: Path) -> None:
-    told = order(tmp_path, kind="measure", recipe=recipes.load("bnb-nf4"), protocol=SHORT)
+    told = order(tmp_path, kind="measure", recipe=recipes.load("w8a8-dynamic"), protocol=SHORT)
     with pytest.raises(BadCheckpoint, match="no finished checkpoint"):
         work.execute(replace(told, folder=str(shared / "models" / "stories260K")))
 
