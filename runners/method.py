@@ -139,7 +139,7 @@ def check_plain_linear(step: Step, shape: ModelShape, library: str) -> None:
     if shape.conv1d:
         raise UnfitModel(
             f"{step.method} quantizes nn.Linear layers through {library}; {shape.architecture} has Conv1D layers instead.",
-            hint="Use a gptq or bitsandbytes recipe for this model.",
+            hint="Use a bitsandbytes recipe for this model.",
         )
 
 

@@ -30,9 +30,15 @@ def _options(step: Step) -> tuple[int, int, bool, float]:
 
 
 def check(step: Step, shape: ModelShape) -> None:
-    """Refuse widths that groups, or words of 32 bits, do not divide."""
+    """Refuse Conv1D models, and widths that groups, or words of 32 bits, do not divide."""
     method.check_common(step, shape, SCHEMES, calibrated=True)
     group = _options(step)[1]
+    if shape.conv1d:
+        # gptqmodel packs Conv1D well, but GPT-2's weight initialisation in transformers 5.17 then asks for the dense weight and fails.
+        raise UnfitModel(
+            f"gptq could pack {shape.architecture}, but transformers cannot load the result.",
+            hint="Use a bitsandbytes recipe for this model.",
+        )
     if group > 0:
         method.check_divisible(step, shape, group)
     for linear in shape.linears:

@@ -52,7 +52,7 @@ def mask(weight: Any, norms: Any, *, sparsity: float, pattern: str) -> Any:
     return torch.zeros_like(score, dtype=torch.bool).scatter_(-1, least, True).reshape(weight.shape)
 
 
-class _Enough(Exception):
+class _EnoughError(Exception):
     """Ends a forward pass once the layer in question has run."""
 
 
@@ -65,12 +65,12 @@ def _input_norms(model: Any, layer: Any, linears: list[Any], batches: list[Any])
         sums[module] = sums[module] + inputs[0].float().flatten(0, -2).square().sum(dim=0)
 
     def stop(*_: Any) -> None:
-        raise _Enough
+        raise _EnoughError
 
     handles = [linear.register_forward_hook(watch) for linear in linears] + [layer.register_forward_hook(stop)]
     with torch.inference_mode():
         for batch in batches:
-            with contextlib.suppress(_Enough):
+            with contextlib.suppress(_EnoughError):
                 model.base_model(batch, use_cache=False)
     for handle in handles:
         handle.remove()
