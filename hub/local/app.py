@@ -12,12 +12,12 @@ from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from hub.local import accounts, discussions, general, info, lfs, listing, manage, resolve, shelves, uploads
+from hub.local import accounts, discussions, general, info, lfs, listing, manage, pages, resolve, shelves, uploads
 from hub.local.blobs import BlobStore
 from hub.local.config import HubConfig
 from hub.local.database import Database
 from hub.local.faults import Faults
-from hub.local.web import Handler, endpoint
+from hub.local.web import Handler, endpoint, guarded
 
 
 @dataclass(kw_only=True)
@@ -66,6 +66,7 @@ REPO_ROUTES: tuple[tuple[str, str, Handler], ...] = (
 )
 
 FIXED_ROUTES: tuple[tuple[str, str, Handler], ...] = (
+    ("GET", "/", pages.front),
     ("GET", "/health", general.health),
     ("GET", "/api/agent-harnesses", general.agent_harnesses),
     ("GET", "/api/whoami-v2", general.whoami),
@@ -87,6 +88,10 @@ FIXED_ROUTES: tuple[tuple[str, str, Handler], ...] = (
 
 FILE_ROUTES: tuple[tuple[str, str, Handler], ...] = (
     ("GET", "/{owner}/{name}/resolve/{rev}/{path:path}", resolve.download),
+    ("GET", "/{owner}/{name}", pages.repository),
+    ("GET", "/{owner}/{name}/tree/{rev}", pages.repository),
+    ("GET", "/{owner}/{name}/commit/{rev}", pages.repository),
+    ("GET", "/{owner}/{name}/blob/{rev}/{path:path}", pages.file),
     ("POST", "/{owner}/{name}.git/info/lfs/objects/batch", lfs.batch),
     ("POST", "/{owner}/{name}.git/info/lfs/objects/verify", lfs.verify),
     ("POST", "/{owner}/{name}/ask-access", manage.ask_access),
@@ -97,10 +102,10 @@ def build(hub: Hub) -> ASGIApp:
     """Return the ASGI application of a hub."""
     routes = [Route(path, endpoint(handler), methods=[method]) for method, path, handler in FIXED_ROUTES]
     routes += [
-        Route("/lfs/objects/{oid}", lfs.put_object, methods=["PUT"]),
-        Route("/lfs/objects/{oid}", lfs.get_object, methods=["GET"]),
-        Route("/lfs/parts/{upload}/{number:int}", lfs.put_part, methods=["PUT"]),
-        Route("/lfs/complete/{upload}/{oid}", lfs.complete, methods=["POST"]),
+        Route("/lfs/objects/{oid}", guarded(lfs.put_object), methods=["PUT"]),
+        Route("/lfs/objects/{oid}", guarded(lfs.get_object), methods=["GET"]),
+        Route("/lfs/parts/{upload}/{number:int}", guarded(lfs.put_part), methods=["PUT"]),
+        Route("/lfs/complete/{upload}/{oid}", guarded(lfs.complete), methods=["POST"]),
     ]
     # A model's files lie at the root, so these come last.
     for prefix in ("/datasets", "/spaces", ""):

@@ -120,8 +120,9 @@ def create(call: Call) -> dict[str, Any]:
     if len(title) < 3:
         raise ApiError(400, f"'title' must have 3 characters or more, not {title!r}")
     description, is_pull = call.text("description", ""), call.json().get("pullRequest") is True
+    repos.may_contribute(call)
     with call.hub.database.write() as connection:
-        repo = repos.writable(call, connection)
+        repo = repos.visible(call, connection)
         num = open_number(connection, repo)
         if is_pull:
             head = commits.resolve(connection, repo, "main")
@@ -204,8 +205,12 @@ def change(call: Call) -> dict[str, Any]:
     if action is None:
         raise ApiError(404, f"Nothing is at {call.path}")
     with call.hub.database.write() as connection:
-        repo = repos.writable(call, connection)
-        return action(connection, call, repo, _row(connection, repo, call))
+        repo = repos.visible(call, connection)
+        row = _row(connection, repo, call)
+        account = repos.may_contribute(call)
+        if action is not _add_comment and row["author"] != account.name:
+            repos.may_write(call, repo.owner)
+        return action(connection, call, repo, row)
 
 
 def _add_comment(connection: sqlite3.Connection, call: Call, repo: Repo, row: sqlite3.Row) -> dict[str, Any]:

@@ -17,8 +17,8 @@ from typing import Any
 from urllib.parse import quote
 
 from starlette.concurrency import run_in_threadpool
-from starlette.requests import ClientDisconnect, Request
-from starlette.responses import JSONResponse, Response
+from starlette.requests import Request
+from starlette.responses import FileResponse, JSONResponse, Response
 
 from hub.local import repos
 from hub.local.web import ApiError, Call
@@ -37,7 +37,8 @@ def batch(call: Call) -> dict[str, Any]:
         raise ApiError(400, f"'operation' must be upload or download, not {operation!r:.60}")
     with call.hub.database.read() as connection:
         if operation == "upload":
-            repo = repos.writable(call, connection)
+            repo = repos.visible(call, connection)
+            repos.may_contribute(call)
         else:
             repo = repos.visible(call, connection)
             repos.may_download(call, connection, repo)
@@ -117,62 +118,47 @@ def _number(request: Request, key: str) -> int:
 
 async def put_object(request: Request) -> Response:
     """PUT of a whole object; its bytes must have the promised size and SHA-256."""
-    try:
-        oid, size = request.path_params["oid"], _number(request, "size")
-        _signed(request, f"put {oid} {size}")
-        with request.app.state.hub.blobs.writer() as writer:
-            async for chunk in request.stream():
-                writer.write(chunk)
-                if writer.size > size:
-                    break
-            if writer.size != size or writer.sha256 != oid:
-                raise ApiError(422, f"{writer.size} bytes with SHA-256 {writer.sha256} came, not {size} with {oid}")
-    except ApiError as error:
-        return error.response()
-    except ClientDisconnect:
-        return Response(status_code=499)
+    oid, size = request.path_params["oid"], _number(request, "size")
+    _signed(request, f"put {oid} {size}")
+    with request.app.state.hub.blobs.writer() as writer:
+        async for chunk in request.stream():
+            writer.write(chunk)
+            if writer.size > size:
+                break
+        if writer.size != size or writer.sha256 != oid:
+            raise ApiError(422, f"{writer.size} bytes with SHA-256 {writer.sha256} came, not {size} with {oid}")
     return Response(status_code=200, headers={"ETag": f'"{oid}"'})
 
 
 async def put_part(request: Request) -> Response:
     """PUT of one part of a multipart upload; answers with the part's ETag."""
-    try:
-        upload, number, size = request.path_params["upload"], request.path_params["number"], _number(request, "size")
-        _signed(request, f"part {upload} {number} {size}")
-        folder: Path = request.app.state.hub.blobs.part_folder(upload)
-        folder.mkdir(exist_ok=True)
-        unfinished = folder / f"{number}.{secrets.token_hex(8)}"
-        digest, received = hashlib.sha256(), 0
-        with unfinished.open("wb") as file:
-            async for chunk in request.stream():
-                file.write(chunk)
-                digest.update(chunk)
-                received += len(chunk)
-                if received > size:
-                    break
-        if received != size:
-            unfinished.unlink()
-            raise ApiError(400, f"Part {number} has {received} bytes, not {size}")
-        unfinished.replace(folder / f"{number}-{digest.hexdigest()}")
-    except ApiError as error:
-        return error.response()
-    except ClientDisconnect:
-        return Response(status_code=499)
+    upload, number, size = request.path_params["upload"], request.path_params["number"], _number(request, "size")
+    _signed(request, f"part {upload} {number} {size}")
+    folder: Path = request.app.state.hub.blobs.part_folder(upload)
+    folder.mkdir(exist_ok=True)
+    unfinished = folder / f"{number}.{secrets.token_hex(8)}"
+    digest, received = hashlib.sha256(), 0
+    with unfinished.open("wb") as file:
+        async for chunk in request.stream():
+            file.write(chunk)
+            digest.update(chunk)
+            received += len(chunk)
+            if received > size:
+                break
+    if received != size:
+        unfinished.unlink()
+        raise ApiError(400, f"Part {number} has {received} bytes, not {size}")
+    unfinished.replace(folder / f"{number}-{digest.hexdigest()}")
     return Response(status_code=200, headers={"ETag": f'"{digest.hexdigest()}"'})
 
 
 async def complete(request: Request) -> Response:
     """POST `{oid, parts: [{partNumber, etag}]}`: joins the parts; the whole must have the promised size and SHA-256."""
-    try:
-        upload, oid = request.path_params["upload"], request.path_params["oid"]
-        size, count = _number(request, "size"), _number(request, "count")
-        _signed(request, f"complete {upload} {oid} {size} {count}")
-        body = await request.body()
-        await run_in_threadpool(_join, request.app.state.hub, upload, oid, size, _part_names(body, count))
-    except ApiError as error:
-        return error.response()
-    except ClientDisconnect:
-        return Response(status_code=499)
+    upload, oid = request.path_params["upload"], request.path_params["oid"]
+    size, count = _number(request, "size"), _number(request, "count")
+    _signed(request, f"complete {upload} {oid} {size} {count}")
+    body = await request.body()
+    await run_in_threadpool(_join, request.app.state.hub, upload, oid, size, _part_names(body, count))
     return JSONResponse({"success": True})
 
 
@@ -208,7 +194,8 @@ def verify(call: Call) -> dict[str, Any]:
     """POST /{id}.git/info/lfs/objects/verify."""
     oid, size = _checked(call.json())
     with call.hub.database.read() as connection:
-        repos.writable(call, connection)
+        repos.visible(call, connection)
+        repos.may_contribute(call)
     if not call.hub.blobs.has(oid, size):
         raise ApiError(404, f"The object {oid} of {size} bytes is not here")
     return {}
@@ -216,11 +203,6 @@ def verify(call: Call) -> dict[str, Any]:
 
 async def get_object(request: Request) -> Response:
     """GET of an object by its signed address, as git-lfs asks."""
-    from starlette.responses import FileResponse
-
-    try:
-        oid = request.path_params["oid"]
-        _signed(request, f"get {oid}")
-    except ApiError as error:
-        return error.response()
+    oid = request.path_params["oid"]
+    _signed(request, f"get {oid}")
     return FileResponse(request.app.state.hub.blobs.path(oid), media_type="application/octet-stream")

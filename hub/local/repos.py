@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from hub.local.accounts import USER
+from hub.local.accounts import USER, Account
 from hub.local.web import ApiError, Call
 
 KINDS = ("model", "dataset", "space")
@@ -127,14 +127,20 @@ def may_see(call: Call, repo: Repo) -> bool:
     return not repo.private or (call.account is not None and call.account.owns(repo.owner))
 
 
-def may_write(call: Call, namespace: str) -> None:
-    """Refuse callers that may not write to a namespace: 401 without a token, 403 with one."""
+def may_contribute(call: Call) -> Account:
+    """Refuse callers that may not even open a pull request or a discussion: 401 without a token, 403 with one that only reads."""
     if call.account is None:
         raise ApiError(401, "Invalid username or password.")
     if call.account.role != "write":
         raise ApiError(403, "This token may only read; use one with the role write")
-    if not call.account.owns(namespace):
-        raise ApiError(403, f"{call.account.name} has no right to write to the namespace {namespace!r:.120}")
+    return call.account
+
+
+def may_write(call: Call, namespace: str) -> None:
+    """Refuse callers that may not write to a namespace: 401 without a token, 403 with one."""
+    account = may_contribute(call)
+    if not account.owns(namespace):
+        raise ApiError(403, f"{account.name} has no right to write to the namespace {namespace!r:.120}")
 
 
 def may_download(call: Call, connection: sqlite3.Connection, repo: Repo) -> None:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from hub.local import cards, commits, discussions, gitids, paths, repos, summary
+from hub.local.accounts import Account
 from hub.local.commits import Commit
 from hub.local.gitids import File
 from hub.local.web import ApiError, Call
@@ -28,8 +29,7 @@ def preupload(call: Call) -> dict[str, Any]:
         raise ApiError(400, "'files' must be a list")
     with call.hub.database.read() as connection:
         repo = repos.visible(call, connection)
-        if not call.flag("create_pr"):
-            repos.may_write(call, repo.owner)
+        _may_commit(call, repo)
         commit = commits.resolve(connection, repo, call.params["rev"])
         files = commits.files(connection, commit.tree)
     attributes = _small_text(call, files, ".gitattributes")
@@ -72,10 +72,8 @@ def commit(call: Call) -> dict[str, Any]:
     make_pr = call.flag("create_pr")
     with call.hub.database.read() as connection:
         repo = repos.visible(call, connection)
-        if call.account is None or not make_pr:
-            repos.may_write(call, repo.owner)
+        account = _may_commit(call, repo)
     change = read_change(call)
-    assert call.account is not None
     with call.hub.database.write() as connection:
         repo = repos.visible(call, connection)
         ref_name, head = _target(connection, repo, call.params["rev"], change, make_pr)
@@ -90,7 +88,7 @@ def commit(call: Call) -> dict[str, Any]:
             files,
             ref_name=f"refs/pr/{num}" if make_pr else ref_name,
             parents=[head.id],
-            author=call.account.name,
+            author=account.name,
             title=change.title,
             message=change.message,
         )
@@ -100,6 +98,13 @@ def commit(call: Call) -> dict[str, Any]:
         discussions.note_commit(connection, call, repo, f"refs/pr/{num}" if make_pr else ref_name, made)
     answer = {"success": True, "commitOid": made.id, "commitUrl": f"{call.base}/{repo.web_path}/commit/{made.id}", "hookOutput": ""}
     return answer | ({"pullRequestUrl": f"{call.base}/{repo.web_path}/discussions/{num}"} if make_pr else {})
+
+
+def _may_commit(call: Call, repo: repos.Repo) -> Account:
+    """Let whoever has a write token propose changes, and the owner make them."""
+    if not call.flag("create_pr") and not call.params["rev"].startswith("refs/pr/"):
+        repos.may_write(call, repo.owner)
+    return repos.may_contribute(call)
 
 
 def _target(connection: sqlite3.Connection, repo: repos.Repo, revision: str, change: Change, make_pr: bool) -> tuple[str, Commit]:

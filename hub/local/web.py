@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
-from collections.abc import Callable, Mapping
+import sqlite3
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs, unquote
 
 from starlette.concurrency import run_in_threadpool
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 
 from hub.local.accounts import Account
@@ -95,18 +97,39 @@ def endpoint(handler: Handler) -> Callable[[Request], Any]:
     """Turn a plain function into a Starlette endpoint; it runs in a thread and may return a response or anything JSON can hold."""
 
     async def run(request: Request) -> Response:
-        try:
-            call = await read_call(request)
-            answer = await run_in_threadpool(handler, call)
-        except ApiError as error:
-            return error.response()
+        answer = await run_in_threadpool(handler, await read_call(request))
         return answer if isinstance(answer, Response) else JSONResponse(answer)
 
-    return run
+    return guarded(run)
 
 
-async def read_call(request: Request, *, body: bool = True) -> Call:
-    """Read a request whole (its body too, unless the caller streams it) and find out who asks."""
+def guarded(run: Callable[[Request], Awaitable[Response]]) -> Callable[[Request], Awaitable[Response]]:
+    """Turn errors into answers: refusals as they are worded, a full disk as 507, anything unforeseen as 500 with its story in the log."""
+
+    async def safe(request: Request) -> Response:
+        try:
+            return await run(request)
+        except ApiError as error:
+            return error.response()
+        except ClientDisconnect:
+            return Response(status_code=499)
+        except Exception as error:
+            if _disk_is_full(error):
+                return ApiError(507, "The disk of the embedded hub is full").response()
+            log.exception("%s %s failed", request.method, request.scope["path"])
+            return ApiError(500, f"The embedded hub failed: {type(error).__name__}; its log tells more").response()
+
+    return safe
+
+
+def _disk_is_full(error: Exception) -> bool:
+    if isinstance(error, sqlite3.OperationalError):
+        return error.sqlite_errorcode == sqlite3.SQLITE_FULL
+    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+
+
+async def read_call(request: Request) -> Call:
+    """Read a request whole and find out who asks."""
     hub: Hub = request.app.state.hub
     return Call(
         hub=hub,
@@ -118,7 +141,7 @@ async def read_call(request: Request, *, body: bool = True) -> Call:
         params={key: unquote(value) for key, value in request.path_params.items()},
         query=parse_qs(request.scope["query_string"].decode("ascii", "replace"), keep_blank_values=True),
         headers=request.headers,
-        body=await _read_body(request) if body else b"",
+        body=await _read_body(request),
     )
 
 
