@@ -63,7 +63,7 @@ def limited(farm: LocalFarm, **changes: float) -> LocalFarm:
 def child_of(farm: LocalFarm) -> psutil.Process:
     """The process of the job that runs now."""
     parent = psutil.Process(farm._alive()._process.pid)
-    for _ in range(600):
+    for _ in range(3000):  # a parent imports for seconds, on a crowded machine for minutes
         if children := parent.children():
             return children[0]
         time.sleep(0.1)
