@@ -38,9 +38,11 @@ def front(call: Call) -> Response:
         for repo in map(repos.from_row, rows)
     )
     head = '<tr><th>Model</th><th class="n">Downloads</th><th class="n">Likes</th></tr>'
-    return _page(
-        "Embedded hub", f"<h1>Embedded hub</h1><p>A hub on this machine alone. {len(rows)} models.</p><table>{head}{lines}</table>"
+    about = (
+        f"<p>A hub on this machine alone, with {len(rows)} models. "
+        "Those that it started with carry made-up numbers, so that ranking has an order to find.</p>"
     )
+    return _page("Embedded hub", f"<h1>Embedded hub</h1>{about}<table>{head}{lines}</table>")
 
 
 def repository(call: Call) -> Response:
