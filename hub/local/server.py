@@ -9,8 +9,8 @@ import os
 import socket
 import sys
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -35,8 +35,13 @@ class Address:
     port: int = 0
 
 
-def serve(root: Path, *, address: Address, samples: bool = True, config: HubConfig | None = None) -> None:
-    """Serve the hub's folder until stopped; raise `WorkFolderBusy` if another server owns it, `HubError` if no port can be had."""
+def serve(
+    root: Path, *, address: Address, samples: bool = True, config: HubConfig | None = None, ready: Callable[[str], None] | None = None
+) -> None:
+    """Serve the hub's folder until Ctrl-C or a signal; `ready` is called with the address once the port is ours.
+
+    Raises `WorkFolderBusy` if another server owns the folder, `HubError` if no port can be had.
+    """
     with owned(root):
         config = config or HubConfig()
         if address.host not in LOOPBACK:
@@ -50,7 +55,9 @@ def serve(root: Path, *, address: Address, samples: bool = True, config: HubConf
         seed.plant(hub, samples=samples)
         listener = _listen(address)
         try:
-            _announce(hub, listener)
+            endpoint = _announce(hub, listener)
+            if ready is not None:
+                ready(endpoint)
             uvicorn_config = uvicorn.Config(
                 build(hub),
                 http="h11",
@@ -61,7 +68,8 @@ def serve(root: Path, *, address: Address, samples: bool = True, config: HubConf
                 access_log=False,
                 timeout_graceful_shutdown=2,
             )
-            uvicorn.Server(uvicorn_config).run(sockets=[listener])
+            with suppress(KeyboardInterrupt):
+                uvicorn.Server(uvicorn_config).run(sockets=[listener])
         finally:
             listener.close()
             (root / "server.json").unlink(missing_ok=True)
@@ -128,8 +136,8 @@ def _listen(address: Address) -> socket.socket:
     raise HubError(f"The hub cannot listen on {address.host}: {reason}", hint="Choose another host or port.")
 
 
-def _announce(hub: Hub, listener: socket.socket) -> None:
-    """Write where the hub can be reached, whole or not at all."""
+def _announce(hub: Hub, listener: socket.socket) -> str:
+    """Write where the hub can be reached, whole or not at all, and return it."""
     host, port = listener.getsockname()[:2]
     reachable = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - compared, not bound
     endpoint = f"http://[{reachable}]:{port}" if ":" in reachable else f"http://{reachable}:{port}"
@@ -139,3 +147,4 @@ def _announce(hub: Hub, listener: socket.socket) -> None:
     )
     unfinished.replace(hub.root / "server.json")
     log.info("The hub serves %s at %s", hub.root, endpoint)
+    return endpoint

@@ -178,6 +178,20 @@ def test_listening_everywhere_warns(tmp_path: Path) -> None:
         process.stderr.close()
 
 
+def test_ctrl_c_ends_it_without_a_traceback(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "hub.local", "--root", str(tmp_path), "--port", "0", "--no-samples"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    assert process.stderr is not None
+    while "Started server process" not in process.stderr.readline():
+        pass
+    time.sleep(0.3)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(30) == 0
+    assert "Traceback" not in process.stderr.read()
+    process.stderr.close()
+    assert not (tmp_path / "server.json").exists()
+
+
 def test_starts_quickly(tmp_path: Path) -> None:
     """In processor time, so that a busy machine does not decide."""
     import resource
