@@ -20,5 +20,7 @@ def serve(
     settings = ctx.obj.settings()
     with Session(settings) as session:
         root = session.folder / "hub"
-    typer.echo(f"embedded hub of {root}: HF_ENDPOINT=http://{host}:{port or settings.hub.port}", err=True)
-    serve_hub(root, address=Address(host=host, port=port or settings.hub.port))
+    def ready(endpoint: str) -> None:
+        typer.echo(f"embedded hub of {root}: HF_ENDPOINT={endpoint} (Ctrl-C ends it)", err=True)
+
+    serve_hub(root, address=Address(host=host, port=port or settings.hub.port), ready=ready)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from modelpress.session import Session
 
 QUICK_MODELS = 1
-QUICK_RECIPES = ("gptq-w4a16-g128", "bnb-nf4")
+QUICK_RECIPES = ("gptq-w4a16-g64", "bnb-nf4")
 QUICK_PROTOCOL = "stdlib-heldout@512-quick"
 
 
