@@ -83,7 +83,8 @@ class Recipe:
 class Protocol:
     """Exactly how numbers are taken.
 
-    Quality: `windows` non-overlapping windows (0: all) of `sequence_length` tokens of `text`, whose SHA-256 is `text_sha256`; the tail is dropped.
+    Quality: `windows` non-overlapping windows (0: all) of `sequence_length` tokens of `text`, whose SHA-256 is `text_sha256`; the tail is
+    dropped.
     Speed: batch 1, a prompt of `prompt_tokens`, then `new_tokens` greedy tokens, `repeats` times after `warmup` runs.
     """
 

@@ -146,7 +146,8 @@ class Comparison:
 def compare(variant: VariantRecord, base: BaseRecord) -> Comparison:
     """Set a variant beside its base.
 
-    Speed and memory are compared only when both were taken on the same hardware, quality only under a shared protocol.
+    Quality and speed come from runs of both side by side under a shared protocol: tokens/s of two separate runs are not divided, since
+    a machine drifts between them. Memory and load time are compared only when both were taken on the same hardware.
     """
     protocol = shared_protocol(variant.measurements, base.measurements)
     same_hardware = (
@@ -155,7 +156,7 @@ def compare(variant: VariantRecord, base: BaseRecord) -> Comparison:
         and (variant.environment.hardware, variant.environment.device) == (base.environment.hardware, base.environment.device)
     )
 
-    def quality(metric: str) -> Estimate | None:
+    def paired(metric: str) -> Estimate | None:
         found = find(variant.measurements, metric, protocol) if protocol else None
         return Estimate.of(found) if found else None
 
@@ -168,11 +169,11 @@ def compare(variant: VariantRecord, base: BaseRecord) -> Comparison:
 
     return Comparison(
         protocol=protocol,
-        perplexity_ratio=quality("perplexity_ratio"),
-        kl_divergence=quality("kl_divergence"),
+        perplexity_ratio=paired("perplexity_ratio"),
+        kl_divergence=paired("kl_divergence"),
         size=relative("disk_size", on_hardware=False),
-        decode=relative("decode_tokens_per_second"),
-        prefill=relative("prefill_tokens_per_second"),
+        decode=paired("decode_speedup"),
+        prefill=paired("prefill_speedup"),
         memory=relative("peak_memory"),
         load=relative("load_time"),
     )

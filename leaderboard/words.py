@@ -37,9 +37,8 @@ def verdict_line(record: VariantRecord, base: BaseRecord, beside: Comparison) ->
     sentences = [", ".join(parts)] if parts else []
     if beside.decode and record.environment:
         where = markdown(record.environment.hardware)
-        sentences.append(f"On {where} it decodes at **{text.times(beside.decode)}** the base's speed: {_faster(beside.decode)}")
-    elif stats.find(record.measurements, "decode_tokens_per_second", beside.protocol):
-        sentences.append("Its speed and the base's were not taken on the same hardware, so they are not compared")
+        speed = f"**{text.times(beside.decode)}** the base's speed, both timed in turns"
+        sentences.append(f"On {where} it decodes at {speed}: {_faster(beside.decode)}")
     if beside.memory:
         sentences.append(f"Running it takes {text.times(beside.memory)} the base's peak memory")
     return Markdown(

@@ -10,7 +10,7 @@ from types import ModuleType
 from hub.domain import Measurement, Protocol
 from hub.errors import BadCheckpoint, Unavailable
 from runners import engines, metrics, quality, sizes, speed
-from runners.engines import Engine, Loaded
+from runners.engines import Loaded
 from runners.intervals import Estimate
 from runners.observations import Observed
 from runners.stages import Stages
@@ -20,7 +20,7 @@ def measure(folder: Path, base_folder: Path | None, protocol: Protocol, *, stage
     """Return all measurements of a checkpoint folder, one a metric, sorted by name.
 
     `base_folder` is the base of a variant, loaded in the variant's dtype and run beside it window by window; None measures the folder
-    for itself, without the metrics that compare. The model is timed alone in memory, before the base is loaded.
+    for itself, without the metrics that compare. Memory is taken before the base is loaded; then the two are timed in turns.
     Raises `BadCheckpoint` when a model cannot be loaded or predicts no finite number, `UnfitModel` when the protocol does not fit it.
     """
     stages = stages or Stages()
@@ -29,15 +29,18 @@ def measure(folder: Path, base_folder: Path | None, protocol: Protocol, *, stage
     with stages.stage("load"):
         prompt = speed.warm(engine, folder, protocol)
         loads = speed.load_repeatedly(engine, folder, protocol, prompt)
+        base = engine.load(base_folder, dtype=loads.loaded.dtype) if base_folder else None
     with stages.stage("speed"):
-        prefill, decode = speed.time_runs(loads.loaded, protocol, prompt)
+        runs = speed.time_runs(loads.loaded, base, protocol, prompt)
     with stages.stage("quality"):
-        windows = _quality(engine, loads.loaded, base_folder, protocol, wanted)
+        windows = _quality(loads.loaded, base, protocol, wanted)
     observed = Observed(
         prompt_tokens=len(prompt),
         new_tokens=protocol.new_tokens,
-        prefill_seconds=prefill,
-        decode_seconds=decode,
+        prefill_seconds=runs.prefill_seconds,
+        decode_seconds=runs.decode_seconds,
+        prefill_speedups=runs.prefill_speedups,
+        decode_speedups=runs.decode_speedups,
         load_seconds=loads.seconds,
         peak_bytes=loads.peak_bytes,
         disk_bytes=sizes.disk_bytes(folder),
@@ -57,12 +60,9 @@ def _wanted(*, paired: bool) -> dict[str, ModuleType]:
     return {name: metrics.load(name) for name in usable}
 
 
-def _quality(
-    engine: Engine, loaded: Loaded, base_folder: Path | None, protocol: Protocol, wanted: dict[str, ModuleType]
-) -> dict[str, tuple[float, ...]]:
+def _quality(loaded: Loaded, base: Loaded | None, protocol: Protocol, wanted: dict[str, ModuleType]) -> dict[str, tuple[float, ...]]:
     text = quality.read_text(protocol)
     ids = loaded.encode(text)
-    base = engine.load(base_folder, dtype=loaded.dtype) if base_folder else None
     if base and base.encode(text) != ids:
         raise BadCheckpoint(
             "The variant's tokenizer cuts the text into other tokens than its base's.",

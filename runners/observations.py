@@ -43,7 +43,7 @@ class Chunk:
 
 @dataclass(frozen=True, kw_only=True)
 class Observed:
-    """Everything about a checkpoint that is not read from logits: seconds of each run, bytes, parameters.
+    """Everything about a checkpoint that is not read from logits: seconds of each run, speed-ups over the base, bytes, parameters.
 
     `windows` holds, by quality metric, the mean per-token value of each window. `parameters` counts the weights that the checkpoint
     stands for; `tensor_bytes` is what its tensors take, `disk_bytes` its files.
@@ -53,6 +53,8 @@ class Observed:
     new_tokens: int
     prefill_seconds: tuple[float, ...]
     decode_seconds: tuple[float, ...]
+    prefill_speedups: tuple[float, ...]
+    decode_speedups: tuple[float, ...]
     load_seconds: tuple[float, ...]
     peak_bytes: tuple[float, ...]
     disk_bytes: int

@@ -24,6 +24,16 @@ class Loads:
     peak_bytes: tuple[float, ...]
 
 
+@dataclass(frozen=True, kw_only=True)
+class Runs:
+    """Seconds of each repeat, and by pair of neighbouring runs the base's time over the model's (empty without a base)."""
+
+    prefill_seconds: tuple[float, ...]
+    decode_seconds: tuple[float, ...]
+    prefill_speedups: tuple[float, ...]
+    decode_speedups: tuple[float, ...]
+
+
 def warm(engine: Engine, folder: Path, protocol: Protocol) -> list[int]:
     """Load and run once, so that libraries are imported and files cached, and forget the model; return the prompt's token ids.
 
@@ -70,12 +80,26 @@ def load_repeatedly(engine: Engine, folder: Path, protocol: Protocol, prompt: Se
     return Loads(loaded=loaded, seconds=tuple(seconds), peak_bytes=tuple(peaks))
 
 
-def time_runs(loaded: Loaded, protocol: Protocol, prompt: Sequence[int]) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Return the seconds of prefill and of decoding of each repeat, after the protocol's warm-up runs."""
+def time_runs(loaded: Loaded, base: Loaded | None, protocol: Protocol, prompt: Sequence[int]) -> Runs:
+    """Time the protocol's repeats after its warm-up runs; with a base beside it the two take turns, each going first as often.
+
+    A machine drifts by tens of per cent between two processes, and hardly between two neighbouring runs.
+    """
+    models = [loaded] if base is None else [loaded, base]
     for _ in range(protocol.warmup):
-        loaded.time_generation(prompt, protocol.new_tokens)
-    runs = [loaded.time_generation(prompt, protocol.new_tokens) for _ in range(protocol.repeats)]
-    return tuple(run[0] for run in runs), tuple(run[1] for run in runs)
+        for model in models:
+            model.time_generation(prompt, protocol.new_tokens)
+    own: list[tuple[float, float]] = []
+    others: list[tuple[float, float]] = []
+    for turn in range(protocol.repeats):
+        for model in models if turn % 2 == 0 else reversed(models):
+            (own if model is loaded else others).append(model.time_generation(prompt, protocol.new_tokens))
+    return Runs(
+        prefill_seconds=tuple(run[0] for run in own),
+        decode_seconds=tuple(run[1] for run in own),
+        prefill_speedups=tuple(theirs[0] / mine[0] for mine, theirs in zip(own, others, strict=False)),
+        decode_speedups=tuple(theirs[1] / mine[1] for mine, theirs in zip(own, others, strict=False)),
+    )
 
 
 class _Meter:

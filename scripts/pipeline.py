@@ -47,13 +47,19 @@ def now() -> str:
 
 
 def discover(session: Session) -> tuple[tuple[Candidate, ...], tuple[Refusal, ...]]:
-    """List the hub's popular models, screen each by policy, record both sides; return (accepted, refused)."""
+    """List the hub's popular models, screen each by policy, record both sides; return (accepted, refused).
+
+    What this work folder published itself is passed over in silence: it is listed, but nobody would ask why it is not pressed.
+    """
     from hub import catalog, policy
 
     with session.report.phase("discover", 0):
         accepted: list[Candidate] = []
         refused: list[Refusal] = []
+        own = {release.repo_id for release in session.store.releases()}
         for candidate in catalog.discover(session.client, session.settings):
+            if candidate.ref.repo_id in own:
+                continue
             refusal = policy.screen(candidate, session.settings)
             if refusal:
                 refused.append(refusal)

@@ -96,7 +96,7 @@ def show(session: Session, variants: list[VariantRecord], refused: list[Refusal 
             ratio(base, own, "disk_size"),
             f"{own['perplexity'].value:.2f} ({own['perplexity_ratio'].value - 1:+.1%})" if "perplexity_ratio" in own else "",
             f"{own['kl_divergence'].value:.4f}" if "kl_divergence" in own else "",
-            ratio(own, base, "decode_tokens_per_second"),
+            f"{own['decode_speedup'].value:.2f}" if "decode_speedup" in own else "",
             gate_word(record),
             published_word(record),
         )

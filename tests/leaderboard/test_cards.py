@@ -168,11 +168,11 @@ def test_a_licence_file_in_the_artifact_is_linked_there(make: SimpleNamespace) -
 
 def test_slower_than_the_base_is_said(make: SimpleNamespace) -> None:
     card = render(make, family(make)[0])
-    assert "decodes at **0.452 ± 0.016 ×** the base's speed: **slower than the base**" in card
+    assert "decodes at **0.45 ± 0.04 ×** the base's speed, both timed in turns: **slower than the base**" in card
     assert "It decodes more slowly than the base" in card
     assert "**faster than the base**" in render(make, student(make))
     unsure = render(make, wanda(make))
-    assert "the base's speed: no difference can be told" in unsure
+    assert "the base's speed, both timed in turns: no difference can be told" in unsure
     assert "decodes more slowly" not in unsure
 
 

@@ -83,11 +83,14 @@ def test_quality_is_compared_only_under_a_shared_protocol(make: SimpleNamespace)
     assert (beside.protocol, beside.perplexity_ratio, beside.kl_divergence) == (None, None, None)
 
 
-def test_speed_is_compared_only_on_the_same_hardware(make: SimpleNamespace) -> None:
-    elsewhere = replace(make.base(), environment=replace(make.machine, hardware="Another CPU"))
-    beside = stats.compare(make.variant(), elsewhere)
-    assert (beside.decode, beside.memory, beside.load) == (None, None, None)
+def test_memory_is_compared_only_on_the_same_hardware_and_speed_only_as_measured_in_turns(make: SimpleNamespace) -> None:
+    record = make.variant()
+    beside = stats.compare(record, replace(make.base(), environment=replace(make.machine, hardware="Another CPU")))
+    assert (beside.memory, beside.load) == (None, None)
     assert beside.size is not None
+    assert beside.decode == stats.Estimate.of(next(m for m in record.measurements if m.metric == "decode_speedup"))
+    apart = replace(record, measurements=tuple(m for m in record.measurements if "speedup" not in m.metric))
+    assert (stats.compare(apart, make.base()).decode, stats.compare(apart, make.base()).prefill) == (None, None)
 
 
 @pytest.mark.parametrize(

@@ -98,13 +98,15 @@ def test_a_base_has_no_paired_numbers_and_beside_itself_differs_by_nothing(stori
     from runners.measure import measure
 
     alone = {one.metric: one for one in measure(stories, None, QUICK)}
-    assert not {"kl_divergence", "perplexity_ratio", "same_top_token"} & set(alone)
+    assert not {"kl_divergence", "perplexity_ratio", "same_top_token", "decode_speedup", "prefill_speedup"} & set(alone)
     assert alone["bits_per_weight"].value == 32
     assert alone["disk_size"].value == sum(path.stat().st_size for path in stories.iterdir() if path.suffix != ".md")
     assert 0 < alone["peak_memory"].value < 200e6
     assert all(one.unit and one.interval and one.protocol and one.engine and one.measured_at for one in alone.values())
     beside = {one.metric: one.value for one in measure(stories, stories, QUICK)}
     assert (beside["kl_divergence"], beside["perplexity_ratio"], beside["same_top_token"]) == (0.0, 1.0, 1.0)
+    assert 0.5 < beside["decode_speedup"] < 2
+    assert 0.5 < beside["prefill_speedup"] < 2
     assert beside["perplexity"] == alone["perplexity"].value
 
 

@@ -22,6 +22,8 @@ FIXED = {
     "same_top_token": ("1", True, True),
     "prefill_tokens_per_second": ("token/s", True, False),
     "decode_tokens_per_second": ("token/s", True, False),
+    "prefill_speedup": ("1", True, True),
+    "decode_speedup": ("1", True, True),
     "load_time": ("s", False, False),
     "peak_memory": ("B", False, False),
     "disk_size": ("B", False, False),
@@ -32,6 +34,8 @@ OBSERVED = Observed(
     new_tokens=10,
     prefill_seconds=(0.5, 0.4, 0.6, 0.5, 0.5, 0.7),
     decode_seconds=(2.0, 1.0, 2.0, 4.0, 2.0, 2.0),
+    prefill_speedups=(1.1, 0.9, 1.0, 1.2, 1.0, 0.8),
+    decode_speedups=(2.0, 1.0, 2.0, 4.0, 2.0, 2.0),
     load_seconds=(0.3, 0.1, 0.2),
     peak_bytes=(10.0, 30.0, 20.0),
     disk_bytes=1234,
@@ -65,6 +69,8 @@ def test_speeds_are_of_the_median_run() -> None:
     assert metrics.load("prefill_tokens_per_second").estimate(OBSERVED).value == pytest.approx(200)
     decode = metrics.load("decode_tokens_per_second").estimate(OBSERVED)
     assert (decode.low, decode.value, decode.high) == pytest.approx((2.5, 5, 10))
+    speedup = metrics.load("decode_speedup").estimate(OBSERVED)
+    assert (speedup.low, speedup.value, speedup.high) == pytest.approx((1, 2, 4))
     assert metrics.load("bits_per_weight").estimate(OBSERVED).value == pytest.approx(4.5)
     assert metrics.load("bits_per_weight").estimate(replace(OBSERVED, tensor_bytes=1600)).value == pytest.approx(16)
 

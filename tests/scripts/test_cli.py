@@ -109,9 +109,8 @@ def test_compress_of_nothing(tmp_path: Path) -> None:
 
 
 def test_a_second_process_in_the_same_folder_is_told(tmp_path: Path) -> None:
-    from modelpress.session import Session
-
     from hub.settings import load
+    from modelpress.session import Session
 
     settings = load(None)
     settings = settings.model_copy(update={"press": settings.press.model_copy(update={"work_dir": tmp_path / "press"})})

@@ -19,7 +19,10 @@ import pytest
 from .conftest import Folder, QuickRun
 
 pytestmark = pytest.mark.integration
-COLUMNS = ["base_model", "base_sha", "variant", "recipe", "method", "scheme", "format", "metric", "value", "unit", "ci_low", "ci_high", "higher_is_better", "protocol", "engine", "hardware", "measured_at"]
+COLUMNS = [
+    "base_model", "base_sha", "variant", "recipe", "method", "scheme", "format", "metric", "value", "unit",
+    "ci_low", "ci_high", "higher_is_better", "protocol", "engine", "hardware", "measured_at",
+]  # fmt: skip
 
 
 def query(folder: Folder, sql: str) -> list[tuple[object, ...]]:
@@ -76,7 +79,10 @@ def test_the_view_for_people(quick_run: QuickRun) -> None:
     assert variants == 2
     assert metrics >= 8
     assert query(quick_run.folder, "select count(*) from v_results where recipe = 'base' and metric = 'perplexity'") == [(1,)]
-    bad = "select * from v_results where value is null or unit is null or protocol is null or hardware is null or not ci_low <= value or not value <= ci_high"
+    bad = (
+        "select * from v_results where value is null or unit is null or protocol is null or hardware is null"
+        " or not ci_low <= value or not value <= ci_high"
+    )
     assert query(quick_run.folder, bad) == []
 
 
@@ -139,7 +145,7 @@ def kill_at(folder: Folder, mark: str) -> bool:
     os.kill(process.pid, signal.SIGKILL)
     process.stderr.close()
     process.wait(30)
-    gone, alive = psutil.wait_procs(family, timeout=15)
+    _, alive = psutil.wait_procs(family, timeout=15)
     assert not alive, f"still alive after kill -9 of their parent: {[one.cmdline() for one in alive]}"
     return seen
 

@@ -64,6 +64,8 @@ UNITS = {
     "same_top_token": ("1", True),
     "prefill_tokens_per_second": ("token/s", True),
     "decode_tokens_per_second": ("token/s", True),
+    "prefill_speedup": ("1", True),
+    "decode_speedup": ("1", True),
     "load_time": ("s", False),
     "peak_memory": ("B", False),
     "disk_size": ("B", False),
@@ -275,6 +277,8 @@ class World:
                 measured("same_top_token", max(0.3, 0.985 - math.sqrt(outcome.kl) * 0.4), 0.003),
                 measured("bits_per_weight", outcome.bits),
                 *speeds(outcome.size, outcome.decode),
+                measured("decode_speedup", outcome.decode / family.decode, 0.03 * outcome.decode / family.decode),
+                measured("prefill_speedup", outcome.decode / family.decode, 0.03 * outcome.decode / family.decode),
             ),
         )
         held = outcome.end == "held"

@@ -1,0 +1,39 @@
+"""Whatever can be named has its line in the docs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from runners import engines, methods, metrics, protocols
+
+DOCS = Path(__file__).resolve().parents[1] / "docs"
+
+
+@pytest.mark.parametrize("name", methods.names())
+def test_every_method_has_a_line_with_its_paper(name: str) -> None:
+    lines = [line for line in (DOCS / "methods.md").read_text(encoding="utf-8").splitlines() if line.startswith(f"| `{name}` |")]
+    assert len(lines) == 1
+    paper = next(info.paper for info in methods.available() if info.name == name)
+    assert paper in lines[0]
+
+
+@pytest.mark.parametrize("name", engines.names())
+def test_every_engine_has_a_line(name: str) -> None:
+    assert f"| `{name}` |" in (DOCS / "methods.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("name", [*metrics.names(), *protocols.names()])
+def test_every_metric_and_protocol_has_a_line(name: str) -> None:
+    assert f"| `{name}` |" in (DOCS / "metrics.md").read_text(encoding="utf-8")
+
+
+def test_every_direct_dependency_has_its_reason() -> None:
+    import tomllib
+
+    project = tomllib.loads((DOCS.parent / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    text = (DOCS / "dependencies.md").read_text(encoding="utf-8").lower()
+    direct = [*project["dependencies"], *project["optional-dependencies"]["press"]]
+    missing = [line for line in direct if line.split("==")[0].split(">=")[0].lower() not in text]
+    assert not missing
