@@ -20,6 +20,7 @@ def serve(
     settings = ctx.obj.settings()
     with Session(settings) as session:
         root = session.folder / "hub"
+
     def ready(endpoint: str) -> None:
         typer.echo(f"embedded hub of {root}: HF_ENDPOINT={endpoint} (Ctrl-C ends it)", err=True)
 
