@@ -79,7 +79,13 @@ def model_json(base: BaseRecord, variants: Sequence[VariantRecord], rows: Sequen
 
 
 def copy_sqlite(source: Path, target: Path) -> None:
-    """Copy a live SQLite database into one self-contained file through the backup API."""
+    """Copy a live SQLite database into one self-contained file through the backup API, without the jobs' logs.
+
+    A log may name paths of the machine that made it; `VACUUM` takes it out of the file's free pages too.
+    """
     with closing(sqlite3.connect(f"{source.absolute().as_uri()}?mode=ro", uri=True)) as live, closing(sqlite3.connect(target)) as copy:
         live.backup(copy)
         copy.execute("PRAGMA journal_mode=DELETE")
+        copy.execute("UPDATE jobs SET log_tail = NULL")
+        copy.commit()
+        copy.execute("VACUUM")

@@ -9,6 +9,7 @@ import os
 import re
 import sqlite3
 from collections.abc import Callable
+from contextlib import closing
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -132,6 +133,10 @@ def test_a_model_page_has_charts_commands_and_verdicts(full: Store, tmp_path: Pa
 
 
 def test_jobs_show_class_reason_and_hint_but_no_log(full: Store, tmp_path: Path, hub_url: str) -> None:
+    assert full.file
+    with closing(sqlite3.connect(full.file)) as database:
+        assert database.execute("UPDATE jobs SET log_tail = 'a secret path' WHERE state = 'failed'").rowcount
+        database.commit()
     out = built(full, tmp_path / "site", hub_url)
     text = (out / "jobs.html").read_text()
     for words in (
@@ -142,7 +147,9 @@ def test_jobs_show_class_reason_and_hint_but_no_log(full: Store, tmp_path: Path,
         "no-safetensors",
     ):
         assert words in text
-    assert not [page for page in out.rglob("*") if page.suffix in (".html", ".json", ".csv") and "secret path" in page.read_text()]
+    assert not [file for file in out.rglob("*") if file.is_file() and b"secret path" in file.read_bytes()]
+    with closing(sqlite3.connect(full.file)) as database:
+        assert database.execute("SELECT count(*) FROM jobs WHERE log_tail = 'a secret path'").fetchone() != (0,), "only the copy is cleared"
 
 
 def test_the_protocol_page_tells_every_protocol_and_environment(full: Store, tmp_path: Path, hub_url: str) -> None:
