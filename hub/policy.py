@@ -24,6 +24,7 @@ PULL = (
 _WEIGHTS = re.compile(r"model[^/]*\.safetensors")
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".h5", ".msgpack", ".gguf", ".onnx")
 _TOKENIZERS = ({"tokenizer.json"}, {"tokenizer.model"}, {"spiece.model"}, {"vocab.txt"}, {"vocab.json", "merges.txt"})
+_MAX_LISTED = 4
 _RELATIONS = ("quantized", "adapter", "merge")
 _PRESSED_METHODS = ("gptq", "awq", "bitsandbytes", "compressed-tensors", "auto-round", "torchao", "exl2", "exl3", "hqq", "aqlm")
 _PRESSED_TAGS = frozenset((*_PRESSED_METHODS, "fp8", "mxfp4", "nvfp4", *(f"{bits}-bit" for bits in range(2, 9))))
@@ -93,9 +94,9 @@ def _private(candidate: Candidate, _policy: PolicySettings) -> str | None:
 
 def _gated(candidate: Candidate, policy: PolicySettings) -> str | None:
     license_id = effective(candidate.license, candidate.license_name)
-    if not candidate.gated or license_id in policy.gated_licenses:
+    if not candidate.gated or _among(license_id, policy.gated_licenses):
         return None
-    allowed = _listed(policy.gated_licenses)
+    allowed = _listed(policy.gated_licenses, "policy.gated_licenses")
     licence = names.shown(license_id or "none")
     return f"access to it is gated ({names.shown(candidate.gated)}) under the licence {licence}; gated licences allowed: {allowed}"
 
@@ -103,7 +104,7 @@ def _gated(candidate: Candidate, policy: PolicySettings) -> str | None:
 def _pipeline(candidate: Candidate, policy: PolicySettings) -> str | None:
     if not policy.pipeline_tags or candidate.pipeline_tag in policy.pipeline_tags:
         return None
-    return f"its pipeline tag is {names.shown(candidate.pipeline_tag or 'none')}; allowed: {_listed(policy.pipeline_tags)}"
+    return f"its pipeline tag is {names.shown(candidate.pipeline_tag or 'none')}; allowed: {_listed(policy.pipeline_tags, 'policy.pipeline_tags')}"
 
 
 def _downloads(candidate: Candidate, policy: PolicySettings) -> str | None:
@@ -115,11 +116,10 @@ def _downloads(candidate: Candidate, policy: PolicySettings) -> str | None:
 
 def _license(candidate: Candidate, policy: PolicySettings) -> str | None:
     license_id = effective(candidate.license, candidate.license_name)
-    if license_id is None:
-        return f"it names no licence; allowed: {_listed(policy.licenses)}"
-    if license_id not in {entry.lower() for entry in policy.licenses}:
-        return f"its licence {names.shown(license_id)} is not allowed; allowed: {_listed(policy.licenses)}"
-    return None
+    if _among(license_id, policy.licenses):
+        return None
+    found = f"its licence {names.shown(license_id)} is not allowed" if license_id else "it names no licence"
+    return f"{found}; allowed: {_listed(policy.licenses, 'policy.licenses')}"
 
 
 def _agreement(candidate: Candidate, _policy: PolicySettings) -> str | None:
@@ -195,8 +195,15 @@ def _joined() -> Iterator[str]:
     return (" with ".join(sorted(needed, reverse=True)) for needed in _TOKENIZERS)
 
 
-def _listed(values: tuple[str, ...]) -> str:
-    return ", ".join(values) or "none"
+def _among(license_id: str | None, allowed: tuple[str, ...]) -> bool:
+    return license_id is not None and license_id in {entry.lower() for entry in allowed}
+
+
+def _listed(values: tuple[str, ...], key: str) -> str:
+    """Return the first values of a list in the settings, short enough for a sentence; `key` is where the others stand."""
+    if len(values) <= _MAX_LISTED + 1:
+        return ", ".join(values) or "none"
+    return f"{', '.join(values[:_MAX_LISTED])} and {len(values) - _MAX_LISTED} more in {key}"
 
 
 _RULES: dict[str, Rule] = {

@@ -77,6 +77,8 @@ def test_a_good_model_is_let_in() -> None:
         (replace(GOOD, private=True), {}, "private", ["only public"]),
         (replace(GOOD, gated="manual"), {}, "gated", ["'manual'", "'apache-2.0'", "allowed: none"]),
         (replace(GOOD, gated="auto"), {"gated_licenses": ["llama3.1"]}, "gated", ["allowed: llama3.1"]),
+        (replace(GOOD, license="x"), {"licenses": list("abcde")}, "license", ["allowed: a, b, c, d, e"]),
+        (replace(GOOD, license="x"), {"licenses": list("abcdef")}, "license", ["allowed: a, b, c, d and 2 more in policy.licenses"]),
         (replace(GOOD, pipeline_tag="fill-mask"), {}, "pipeline_tag", ["'fill-mask'", "allowed: text-generation"]),
         (replace(GOOD, pipeline_tag=None), {}, "pipeline_tag", ["'none'"]),
         (replace(GOOD, downloads=3), {"min_downloads": 10}, "downloads", ["3 downloads", "10"]),
@@ -132,7 +134,7 @@ def test_each_rule_refuses_with_the_value_and_what_is_allowed(
 @pytest.mark.parametrize(
     ("candidate", "policy"),
     [
-        (replace(GOOD, gated="auto", license="llama3.1"), {"gated_licenses": ["llama3.1"]}),
+        (replace(GOOD, gated="auto", license="llama3.1"), {"gated_licenses": ["Llama3.1"]}),
         (replace(GOOD, license="other", license_name="Qwen"), {}),
         (replace(GOOD, license="Apache-2.0"), {}),
         (replace(GOOD, pipeline_tag=None), {"pipeline_tags": []}),
