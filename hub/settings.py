@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
+from hub import names
 from hub.errors import SettingsError
 
 FILE_NAME = "modelpress.toml"
@@ -25,7 +26,7 @@ DEFAULT_LICENSES = (
     "openrail", "creativeml-openrail-m", "bigscience-openrail-m", "bigscience-bloom-rail-1.0",
     "llama2", "llama3", "llama3.1", "llama3.2", "llama3.3", "llama4", "gemma", "qwen",
 )  # fmt: skip
-_REPO_ID = r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*"
+_COMMIT = re.compile(r"[0-9a-f]{40}")
 _EXPECTED = {
     "int_parsing": "a whole number",
     "int_type": "a whole number",
@@ -64,9 +65,14 @@ def _no_bool(value: Any) -> Any:
     return value
 
 
-def _repo_id(value: str) -> str:
-    if not re.fullmatch(_REPO_ID + r"(@[0-9a-f]{40})?", value, re.ASCII):
-        raise ValueError(f"{value!r} is not a model id; expected owner/name (a pinned one may end in @ and its 40-digit commit)")
+def _repo_id(value: Any) -> Any:
+    if not isinstance(value, str):
+        return value
+    repo_id, at, sha = value.partition("@")
+    if fault := names.repo_id_fault(repo_id):
+        raise ValueError(fault)
+    if at and not _COMMIT.fullmatch(sha):
+        raise ValueError(f"{value!r} is pinned to no commit; expected owner/name, or owner/name@ and 40 hexadecimal digits")
     return value
 
 
