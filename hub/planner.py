@@ -48,21 +48,17 @@ def plan(
     failed: Mapping[str, tuple[int, bool]] = NOTHING_FAILED,
     fits: Fits = fits_always,
     retry_failed: bool = False,
-    refusals: Sequence[Refusal] = (),
 ) -> Plan:
     """Return the jobs to do now, per base model: its measurement, then press and measurement of each recipe's variant.
 
     Left out are jobs that are done (`done` holds ids); jobs that failed for good, or `MAX_ATTEMPTS` times, with all that builds on them,
-    unless `retry_failed`; models and recipes refused by `refusals`; recipes that do not fit (refused with the reason that `fits` gives;
-    asked only about variants not yet complete); and a recipe that does the same as an earlier one under another name (refused).
+    unless `retry_failed`; recipes that do not fit (refused with the reason that `fits` gives; asked only about variants not yet complete);
+    and a recipe that does the same as an earlier one under another name (refused).
     """
     past = _Past(done=frozenset(done), failed=failed, retry_failed=retry_failed)
-    refused = {(refusal.repo_id, refusal.sha, refusal.recipe) for refusal in refusals}
-    found: list[Refusal] = []
+    refused: list[Refusal] = []
     wanted: list[Job] = []
     for model in dict.fromkeys(models):
-        if (model.repo_id, model.sha, None) in refused:
-            continue
         base = Job(kind="measure", base=model, protocol=protocol)
         variants = list(_variants(model, recipes, protocol))
         if past.is_given_up(base):
@@ -71,18 +67,16 @@ def plan(
         wanted.append(base)
         first: dict[str | None, str] = {}
         for recipe, pair in variants:
-            if (model.repo_id, model.sha, recipe.name) in refused:
-                continue
             refusal = _refusal(model, recipe, first.setdefault(pair[0].variant_id, recipe.name), pair, past, fits)
             if refusal:
-                found.append(refusal)
+                refused.append(refusal)
             elif any(map(past.is_given_up, pair)):
                 wanted += filter(past.is_done, pair)
             else:
                 wanted += pair
     wanted = list({job.id: job for job in wanted}.values())
     due = tuple(job for job in wanted if not past.is_done(job))
-    return Plan(jobs=due, refusals=(*refusals, *dict.fromkeys(found)), done=len(wanted) - len(due))
+    return Plan(jobs=due, refusals=tuple(dict.fromkeys(refused)), done=len(wanted) - len(due))
 
 
 def _variants(model: ModelRef, recipes: Sequence[Recipe], protocol: Protocol) -> Iterator[tuple[Recipe, tuple[Job, Job]]]:

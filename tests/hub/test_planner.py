@@ -113,16 +113,6 @@ def test_fits_is_not_asked_about_what_is_complete() -> None:
     assert plan(MODELS, RECIPES, PROTOCOL, IDS, fits=never) == Plan(jobs=(), refusals=(), done=len(IDS))
 
 
-def test_refused_models_and_recipes_are_left_out_and_their_refusals_kept() -> None:
-    refusals = (
-        Refusal(repo_id="people/a", sha="a" * 40, code="licence", reason="no"),
-        Refusal(repo_id="people/b", sha="b" * 40, code="unfit", reason="no", recipe="w2"),
-    )
-    made = plan(MODELS[:2], RECIPES[:2], PROTOCOL, (), refusals=refusals)
-    assert [job.label for job in made.jobs] == ["measure b base", "press b w3", "measure b w3"]
-    assert made.refusals == refusals
-
-
 def test_two_names_for_the_same_recipe_are_one_variant() -> None:
     made = plan(MODELS[:1], [recipe(4), recipe(4, "four")], PROTOCOL, ())
     assert [job.label for job in made.jobs] == ["measure a base", "press a w4", "measure a w4"]
