@@ -93,7 +93,7 @@ class Database:
                 return
             except sqlite3.OperationalError as error:
                 if "locked" not in str(error) or time.monotonic() > patience:
-                    raise StoreError(f"cannot prepare {self.name}: {error}", hint="close other programs that use this file") from error
+                    raise _explain(str(error), str(self.name)) from error
                 time.sleep(0.05)
             finally:
                 connection.close()
@@ -170,6 +170,10 @@ def _explain(problem: str, name: str) -> ModelPressError:
     said = problem.strip().splitlines()[0] if problem.strip() else "no reason given"
     if "disk is full" in said:
         return OutOfDisk(f"no room left on the disk for {name}", hint="free some space and run the same command again")
+    if "disk I/O error" in said:
+        return StoreError(
+            f"the disk of {name} refused to read or write", hint="check that it has room and is sound, then run the command again"
+        )
     if "not a database" in said or "malformed" in said:
         hint = "move the file away (a new one is made), or restore a copy of it"
         return StoreError(f"{name} is not a ModelPress database, or it is damaged: {said}", hint=hint)

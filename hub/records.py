@@ -54,7 +54,10 @@ def jobs(session: Session) -> list[JobRecord]:
 
 
 def bases(session: Session, *, current: bool) -> list[BaseRecord]:
-    """Return listed base models, those of the latest listing first, each listing by rank; only the latest when `current`."""
+    """Return listed base models, those of the latest listing first, each listing by rank.
+
+    With `current` only the latest, less what was refused since: a discovery that accepts nothing makes no listing.
+    """
     latest = select(Popularity.model_id, func.max(Popularity.taken_at).label("at")).group_by(Popularity.model_id).subquery()
     query = (
         select(Model, Popularity)
@@ -63,7 +66,8 @@ def bases(session: Session, *, current: bool) -> list[BaseRecord]:
         .order_by(Popularity.taken_at.desc(), Popularity.rank, Model.id)
     )
     if current:
-        query = query.where(Popularity.taken_at == select(func.max(Popularity.taken_at)).scalar_subquery())
+        refused = select(RefusalRow.repo_id).where(RefusalRow.recipe == "")
+        query = query.where(Popularity.taken_at == select(func.max(Popularity.taken_at)).scalar_subquery(), Model.repo_id.not_in(refused))
     numbers = select(MeasurementRow).where(MeasurementRow.variant_id.is_(None)).options(joinedload(MeasurementRow.protocol))
     measured = _grouped(session.scalars(numbers.order_by(MeasurementRow.id)), "model_id")
     environments = _environments(session)

@@ -218,6 +218,16 @@ class TestRecords:
         assert [b.candidate for b in store.bases()] == [new, old]
         assert [b.candidate for b in store.bases(current=True)] == [new]
 
+    def test_a_model_refused_since_the_latest_listing_is_not_current(self, store: Store, words: Any) -> None:
+        model = words.candidate(words.model())
+        store.record_models([model], "2026-01-01T00:00:00+00:00")
+        store.record_models([], "2026-01-02T00:00:00+00:00")
+        store.record_refusals([Refusal(repo_id=model.ref.repo_id, sha=model.ref.sha, code="banned", reason="it is banned")])
+        assert store.bases(current=True) == []
+        assert [b.candidate for b in store.bases()] == [model]
+        store.record_models([model], "2026-01-03T00:00:00+00:00")
+        assert [b.candidate for b in store.bases(current=True)] == [model]
+
     def test_bases_and_variants_come_back_as_they_went_in(self, filled: Store, farm: Any, words: Any) -> None:
         (base,) = filled.bases()
         assert (base.candidate.ref, [m.metric for m in base.measurements]) == (words.model(), ["kl_divergence", "disk_size"])
