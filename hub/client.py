@@ -326,9 +326,9 @@ class HubClient:
         """Return config.json where the Hub's summary of a model does not say its architecture; {} where it cannot be read."""
         try:
             config = json.loads(self.read_text(ref.repo_id, ref.sha, "config.json") or "{}")
-        except (HubRefused, HubError, ValueError, RecursionError) as error:
-            if isinstance(error, HubUnreachable):
-                raise
+        except HubUnreachable:
+            raise
+        except (HubError, ValueError, RecursionError):
             return {}
         return config if isinstance(config, dict) else {}
 
