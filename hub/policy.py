@@ -104,7 +104,8 @@ def _gated(candidate: Candidate, policy: PolicySettings) -> str | None:
 def _pipeline(candidate: Candidate, policy: PolicySettings) -> str | None:
     if not policy.pipeline_tags or candidate.pipeline_tag in policy.pipeline_tags:
         return None
-    return f"its pipeline tag is {names.shown(candidate.pipeline_tag or 'none')}; allowed: {_listed(policy.pipeline_tags, 'policy.pipeline_tags')}"
+    allowed = _listed(policy.pipeline_tags, "policy.pipeline_tags")
+    return f"its pipeline tag is {names.shown(candidate.pipeline_tag or 'none')}; allowed: {allowed}"
 
 
 def _downloads(candidate: Candidate, policy: PolicySettings) -> str | None:
