@@ -1,8 +1,9 @@
-"""`python -m hub.local --root FOLDER`: the embedded hub in the foreground."""
+"""`python -m hub.local --root FOLDER`: the embedded hub in the foreground. Its starter gets the error that ends it as JSON on stdout."""
 
 from __future__ import annotations
 
 import argparse
+import json
 import logging
 import sys
 from pathlib import Path
@@ -35,6 +36,8 @@ def main() -> int:
         serve(arguments.root, address=Address(host=arguments.host, port=arguments.port), samples=not arguments.no_samples, config=config)
     except ModelPressError as error:
         logging.getLogger(__name__).error("%s %s", error.message, error.hint)
+        if arguments.child_of:
+            sys.stdout.write(json.dumps({"message": error.message, "hint": error.hint}))
         return error.exit_code
     return 0
 

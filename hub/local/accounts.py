@@ -11,6 +11,8 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from hub.errors import StoreError
+
 USER = "modelpress"
 ORGANISATIONS = ("modelpress-lab",)
 
@@ -58,12 +60,14 @@ class Credentials:
 
 
 def load(root: Path) -> Credentials:
-    """Read the credentials of a hub's folder, or make them; the file is readable by its owner alone."""
+    """Read the credentials of a hub's folder, or make them; the file is readable by its owner alone. A damaged one raises `StoreError`."""
     path = root / "credentials.json"
     try:
         return Credentials(**json.loads(path.read_text(encoding="utf-8")))
     except FileNotFoundError:
         pass
+    except (ValueError, TypeError) as error:
+        raise StoreError(f"{path} is damaged: {error}", hint="Delete it; new tokens are made at the next start.") from error
     made = {"write_token": f"hf_{secrets.token_hex(17)}", "read_token": f"hf_{secrets.token_hex(17)}", "secret": secrets.token_hex(32)}
     unfinished = path.with_suffix(".new")
     unfinished.unlink(missing_ok=True)

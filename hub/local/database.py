@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from hub.errors import StoreError
+
 VERSION = 1
 
 SCHEMA = """
@@ -125,7 +127,7 @@ class Database:
                     connection.execute(statement)
                 connection.execute(f"PRAGMA user_version = {VERSION}")
             elif version != VERSION:
-                raise RuntimeError(f"{path} has version {version}, but this program reads version {VERSION}; start with another folder")
+                raise StoreError(f"{path} has version {version}; this program reads version {VERSION}", hint="Choose another work folder.")
 
     @contextmanager
     def read(self) -> Iterator[sqlite3.Connection]:

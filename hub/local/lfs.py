@@ -36,11 +36,10 @@ def batch(call: Call) -> dict[str, Any]:
     if operation not in ("upload", "download"):
         raise ApiError(400, f"'operation' must be upload or download, not {operation!r:.60}")
     with call.hub.database.read() as connection:
+        repo = repos.visible(call, connection)
         if operation == "upload":
-            repo = repos.visible(call, connection)
             repos.may_contribute(call)
         else:
-            repo = repos.visible(call, connection)
             repos.may_download(call, connection, repo)
     multipart = "multipart" in (body.get("transfers") or [])
     objects = body.get("objects")

@@ -15,18 +15,20 @@ from types import TracebackType
 from typing import Any
 from urllib.parse import urlsplit
 
-from hub.errors import HubUnreachable, WorkFolderBusy
+from hub.errors import HubError, HubUnreachable, ModelPressError, OutOfDisk, StoreError, WorkFolderBusy
 from hub.local import accounts
 from hub.local.config import HubConfig
 
 START_TIMEOUT_S = 60.0
 LOG_LIMIT = 5 * 1024 * 1024
+_CHILD_ERRORS = {kind.exit_code: kind for kind in (HubError, OutOfDisk, StoreError)}
 
 
 class LocalHub:
     """A running embedded hub: `with LocalHub(folder, port=8757) as hub:` then `hub.endpoint`, `hub.write_token`, `hub.read_token`.
 
-    A hub that serves the folder already is used and left running at the end. Raises `HubUnreachable` if none comes up.
+    A hub that serves the folder already is used and left running at the end. Raises `HubUnreachable` if none comes up,
+    and before that what keeps the folder from being served: `StoreError`, `OutOfDisk`, `HubError`.
     """
 
     def __init__(
@@ -76,7 +78,11 @@ class LocalHub:
             return
         while time.monotonic() < deadline:
             self._process = self._launch()
-            outcome = self._await(self._process, deadline)
+            try:
+                outcome = self._await(self._process, deadline)
+            except BaseException:
+                self._reap()
+                raise
             if outcome == "answers":
                 return
             self._reap()
@@ -112,7 +118,7 @@ class LocalHub:
         # Linux ties the signal to the starting thread, not to the process: a short-lived one would take the hub with it.
         command += ["--signal-with-parent"] if threading.current_thread() is threading.main_thread() else []
         with log.open("ab") as output:
-            return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=output, stderr=output, start_new_session=True)
+            return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=output, start_new_session=True)
 
     def _await(self, process: subprocess.Popen[bytes], deadline: float) -> str:
         """Wait until the child answers (`answers`), finds the folder taken (`busy`), or fails, which raises."""
@@ -121,12 +127,20 @@ class LocalHub:
             if code == WorkFolderBusy.exit_code:
                 return "busy"
             if code is not None:
-                raise HubUnreachable(f"The embedded hub of {self.root} ended with exit code {code} as it started", hint=self._log_end())
+                raise self._ended(process, code)
             card = self._card()
             if card is not None and card["pid"] == process.pid and self._answers(card):
                 return "answers"
             time.sleep(0.02)
         return "slow"
+
+    def _ended(self, process: subprocess.Popen[bytes], code: int) -> ModelPressError:
+        """Return the error with which the child ended: its own, or, where it had no time for one, the end of its log."""
+        try:
+            said = json.loads(process.stdout.read() if process.stdout else b"")
+            return _CHILD_ERRORS[code](said["message"], hint=said["hint"])
+        except (ValueError, LookupError):
+            return HubUnreachable(f"The embedded hub of {self.root} ended with exit code {code} as it started", hint=self._log_end())
 
     def _adopt(self, patience_s: float) -> bool:
         """Use the server that holds the folder, once it answers; False if none does in the given time."""
@@ -176,8 +190,8 @@ class LocalHub:
             except subprocess.TimeoutExpired:
                 process.kill()
         process.wait()
-        if process.stdin:
-            process.stdin.close()
+        for pipe in filter(None, (process.stdin, process.stdout)):
+            pipe.close()
 
     def _log_end(self) -> str:
         try:

@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import socket
+import sqlite3
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -16,10 +17,11 @@ from pathlib import Path
 
 import uvicorn
 
-from hub.errors import HubError, WorkFolderBusy
+from hub.errors import HubError, OutOfDisk, StoreError, WorkFolderBusy
 from hub.local import seed
 from hub.local.app import Hub, build, open_hub
 from hub.local.config import HubConfig
+from hub.local.web import disk_is_full
 
 log = logging.getLogger(__name__)
 
@@ -40,7 +42,8 @@ def serve(
 ) -> None:
     """Serve the hub's folder until Ctrl-C or a signal; `ready` is called with the address once the port is ours.
 
-    Raises `WorkFolderBusy` if another server owns the folder, `HubError` if no port can be had.
+    Raises `WorkFolderBusy` if another server owns the folder, `StoreError` if it is damaged, `OutOfDisk` if it has no room,
+    `HubError` if it cannot be written or no port can be had.
     """
     with owned(root):
         config = config or HubConfig()
@@ -50,9 +53,10 @@ def serve(
                 address.host,
             )
             config = replace(config, allowed_hosts=())
-        hub = open_hub(root, config)
-        _collect(hub)
-        seed.plant(hub, samples=samples)
+        with _explained(root):
+            hub = open_hub(root, config)
+            _collect(hub)
+            seed.plant(hub, samples=samples)
         listener = _listen(address)
         try:
             endpoint = _announce(hub, listener)
@@ -107,6 +111,20 @@ def die_with_parent(parent: int) -> None:
         ctypes.CDLL(None, use_errno=True).prctl(1, signal.SIGKILL, 0, 0, 0)  # 1: PR_SET_PDEATHSIG
         if os.getppid() != parent:
             os._exit(0)
+
+
+@contextmanager
+def _explained(root: Path) -> Iterator[None]:
+    """Say in a sentence what keeps the folder from being opened."""
+    try:
+        yield
+    except (OSError, sqlite3.Error) as error:
+        if disk_is_full(error):
+            raise OutOfDisk(f"The disk of the embedded hub's folder {root} is full", hint="Free some room and run it again.") from error
+        if isinstance(error, OSError):
+            raise HubError(f"The embedded hub cannot use {error.filename or root}: {error.strerror}", hint="Make it writable.") from error
+        hint = "Restore a copy of that folder, or choose another work folder."
+        raise StoreError(f"The embedded hub's folder {root} is damaged: {error}", hint=hint) from error
 
 
 def _collect(hub: Hub) -> None:

@@ -132,7 +132,7 @@ def read_change(call: Call) -> Change:
             continue
         try:
             entry = json.loads(line)
-            key, value = entry["key"], entry["value"]
+            key, value = str(entry["key"]), entry["value"]
         except (ValueError, TypeError, KeyError, RecursionError) as error:
             raise ApiError(400, f"Line {number} of the commit is not a JSON object with key and value") from error
         if not isinstance(value, dict):
@@ -154,14 +154,11 @@ def read_change(call: Call) -> Change:
 
 def _add_file(call: Call, value: dict[str, Any]) -> Callable[[dict[str, File]], None]:
     path = paths.check_path(value.get("path"))
-    content, encoding = value.get("content"), value.get("encoding", "utf-8")
+    content, encoding = value.get("content", ""), value.get("encoding", "utf-8")
     try:
-        if encoding == "base64":
-            data = base64.b64decode(content or "", validate=True)
-        else:
-            data = str(content).encode()
-    except (binascii.Error, ValueError, TypeError) as error:
-        raise ApiError(400, f"The content of {path!r:.100} is not valid {encoding}") from error
+        data = base64.b64decode(content, validate=True) if encoding == "base64" else content.encode()
+    except (ValueError, TypeError, AttributeError) as error:
+        raise ApiError(400, f"The content of {path!r:.100} is not valid {encoding!r:.40}") from error
     if len(data) > paths.LFS_SIZE:
         raise ApiError(400, f"{path!r:.100} is larger than 10 MiB; such files go through LFS")
     if data.startswith(_POINTER):

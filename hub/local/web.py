@@ -114,7 +114,7 @@ def guarded(run: Callable[[Request], Awaitable[Response]]) -> Callable[[Request]
         except ClientDisconnect:
             return Response(status_code=499)
         except Exception as error:
-            if _disk_is_full(error):
+            if disk_is_full(error):
                 return ApiError(507, "The disk of the embedded hub is full").response()
             log.exception("%s %s failed", request.method, request.scope["path"])
             return ApiError(500, f"The embedded hub failed: {type(error).__name__}; its log tells more").response()
@@ -122,7 +122,8 @@ def guarded(run: Callable[[Request], Awaitable[Response]]) -> Callable[[Request]
     return safe
 
 
-def _disk_is_full(error: Exception) -> bool:
+def disk_is_full(error: Exception) -> bool:
+    """Tell whether an error of the system or of SQLite means that the disk is full."""
     if isinstance(error, sqlite3.OperationalError):
         return error.sqlite_errorcode == sqlite3.SQLITE_FULL
     return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)

@@ -116,6 +116,9 @@ def test_commit_of_lfs_that_was_not_uploaded_is_refused(raw: Any, hub: Any, repo
         ["nonsense"],
         [{"key": "header", "value": {}}],
         [{"key": "header", "value": {"summary": "x"}}, {"key": "magic", "value": {}}],
+        [{"key": "header", "value": {"summary": "x"}}, {"key": ["file"], "value": {}}],
+        [{"key": "header", "value": {"summary": "x"}}, {"key": "file", "value": {"path": "a", "content": None}}],
+        [{"key": "header", "value": {"summary": "x"}}, {"key": "file", "value": {"path": "a", "content": 7, "encoding": "base64"}}],
         [{"key": "header", "value": {"summary": "x"}}, {"key": "file", "value": {"path": "a", "content": "%%%", "encoding": "base64"}}],
         [{"key": "header", "value": {"summary": "x", "parentCommit": "zz"}}],
         [

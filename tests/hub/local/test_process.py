@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from hub.errors import HubUnreachable, WorkFolderBusy
+from hub.errors import HubError, HubUnreachable, StoreError, WorkFolderBusy
 from hub.local.process import LocalHub
 
 pytestmark = pytest.mark.integration
@@ -131,11 +131,31 @@ def test_dies_with_a_starter_that_is_killed(tmp_path: Path) -> None:
         assert hub.pid is not None
 
 
-def test_a_folder_that_cannot_be_read_is_told_with_the_log(tmp_path: Path) -> None:
+def test_a_damaged_database_is_named(tmp_path: Path) -> None:
     (tmp_path / "hub.db").write_bytes(b"this is no database" * 100)
-    with pytest.raises(HubUnreachable) as error:
+    with pytest.raises(StoreError, match="damaged: file is not a database") as error:
         LocalHub(tmp_path, port=0, samples=False).start()
-    assert "not a database" in error.value.hint
+    assert "Restore" in error.value.hint
+
+
+def test_damaged_credentials_are_named(tmp_path: Path) -> None:
+    (tmp_path / "credentials.json").write_text("{")
+    with pytest.raises(StoreError, match=r"credentials\.json is damaged"):
+        LocalHub(tmp_path, port=0, samples=False).start()
+
+
+def test_a_folder_that_cannot_be_used_is_named(tmp_path: Path) -> None:
+    (tmp_path / "blobs").write_text("a file where a folder should be")
+    with pytest.raises(HubError, match=f"cannot use {tmp_path}/blobs: File exists"):
+        LocalHub(tmp_path, port=0, samples=False).start()
+
+
+def test_a_server_that_dies_without_a_word_is_told_with_its_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "executable", "/bin/false")
+    (tmp_path / "server.log").write_text("the last words\n")
+    with pytest.raises(HubUnreachable, match="exit code 1") as error:
+        LocalHub(tmp_path, port=0, samples=False).start()
+    assert "the last words" in error.value.hint
 
 
 def test_a_newer_database_is_refused(tmp_path: Path) -> None:
@@ -144,9 +164,8 @@ def test_a_newer_database_is_refused(tmp_path: Path) -> None:
     with sqlite3.connect(tmp_path / "hub.db") as connection:
         connection.execute("PRAGMA user_version = 99")
     connection.close()
-    with pytest.raises(HubUnreachable) as error:
+    with pytest.raises(StoreError, match="version 99"):
         LocalHub(tmp_path, port=0, samples=False).start()
-    assert "version 99" in error.value.hint
 
 
 def test_a_stale_server_card_is_not_believed(tmp_path: Path) -> None:
