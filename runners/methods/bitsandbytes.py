@@ -6,15 +6,18 @@ from dataclasses import replace
 from pathlib import Path
 
 from hub.domain import Step
+from hub.errors import UnfitModel
 from runners import dense, formats, method
 from runners.checkpoint import ModelShape
 from runners.method import PressContext, Promise
 
 FAMILY = "quantization"
-SUMMARY = "Stores weights as 4-bit NormalFloat or FP4 in blocks of 64; needs no calibration, loads anywhere transformers does."
+SUMMARY = "Stores weights as 4-bit NormalFloat or FP4 in blocks of 64; needs no calibration, runs on GPUs and CPUs."
 PAPER = "https://arxiv.org/abs/2305.14314"
 SCHEMES = ("NF4", "FP4")
 NEEDS = ("bitsandbytes", "transformers", "torch")
+BLOCK = 64
+ROWS = 32
 
 
 def _double(step: Step) -> bool:
@@ -22,9 +25,17 @@ def _double(step: Step) -> bool:
 
 
 def check(step: Step, shape: ModelShape) -> None:
-    """Refuse unknown architectures and schemes; all widths fit."""
+    """Refuse unknown architectures and schemes, and widths that only a GPU could run."""
     method.check_common(step, shape, SCHEMES)
     _double(step)
+    # On a CPU with AVX512-BF16 the library packs weights anew when the model first runs, and fails there on other widths.
+    for linear in shape.linears:
+        if linear.in_features % BLOCK or linear.out_features % ROWS:
+            raise UnfitModel(
+                f"bitsandbytes needs inputs divisible by {BLOCK} and outputs by {ROWS} to run on a CPU; "
+                f"{linear.name} has {linear.in_features} inputs and {linear.out_features} outputs.",
+                hint="Use a w8a8 recipe for this model.",
+            )
 
 
 def promise(step: Step, shape: ModelShape) -> Promise:

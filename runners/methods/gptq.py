@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 from hub.domain import Step
@@ -46,7 +48,7 @@ def check(step: Step, shape: ModelShape) -> None:
         if any(width % WORD for width in widths):
             raise UnfitModel(
                 f"gptq needs widths divisible by {WORD}, to pack into words; {linear.name} is {widths[0]} by {widths[1]}.",
-                hint="Use a bitsandbytes or w8a8 recipe for this model.",
+                hint="Use a w8a8 recipe for this model.",
             )
 
 
@@ -84,10 +86,24 @@ def apply(step: Step, source: Path, target: Path, context: PressContext) -> None
         offload_to_disk=False,
     )
     model = GPTQModel.load(str(source), config, dtype=torch.float32, device="cpu")
-    model.quantize(samples, batch_size=min(8, len(samples)), tokenizer=dense.tokenizer(context.base_folder))
+    with _logs_in(context.scratch):
+        model.quantize(samples, batch_size=min(8, len(samples)), tokenizer=dense.tokenizer(context.base_folder))
     model.save(str(target))
     _clean_config(target)
     dense.settle(target, source)
+
+
+@contextlib.contextmanager
+def _logs_in(folder: Path) -> Iterator[None]:
+    """Have gptqmodel write its log files below `folder`; they would go to `logs/` in the user's current folder, and no option says so."""
+    from gptqmodel.looper import loop_processor
+
+    before = loop_processor._PROJECT_LOG_DIR
+    loop_processor._PROJECT_LOG_DIR = folder.resolve() / "logs"
+    try:
+        yield
+    finally:
+        loop_processor._PROJECT_LOG_DIR = before
 
 
 def _clean_config(target: Path) -> None:

@@ -3,13 +3,14 @@ from __future__ import annotations
 import json
 import math
 import shutil
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from hub.domain import ModelRef, Recipe
+from hub.domain import Artifact, ModelRef, Recipe
 from hub.errors import BadCheckpoint, OutOfDisk, Unavailable, UnfitModel, UsageError
 from runners import checkpoint, formats, methods, plugins, press, recipes
 
@@ -27,11 +28,41 @@ def quick(name: str) -> Recipe:
     return replace(recipe, steps=tuple(steps))
 
 
-def sample(samples: Path, name: str) -> Path:
-    folder = samples / name
-    if not (folder / "config.json").is_file():
-        pytest.skip(f"the sample model {name} was not made yet; run scripts/make_sample_models.py")
-    return folder
+@dataclass(frozen=True, kw_only=True)
+class Pressed:
+    """A variant as it was pressed, with the seconds of its steps."""
+
+    folder: Path
+    artifact: Artifact
+    stages: dict[str, float]
+
+
+Pressing = Callable[[str, str], Pressed]
+
+
+@pytest.fixture(scope="session")
+def pressed(samples: Path, tmp_path_factory: pytest.TempPathFactory) -> Pressing:
+    """Return what presses a sample model by the quick form of a recipe, each pair once a session."""
+    done: dict[tuple[str, str], Pressed] = {}
+
+    def of(name: str, base: str) -> Pressed:
+        if (name, base) not in done:
+            stages: dict[str, float] = {}
+            folder = tmp_path_factory.mktemp(name) / "made"
+            artifact = press.press(BASE, samples / base, quick(name), folder, stages=stages)
+            done[name, base] = Pressed(folder=folder, artifact=artifact, stages=stages)
+        return done[name, base]
+
+    return of
+
+
+def pairs() -> list[tuple[str, str]]:
+    """Return every recipe with the sample Llama, and one recipe of each method with the other architectures."""
+    shipped = sorted(recipes.names(), key=lambda name: name not in recipes.default_names())
+    first = {recipes.load(name).method: name for name in reversed(shipped)}
+    return [(name, "sample-llama") for name in shipped] + [
+        (name, base) for base in ("sample-qwen3-chat", "sample-gpt2") for name in first.values()
+    ]
 
 
 def load(folder: Path, **extra: Any) -> Any:
@@ -48,38 +79,37 @@ def logits(model: Any, ids: Any) -> Any:
 
 
 @pytest.mark.integration
-@pytest.mark.parametrize("base", ["sample-llama", "sample-qwen3-chat", "sample-gpt2"])
-@pytest.mark.parametrize("name", recipes.names())
-def test_every_recipe_makes_what_it_promises(samples: Path, tmp_path: Path, name: str, base: str) -> None:
+@pytest.mark.parametrize(("name", "base"), pairs())
+def test_every_recipe_makes_what_it_promises(samples: Path, pressed: Pressing, name: str, base: str) -> None:
     import torch
 
-    source = sample(samples, base)
+    source = samples / base
     shape = checkpoint.shape(source)
     recipe = quick(name)
     try:
         final = press.check(recipe, shape)
     except UnfitModel as unfit:
         pytest.skip(str(unfit))
-    stages: dict[str, float] = {}
-    made = press.press(BASE, source, recipe, tmp_path / "made", stages=stages)
-    assert checkpoint.read_manifest(tmp_path / "made") == made
+    variant = pressed(name, base)
+    folder, made = variant.folder, variant.artifact
+    assert checkpoint.read_manifest(folder) == made
     assert made.parameters == final.parameters
-    assert [path.name for path in tmp_path.iterdir()] == ["made"]
-    assert set(stages) == {*(step.method for step in recipe.steps), "finish"}
+    assert [path.name for path in folder.parent.iterdir()] == ["made"]
+    assert set(variant.stages) == {*(step.method for step in recipe.steps), "finish"}
 
-    packing = formats.packed(tmp_path / "made", recipe, shape)
+    packing = formats.packed(folder, recipe, shape)
     assert packing.found == packing.expected > 0
     assert packing.not_packed == packing.extra == ()
     assert packing.bytes_found == pytest.approx(packing.bytes_expected, rel=0.03)
-    assert formats.non_finite(tmp_path / "made") == ()
+    assert formats.non_finite(folder) == ()
 
     carried = {path.name for pattern in checkpoint.CARRIED for path in source.glob(pattern)}
     assert {file.path for file in made.files} == carried | {"config.json", "model.safetensors"}
-    assert (tmp_path / "made" / "generation_config.json").read_bytes() == (source / "generation_config.json").read_bytes()
-    assert "/tmp" not in (tmp_path / "made" / "config.json").read_text()
+    assert (folder / "generation_config.json").read_bytes() == (source / "generation_config.json").read_bytes()
+    assert str(folder.parent) not in (folder / "config.json").read_text()
 
     ids = torch.arange(40, 104)[None]
-    found, wanted = logits(load(tmp_path / "made"), ids), logits(load(source), ids)
+    found, wanted = logits(load(folder), ids), logits(load(source), ids)
     assert found.shape == wanted.shape
     assert torch.isfinite(found).all()
     kl = (wanted.log_softmax(-1).exp() * (wanted.log_softmax(-1) - found.log_softmax(-1))).sum(-1).mean()
@@ -88,10 +118,13 @@ def test_every_recipe_makes_what_it_promises(samples: Path, tmp_path: Path, name
 
 @pytest.mark.integration
 @pytest.mark.parametrize("name", ["w8a8-dynamic", "bnb-nf4", "gptq-w4a16-g64", "wanda-50", "depth-distil"])
-def test_the_same_press_twice_gives_the_same_bytes(samples: Path, tmp_path: Path, name: str) -> None:
-    source = sample(samples, "sample-llama")
-    first, second = (press.press(BASE, source, quick(name), tmp_path / which) for which in ("first", "second"))
-    assert first.digest == second.digest
+def test_the_same_press_twice_gives_the_same_bytes_and_leaves_nothing_beside_them(
+    samples: Path, pressed: Pressing, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    again = press.press(BASE, samples / "sample-llama", quick(name), Path("again"))
+    assert again.digest == pressed(name, "sample-llama").artifact.digest
+    assert [path.name for path in tmp_path.iterdir()] == ["again"]
 
 
 @pytest.mark.integration
@@ -100,7 +133,7 @@ def test_at_three_bits_rounding_to_nearest_is_clearly_worse_than_gptq(samples: P
 
     from runners import dense, texts
 
-    source = sample(samples, "sample-llama")
+    source = samples / "sample-llama"
     ids = torch.tensor(texts.tokens("stdlib-heldout", dense.tokenizer(source)))[: 40 * 512].view(-1, 512)[::10]
 
     def perplexity(folder: Path) -> float:
@@ -111,7 +144,7 @@ def test_at_three_bits_rounding_to_nearest_is_clearly_worse_than_gptq(samples: P
     for name in ("rtn-w3a16-g64", "gptq-w3a16-g64"):
         press.press(BASE, source, recipes.load(name), tmp_path / name)
         values[name] = perplexity(tmp_path / name)
-    print(values)
+    print({name: round(value, 3) for name, value in values.items()})
     assert values["base"] < values["gptq-w3a16-g64"]
     lost = {name: value - values["base"] for name, value in values.items()}
     assert lost["rtn-w3a16-g64"] > 1.5 * lost["gptq-w3a16-g64"]
