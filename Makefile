@@ -39,10 +39,10 @@ lint: $(VENV)/.dev
 	$(BIN)/lint-imports
 
 unit: $(VENV)/.dev
-	$(BIN)/pytest -m "not integration"
+	$(BIN)/pytest -n 2 --dist loadgroup -m "not integration"
 
 test: lint
-	$(BIN)/pytest
+	$(BIN)/pytest -n 2 --dist loadgroup
 
 clean:
 	rm -rf press build dist $(VENV) *.egg-info

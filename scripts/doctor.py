@@ -7,12 +7,16 @@ import platform
 import shutil
 import sys
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
 from leaderboard.text import size
 from modelpress.options import AsJson, emit
+
+if TYPE_CHECKING:
+    from runners.engines import EngineInfo
+    from runners.method import MethodInfo
 
 LIBRARIES = (
     "torch", "transformers", "huggingface_hub", "gptqmodel", "llmcompressor", "compressed-tensors",
@@ -61,14 +65,14 @@ def examine(ctx: typer.Context) -> dict[str, Any]:
             else "none" + (" (the embedded hub makes its own)" if settings.hub.endpoint == "local" else ""),
         },
         "libraries": [library(name) for name in LIBRARIES],
-        "methods": [row(info) for info in methods.available()],
-        "engines": [row(info) for info in engines.available()],
+        "methods": [row(info, info.summary) for info in methods.available()],
+        "engines": [row(info, f"runs {', '.join(info.formats)}") for info in engines.available()],
     }
 
 
-def row(info: Any) -> dict[str, Any]:
+def row(info: MethodInfo | EngineInfo, summary: str) -> dict[str, Any]:
     """Return a method's or engine's line."""
-    return {"name": info.name, "available": info.available, "reason": info.reason, "install": info.install, "summary": info.summary}
+    return {"name": info.name, "available": info.available, "reason": info.reason, "install": info.install, "summary": summary}
 
 
 def library(name: str) -> dict[str, Any]:

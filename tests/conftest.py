@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
+
+# One thread a test process: several of them on few cores, each with a pool that spins, take minutes for what takes seconds.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 REPO = Path(__file__).resolve().parent.parent
 SHARED = REPO.parent / "shared"
@@ -22,3 +26,10 @@ def shared() -> Path:
 def samples() -> Path:
     """The folder with the sample models of the embedded hub."""
     return REPO / "hub" / "local" / "samples" / "modelpress-samples"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Keep tests that share dear fixtures in one worker (`--dist loadgroup`): those of a file, and all that look at one quick run."""
+    for item in items:
+        shared_run = "quick_run" in getattr(item, "fixturenames", ())
+        item.add_marker(pytest.mark.xdist_group("quick run" if shared_run else item.nodeid.split("::")[0]))

@@ -55,7 +55,7 @@ class Folder:
 def new_folder(path: Path) -> Folder:
     """Make a user's folder whose embedded hub has a port of its own."""
     port = free_port()
-    (path / "modelpress.toml").write_text(f"[hub]\nport = {port}\n")
+    (path / "modelpress.toml").write_text(f"[hub]\nport = {port}\n[farm]\nthreads = 1\n")
     return Folder(path, port)
 
 

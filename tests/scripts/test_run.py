@@ -87,9 +87,13 @@ def test_the_view_for_people(quick_run: QuickRun) -> None:
 
 
 def test_the_site_shows_them(quick_run: QuickRun) -> None:
-    page = (quick_run.folder.press / "site" / "index.html").read_text(encoding="utf-8")
-    for release in quick_run.report["released"]:
-        assert release["repo_id"].split("/")[1] in page
+    site = quick_run.folder.press / "site"
+    index = (site / "index.html").read_text(encoding="utf-8")
+    models = "".join(page.read_text(encoding="utf-8") for page in (site / "models").glob("*.html"))
+    for record in quick_run.report["variants"]:
+        assert record["recipe"]["name"] in index
+        assert record["release"]["repo_id"] in models
+        assert record["release"]["sha"] in models
 
 
 def test_a_second_run_does_nothing_twice(quick_run: QuickRun) -> None:
