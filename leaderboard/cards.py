@@ -32,7 +32,9 @@ _NAMES = {
     "prefill_tokens_per_second": "Prefill",
     "decode_tokens_per_second": "Decode",
     "load_time": "Load time",
-    "peak_memory": "Peak memory of the process",
+    "prefill_speedup": "Prefill, variant / base",
+    "decode_speedup": "Decode, variant / base",
+    "peak_memory": "Peak memory above that before loading",
     "disk_size": "Size on disk",
     "bits_per_weight": "Bits per weight",
 }
@@ -126,7 +128,9 @@ def _view(
         "protocol": beside.protocol,
         "protocol_words": words.protocol_words(extras.protocol, beside.protocol),
         "samples": _samples(record, beside.protocol),
+        "engines": sorted({measurement.engine for measurement in record.measurements}),
         "intervals": _intervals(record, beside.protocol),
+        "in_turns": beside.decode is not None or beside.prefill is not None,
         "speed": _rows(record, base, beside, ("prefill_tokens_per_second", "decode_tokens_per_second", "load_time")),
         "memory": _rows(record, base, beside, ("disk_size", "peak_memory", "bits_per_weight")),
         "hardware": words.hardware(record.environment),
@@ -175,7 +179,7 @@ def _sibling_rows(
         rows.append(
             (
                 label or link(item.recipe.name, f"{hub_url}/{repo}" if repo else None),
-                f"{item.recipe.method} {item.recipe.scheme}",
+                " → ".join(f"{step.method} {step.scheme}" for step in item.recipe.steps),
                 _shown(beside.size, text.times),
                 _shown(beside.perplexity_ratio, text.percent_change),
                 _shown(beside.kl_divergence, text.uncertain),
@@ -220,7 +224,7 @@ def _samples(record: VariantRecord, protocol: str | None) -> int | None:
 
 
 def _intervals(record: VariantRecord, protocol: str | None) -> list[str]:
-    """How the 95 % intervals were found, each way once with the metrics that it holds for."""
+    """How the intervals were found and their level, each way once with the metrics that it holds for."""
     ways: dict[str, list[str]] = {}
     for metric, name in _NAMES.items():
         found = stats.find(record.measurements, metric, protocol)

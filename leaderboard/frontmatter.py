@@ -12,6 +12,7 @@ from leaderboard import stats, text
 
 TAG = "modelpress"
 _NUMBER_FORMAT = re.compile(r"(?i)\A(?:nv|mx)?(?:w(\d+)a\d+|nf(\d+)|fp(\d+)|int(\d+)|q(\d+))")
+_SPARSITY = re.compile(r"(?:unstructured|\d+:\d+)\Z", re.ASCII)
 _INDEXED = ("perplexity", "perplexity_ratio", "kl_divergence", "same_top_token", "prefill_tokens_per_second", "decode_tokens_per_second")
 _LONGEST = 200
 _LANGUAGE = re.compile(r"(?:[a-z]{2,3}(?:-[A-Za-z0-9]{2,8})*|code|multilingual)\Z", re.ASCII)
@@ -40,12 +41,14 @@ def relation(recipe: Recipe) -> str:
 
 
 def tags(recipe: Recipe, base: BaseRecord) -> list[str]:
-    """Return the card's tags: what was done, with which method, scheme and format."""
+    """Return the card's tags: what was done, with which method and format, and the scheme where it is a number format or a sparsity."""
     wanted = [TAG, *(family for family in families(recipe) if family != "quantized")]
     for step in recipe.steps:
-        wanted += [step.method, step.scheme.lower()]
+        wanted.append(step.method)
         if width := bits(step.scheme):
-            wanted.append(f"{width}-bit")
+            wanted += [step.scheme.lower(), f"{width}-bit"]
+        elif _SPARSITY.match(step.scheme):
+            wanted.append(step.scheme)
     if recipe.format != "dense":
         wanted.append(recipe.format)
     if recipe.track == "research":
@@ -106,7 +109,7 @@ def _model_index(record: VariantRecord, base: BaseRecord, *, repo_id: str, hub_u
 
 
 def _metric(found: Measurement, record: VariantRecord) -> dict[str, Any]:
-    name = f"{found.metric.replace('_', ' ')}, 95 % interval {found.ci_low:.6g} to {found.ci_high:.6g}"
+    name = f"{found.metric.replace('_', ' ')}, interval {found.ci_low:.6g} to {found.ci_high:.6g} ({found.interval})"
     if found.metric.endswith("per_second") and record.environment:
         name += f", on {record.environment.hardware}"
     return {"type": found.metric, "value": float(f"{found.value:.6g}"), "name": text.plain(name)}

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
-from hub.domain import BaseRecord, Environment, Protocol, VariantRecord
+from hub.domain import BaseRecord, Environment, Protocol, Recipe, VariantRecord
 from leaderboard import stats, text
 from leaderboard.stats import Comparison, Estimate
 from leaderboard.text import Markdown, markdown
@@ -20,14 +20,30 @@ _READERS = {
 }
 
 
+def as_large(size: Estimate | None) -> bool:
+    """Return whether a size beside the base's is the same but for half a per cent, such as a longer configuration."""
+    return size is not None and abs(size.value - 1) < 0.005
+
+
+def same_work(recipe: Recipe, size: Estimate | None) -> bool:
+    """Return whether a variant is dense and as large as its base: ordinary kernels then do the same work, zeros or not.
+
+    What is measured of its speed and memory beside the base's is the machine's unrest, never a gain or a loss.
+    """
+    return recipe.format == "dense" and as_large(size)
+
+
 def verdict_line(record: VariantRecord, base: BaseRecord, beside: Comparison) -> Markdown:
     """Return one paragraph: what this variant gains and costs against its exact base, with uncertainties."""
     parts: list[str] = []
     mine = stats.find(record.measurements, "disk_size", beside.protocol)
     theirs = stats.find(base.measurements, "disk_size", beside.protocol)
     if mine and theirs and beside.size:
-        sizes = f"({text.size(mine.value)} instead of {text.size(theirs.value)})"
-        parts.append(f"**{text.number(beside.size.value * 100)} % of the base's size** on disk {sizes}")
+        if as_large(beside.size):
+            parts.append(f"**As large as the base** on disk ({text.size(mine.value)})")
+        else:
+            sizes = f"({text.size(mine.value)} instead of {text.size(theirs.value)})"
+            parts.append(f"**{text.number(beside.size.value * 100)} % of the base's size** on disk {sizes}")
     if beside.perplexity_ratio:
         change = text.percent_change(beside.perplexity_ratio)
         same = " (no change can be told)" if _includes(beside.perplexity_ratio, 1) else ""
@@ -38,8 +54,8 @@ def verdict_line(record: VariantRecord, base: BaseRecord, beside: Comparison) ->
     if beside.decode and record.environment:
         where = markdown(record.environment.hardware)
         speed = f"**{text.times(beside.decode)}** the base's speed, both timed in turns"
-        sentences.append(f"On {where} it decodes at {speed}: {_faster(beside.decode)}")
-    if beside.memory:
+        sentences.append(f"On {where} it decodes at {speed}: {_faster(record.recipe, beside, beside.decode)}")
+    if beside.memory and not same_work(record.recipe, beside.size):
         sentences.append(f"Running it takes {text.times(beside.memory)} the base's peak memory")
     return Markdown(
         ". ".join(sentence[:1].upper() + sentence[1:] for sentence in sentences) + "." if sentences else "Nothing was measured."
@@ -50,48 +66,57 @@ def _includes(estimate: Estimate, value: float) -> bool:
     return estimate.low <= value <= estimate.high
 
 
-def _faster(speed: Estimate) -> str:
+def _faster(recipe: Recipe, beside: Comparison, speed: Estimate) -> str:
     if _includes(speed, 1):
         return "no difference can be told"
+    if same_work(recipe, beside.size):
+        return "both do the same work on dense weights, so this is the machine's unrest and no gain or loss"
     return "**faster than the base**" if speed.value > 1 else "**slower than the base**"
 
 
 def advice(base: BaseRecord, family: Sequence[VariantRecord]) -> list[tuple[str, str]]:
-    """Return (question, names) pairs: the smallest, the closest to the base, the fastest and the leanest; ties are all named."""
-    beside = [stats.compare(item, base) for item in family]
-    names = [item.recipe.name for item in family]
+    """Return (question, names) pairs over what is meant for serving: the smallest, the closest to the base, the fastest, the leanest.
+
+    All that nothing else surely beats are named; any two of them overlap.
+    """
+    serving = [item for item in family if item.recipe.track == "serving"]
+    beside = [(item.recipe.name, stats.compare(item, base)) for item in serving]
+    working = [
+        (item.recipe.name, found) for item, (_, found) in zip(serving, beside, strict=True) if not same_work(item.recipe, found.size)
+    ]
     same = Estimate(value=1, low=1, high=1)
     fast = Estimate(value=1, low=1, high=1, higher_is_better=True)
-
-    def best(pick: Callable[[Comparison], Estimate | None], reference: Estimate | None = None) -> str | None:
-        rows = [(name, found) for name, item in zip(names, beside, strict=True) if (found := pick(item))]
-        if not rows:
-            return None
-        if reference:
-            rows.append(("the base model itself", reference))
-        group = stats.tie_groups([estimate for _, estimate in rows])[0]
-        tied = [rows[index][0] for index in group]
-        return tied[0] if len(tied) == 1 else f"{', '.join(tied[:-1])} and {tied[-1]} (these cannot be told apart)"
-
     found = (
-        ("Smallest on disk", best(lambda item: item.size, same)),
-        ("Closest to the base (KL divergence)", best(lambda item: item.kl_divergence)),
-        ("Fastest at decoding here", best(lambda item: item.decode, fast)),
-        ("Least peak memory here", best(lambda item: item.memory, same)),
+        ("Smallest on disk", _best([(name, item.size) for name, item in beside], same)),
+        ("Closest to the base (KL divergence)", _best([(name, item.kl_divergence) for name, item in beside])),
+        ("Fastest at decoding here", _best([(name, item.decode) for name, item in working], fast)),
+        ("Least peak memory here", _best([(name, item.memory) for name, item in working], same)),
     )
     return [(question, answer) for question, answer in found if answer]
+
+
+def _best(rows: Sequence[tuple[str, Estimate | None]], base: Estimate | None = None) -> str | None:
+    """Return the names of the rows that no other surely beats, the base's among them if it is given; None where nothing was measured."""
+    known = [(name, found) for name, found in rows if found]
+    if not known:
+        return None
+    if base:
+        known.append(("the base model itself", base))
+    best = [name for name, found in known if not any(stats.surely_better(other, found) for _, other in known)]
+    return best[0] if len(best) == 1 else f"{', '.join(best[:-1])} and {best[-1]} (these cannot be told apart)"
 
 
 def protocol_words(protocol: Protocol | None, name: str | None) -> list[str]:
     """Return a protocol in sentences; nothing when its definition is not known or is another one's."""
     if protocol is None or protocol.name != name:
         return []
-    windows = f"the first {protocol.windows}" if protocol.windows else "all"
+    count, places = (str(protocol.windows), ", at even distances,") if protocol.windows else ("all", "")
     return [
-        f"Quality: {windows} non-overlapping windows of {protocol.sequence_length} tokens of the text {protocol.text} "
+        f"Quality: {count} non-overlapping windows of {protocol.sequence_length} tokens{places} of the text {protocol.text} "
         f"(SHA-256 {protocol.text_sha256}); the tail is dropped. Variant and base see the same windows.",
         f"Speed: batch 1, a prompt of {protocol.prompt_tokens} tokens, then {protocol.new_tokens} greedy tokens, "
-        f"{protocol.repeats} times; warm-up runs before, not counted: {protocol.warmup}.",
+        f"{protocol.repeats} times; warm-up runs before, not counted: {protocol.warmup}. "
+        "For the ratios of speed, variant and base are in memory together and take turns.",
     ]
 
 
@@ -131,18 +156,20 @@ def limits(record: VariantRecord, beside: Comparison) -> list[str]:
     """Return what this card does not show or what is bad about the variant, from the record."""
     told = []
     if record.recipe.track == "research":
+        told.append("A research variant: it shows what the method does to quality.")
+    same = same_work(record.recipe, beside.size)
+    if same:
         told.append(
-            "A research variant: it shows what the method does to quality. "
-            "Zeros scattered through dense weights make neither the file smaller nor ordinary kernels faster."
+            "It is dense and as large as its base: zeros among the weights make neither the file smaller nor ordinary kernels faster."
         )
-    if beside.decode and beside.decode.high < 1:
+    if beside.decode and beside.decode.high < 1 and not same:
         told.append("It decodes more slowly than the base on the hardware above; take it for its size, not for speed.")
-    if beside.memory and beside.memory.low > 1:
+    if beside.memory and beside.memory.low > 1 and not same:
         told.append("It needs more peak memory than the base on the hardware above.")
     told += [
         f"Quality was measured on one text with one protocol ({beside.protocol or 'none'}): "
         "other languages, tasks and longer contexts may lose more or less.",
-        "No task accuracy and no safety behaviour was measured; what the base cannot do, this cannot do either.",
+        "No task accuracy and no safety behaviour was measured.",
         "Speed and memory hold for batch 1, this engine and this machine; other kernels and GPUs give other numbers.",
     ]
     return told
