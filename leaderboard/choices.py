@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from leaderboard.rows import Row
 from leaderboard.text import percent_change
+from leaderboard.words import as_large
 
 QUALITY_BUDGET = 0.01
 
@@ -49,8 +50,9 @@ def choose(rows: Sequence[Row]) -> tuple[Choice, ...]:
     base = next((row for row in rows if row.is_base), None)
     if base is None or base.loss is None:
         return ()
-    offered = [row for row in rows if row.published and row.loss and row.bytes and row.size_ratio and row.size_ratio.value < 1]
-    return (_keep(base, offered), _small(base, offered), _fast(base, [row for row in rows if row.published and row.loss]))
+    serving = [row for row in rows if row.published and row.loss and row.recipe and row.recipe.track == "serving"]
+    smaller = [row for row in serving if row.bytes and row.size_ratio and row.size_ratio.value < 1 and not as_large(row.size_ratio)]
+    return (_keep(base, smaller), _small(base, smaller), _fast(base, [row for row in serving if not row.same_work]))
 
 
 def _keep(base: Row, offered: Sequence[Row]) -> Choice:
@@ -76,7 +78,7 @@ def _fast(base: Row, published: Sequence[Row]) -> Choice:
     if faster:
         return Choice(aim=FAST, row=max(faster, key=lambda row: row.decode_ratio.value if row.decode_ratio else 0), why="")
     if not timed:
-        return Choice(aim=FAST, row=base, why="no published variant was timed on the base's hardware")
+        return Choice(aim=FAST, row=base, why="no published variant was timed in turns with the base")
     best = max(timed, key=lambda row: row.decode_ratio.value if row.decode_ratio else 0)
     assert best.decode_ratio is not None
     return Choice(aim=FAST, row=base, why=f"the fastest variant, {best.name}, decodes at {best.decode_ratio.value:.2f}× the base")

@@ -10,7 +10,7 @@ from leaderboard.charts import Axis, Point, scatter
 from leaderboard.queries import BasePage, Board, Group
 from leaderboard.rows import Row
 from leaderboard.stats import Estimate, pareto_front
-from leaderboard.text import percent_change, size, uncertain
+from leaderboard.text import percent_change, size, times
 
 
 def size_chart(page: BasePage, group: Group) -> Markup:
@@ -24,14 +24,14 @@ def size_chart(page: BasePage, group: Group) -> Markup:
 
 
 def speed_chart(page: BasePage, group: Group) -> Markup:
-    """Draw perplexity against the base over decode speed, for rows timed on the base's own hardware."""
+    """Draw perplexity against the base over decode speed, for rows timed in turns with the base whose work is not just the base's own."""
 
     def speed_of(row: Row) -> Estimate | None:
-        return row.decode if row.decode_ratio else None
+        return None if row.same_work else row.decode_ratio
 
-    axis = Axis(title="Decode, tokens/s at batch 1", better="faster is better", tick=lambda value: f"{value:,.0f}", from_zero=True)
+    axis = Axis(title="Decode speed against the base, batch 1", better="faster is better", tick=lambda value: f"{value:g}×", from_zero=True)
     name = f"{page.record.candidate.ref.name}: perplexity against decode speed"
-    return _chart(group, speed_of, axis, name, lambda e: f"{uncertain(e)} tokens/s")
+    return _chart(group, speed_of, axis, name, lambda e: f"decodes at {times(e)} the base's speed")
 
 
 def strip_range(board: Board) -> tuple[float, float]:

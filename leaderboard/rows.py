@@ -11,6 +11,7 @@ from hub.codec import content_id
 from hub.domain import BaseRecord, Environment, Measurement, ModelRef, Recipe, Release, VariantRecord, Verdict
 from leaderboard.stats import Comparison, Estimate, compare, find, ranks
 from leaderboard.text import percent_change, quantity, size, uncertain
+from leaderboard.words import as_large, same_work
 
 StateCode = Literal["base", "verified", "published", "held", "passed", "measured", "pressed", "failed", "waiting"]
 Tone = Literal["", "better", "worse"]
@@ -58,11 +59,12 @@ COLUMNS = (
     ),
     Column(
         key="decode_tokens_per_second", heading="Decode", unit="tokens/s", higher_is_better=True,
-        words="New tokens divided by the median time of greedy decoding after the prompt, batch 1, with a key-value cache.",
+        words="New tokens divided by the median time of greedy decoding after the prompt, batch 1, with a key-value cache. "
+        "The factor is the median ratio of runs in which variant and base took turns.",
     ),
     Column(
         key="prefill_tokens_per_second", heading="Prefill", unit="tokens/s", higher_is_better=True,
-        words="Speed of reading the prompt, batch 1.",
+        words="Speed of reading the prompt, batch 1. The factor is found as for decoding.",
     ),
     Column(
         key="peak_memory", heading="Peak memory", unit="MB, GB", higher_is_better=False,
@@ -114,7 +116,6 @@ class Row:
     cells: Mapping[str, Cell]
     bytes: float | None
     loss: Estimate | None
-    decode: Estimate | None
     decode_ratio: Estimate | None
     size_ratio: Estimate | None
     release: Release | None
@@ -133,6 +134,11 @@ class Row:
     def published(self) -> bool:
         """Whether the variant can be downloaded and nothing speaks against it."""
         return self.state.code in ("verified", "published")
+
+    @property
+    def same_work(self) -> bool:
+        """Whether it does the base's own work, so that its speed says nothing about the recipe."""
+        return self.recipe is not None and same_work(self.recipe, self.size_ratio)
 
     @property
     def percent(self) -> Estimate | None:
@@ -168,7 +174,6 @@ def base_row(base: BaseRecord, protocol: str | None, slug: str) -> Row:
         cells=_cells(base.measurements, None, base.candidate.ref.sha, base.environment),
         bytes=disk.value if disk else None,
         loss=EXACT_ONE if perplexity else None,
-        decode=Estimate.of(decode) if decode else None,
         decode_ratio=EXACT_ONE if decode else None,
         size_ratio=EXACT_ONE if disk else None,
         release=None,
@@ -180,9 +185,8 @@ def variant_row(variant: VariantRecord, base: BaseRecord, protocol: str | None, 
     """Return the row of a variant; both records hold the measurements of one protocol only."""
     beside = compare(variant, base)
     disk = find(variant.measurements, "disk_size")
-    decode = find(variant.measurements, "decode_tokens_per_second")
     size_on_disk = disk.value if disk else float(variant.artifact.bytes) if variant.artifact else None
-    cells = _cells(variant.measurements, beside, variant.base.sha, variant.environment)
+    cells = _cells(variant.measurements, beside, variant.base.sha, variant.environment, variant.recipe)
     if disk is None and size_on_disk is not None:
         cells["disk_size"] = replace(_split(size(size_on_disk)), sort=size_on_disk, origin="sum of the artifact's files")
     return Row(
@@ -198,7 +202,6 @@ def variant_row(variant: VariantRecord, base: BaseRecord, protocol: str | None, 
         cells=cells,
         bytes=size_on_disk,
         loss=beside.perplexity_ratio,
-        decode=Estimate.of(decode) if decode else None,
         decode_ratio=beside.decode,
         size_ratio=beside.size,
         release=variant.release,
@@ -248,12 +251,19 @@ def safe_name(text: str) -> str:
     return safe if safe == text and len(safe) <= 150 else f"{safe[:150]}-{content_id(text)[:8]}"
 
 
-def _cells(measurements: Sequence[Measurement], beside: Comparison | None, sha: str, environment: Environment | None) -> dict[str, Cell]:
+def _cells(
+    measurements: Sequence[Measurement],
+    beside: Comparison | None,
+    sha: str,
+    environment: Environment | None,
+    recipe: Recipe | None = None,
+) -> dict[str, Cell]:
+    neutral = beside is not None and recipe is not None and same_work(recipe, beside.size)
     cells: dict[str, Cell] = {}
     for column in COLUMNS:
         measurement = find(measurements, column.key)
         if measurement:
-            note, tone = _note(column.key, beside)
+            note, tone = _note(column.key, beside, neutral=neutral)
             origin = _origin(measurement, sha, environment)
             cells[column.key] = replace(_text(column.key, measurement), sort=measurement.value, note=note, tone=tone, origin=origin)
     return cells
@@ -281,21 +291,28 @@ def _split(text: str) -> Cell:
     return Cell(text=value, spread=f"({spread}" if spread else "", unit=unit)
 
 
-def _note(key: str, beside: Comparison | None) -> tuple[str, Tone]:
-    """Return how a number stands beside the base's, in words, and whether that is better or worse."""
+def _note(key: str, beside: Comparison | None, *, neutral: bool) -> tuple[str, Tone]:
+    """Return how a number stands beside the base's, in words, and whether that is better or worse.
+
+    `neutral`: the variant does the base's own work, so its speed and memory are neither.
+    """
     if beside is None:
         return "", ""
     if key == "disk_size" and beside.size:
         factor = beside.size.value
-        if abs(factor - 1) < 0.005:
+        if as_large(beside.size):
             return "as large", ""
         return (f"{_times(1 / factor)} smaller", "better") if factor < 1 else (f"{_times(factor)} the base", "worse")
     speed = {"decode_tokens_per_second": beside.decode, "prefill_tokens_per_second": beside.prefill}.get(key)
     if speed:
+        if neutral:
+            return "same work", ""
         if speed.low > 1:
             return f"{_times(speed.value)}, faster", "better"
         return (f"{_times(speed.value)}, slower", "worse") if speed.high < 1 else ("as fast", "")
     if key == "peak_memory" and beside.memory:
+        if neutral:
+            return "same work", ""
         return _times(beside.memory.value), "better" if beside.memory.high < 1 else "worse" if beside.memory.low > 1 else ""
     return "", ""
 
@@ -307,6 +324,6 @@ def _times(factor: float) -> str:
 def _origin(measurement: Measurement, sha: str, environment: Environment | None) -> str:
     where = f" on {environment.hardware}" if environment else ""
     return (
-        f"{measurement.protocol}, {measurement.engine}{where}; {measurement.samples} samples, 95 % interval: {measurement.interval}; "
+        f"{measurement.protocol}, {measurement.engine}{where}; {measurement.samples} samples, interval: {measurement.interval}; "
         f"base commit {sha[:8]}; {measurement.measured_at[:10]}"
     )

@@ -10,6 +10,7 @@ import re
 import sqlite3
 from collections.abc import Callable
 from contextlib import closing
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -19,8 +20,10 @@ from hub.domain import Failure, Job, Refusal
 from hub.errors import OutOfDisk, UsageError
 from hub.store import Store
 from leaderboard import site
+from leaderboard.choices import choose
 from leaderboard.queries import read_board
-from leaderboard.rows import safe_name
+from leaderboard.rows import State, safe_name
+from leaderboard.stats import Estimate
 
 VOID = {"meta", "link", "br", "input", "path", "circle", "rect"}
 
@@ -114,6 +117,22 @@ def test_rows_that_cannot_be_told_apart_share_a_rank(full: Store) -> None:
     assert not rows["depth-distil"].on_front
 
 
+def test_zeros_in_dense_weights_are_neither_faster_nor_recommended(full: Store) -> None:
+    """Not even where a restless machine measured three times the base's speed."""
+    rows = [
+        replace(
+            row, state=State(code="verified", word="Verified"), decode_ratio=Estimate(value=3.0, low=2.9, high=3.1, higher_is_better=True)
+        )
+        if row.name == "wanda-50"
+        else row
+        for row in read_board(full).pages[0].main.rows
+    ]
+    zeros = next(row for row in rows if row.name == "wanda-50")
+    assert zeros.same_work
+    assert {(zeros.cells[key].note, zeros.cells[key].tone) for key in ("decode_tokens_per_second", "peak_memory")} == {("same work", "")}
+    assert [choice.row.name for choice in choose(rows)] == ["int8-w8a8", "gptq-w3a16-g64", "depth-distil"]
+
+
 def test_states_say_how_far_each_variant_came(full: Store) -> None:
     llama, qwen, gpt2 = read_board(full).pages
     assert {row.name: row.state.code for row in qwen.main.rows} == {
@@ -154,7 +173,12 @@ def test_jobs_show_class_reason_and_hint_but_no_log(full: Store, tmp_path: Path,
 
 def test_the_protocol_page_tells_every_protocol_and_environment(full: Store, tmp_path: Path, hub_url: str) -> None:
     text = (built(full, tmp_path / "site", hub_url) / "protocol.html").read_text()
-    for words in ("stdlib-heldout@512", "the first 64 non-overlapping windows of 512 tokens", "Example CPU 2000", "gptqmodel 7.6.0"):
+    for words in (
+        "stdlib-heldout@512",
+        "64 non-overlapping windows of 512 tokens, at even distances",
+        "Example CPU 2000",
+        "gptqmodel 7.6.0",
+    ):
         assert words in text
 
 
