@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-_TEXTS = ("LICENSE*", "LICENCE*", "COPYING*", "NOTICE*", "Notice*", "license*", "notice*")
-_POLICIES = ("USE_POLICY*", "*use_policy*", "*USE_POLICY*", "*Use_Policy*")
+AGREEMENTS = ("LICENSE*", "LICENCE*", "COPYING*", "license*")
+TEXTS = (*AGREEMENTS, "NOTICE*", "Notice*", "notice*")
+POLICIES = ("USE_POLICY*", "*use_policy*", "*USE_POLICY*", "*Use_Policy*")
 _LLAMA = "https://www.llama.com/{}/license/"
 
 
@@ -24,7 +25,7 @@ class LicenceDemands:
     notice: str = ""
     agreement: bool = False
     restrictions: str = ""
-    carry: tuple[str, ...] = _TEXTS
+    carry: tuple[str, ...] = TEXTS
     link: str = ""
 
 
@@ -37,7 +38,7 @@ def _llama(version: str, *, prefix: str = "Llama", badge: str = "Built with Llam
         notice=f"{product} is licensed under the {product} Community License, Copyright {owner} Meta Platforms, Inc. All Rights Reserved.",
         agreement=True,
         restrictions=f"Use must follow the {product} Acceptable Use Policy, which is part of the licence.",
-        carry=_TEXTS + _POLICIES,
+        carry=TEXTS + POLICIES,
         link=_LLAMA.format(f"llama{version.replace('.', '_')}"),
     )
 
@@ -66,7 +67,7 @@ _DEMANDS = {
             agreement=True,
             restrictions="Use is restricted by section 3.2 of the Gemma Terms of Use and by the Gemma Prohibited Use Policy, "
             "which bind every recipient.",
-            carry=_TEXTS + _POLICIES,
+            carry=TEXTS + POLICIES,
             link="https://ai.google.dev/gemma/terms",
         ),
         LicenceDemands(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from fnmatch import fnmatchcase
 
 MAX_PATH = 240
 MAX_PART = 160
@@ -54,6 +55,12 @@ def path_fault(path: str) -> str | None:
         if part.lower().split(".")[0] in _DEVICES:
             return f"the file path {shown(path)} is the name of a device on Windows"
     return None
+
+
+def fitting(paths: Iterable[str], patterns: Iterable[str]) -> list[str]:
+    """Return the paths that fit one of the shell patterns; `*` stays inside a folder, as in a shell."""
+    chosen = tuple(patterns)
+    return [path for path in paths if any(path.count("/") == pattern.count("/") and fnmatchcase(path, pattern) for pattern in chosen)]
 
 
 def paths_fault(paths: Iterable[str]) -> str | None:

@@ -9,18 +9,19 @@ from fnmatch import fnmatchcase
 from hub import names
 from hub.domain import Candidate, Recipe, Refusal, variant_id
 from hub.errors import UsageError
-from hub.licences import LicenceDemands, demands, effective
+from hub.licences import AGREEMENTS, POLICIES, TEXTS, LicenceDemands, demands, effective
 from hub.listing import CUSTOM_CODE
 from hub.settings import PolicySettings, Settings
 
-__all__ = ["PULL", "LicenceDemands", "demands", "release_name", "screen"]
+__all__ = ["CARRIED", "PULL", "LicenceDemands", "demands", "release_name", "screen"]
 
-# What a base model is pulled with: weights in the one safe format, configuration, tokenizer, licence; never a pickle, never code.
-PULL = (
-    "model*.safetensors", "model*.safetensors.index.json", "config.json", "generation_config.json", "tokenizer*", "special_tokens_map.json",
-    "added_tokens.json", "chat_template*", "vocab.json", "vocab.txt", "merges.txt", "*.model", "README.md",
-    "LICENSE*", "LICENCE*", "COPYING*", "NOTICE*", "Notice*", "license*", "notice*", "*USE_POLICY*", "*use_policy*",
+# What goes from a base model to its variants as it is: tokenizer, templates, settings of generation, licence.
+CARRIED = (
+    "tokenizer*", "vocab.json", "vocab.txt", "merges.txt", "*.model", "special_tokens_map.json", "added_tokens.json", "chat_template*",
+    "additional_chat_templates/*.jinja", "generation_config.json", "preprocessor_config.json", "processor_config.json", *TEXTS, *POLICIES,
 )  # fmt: skip
+# What a base model is pulled with: that, its configuration, and weights in the one safe format, as `_size` counts them; never code.
+PULL = ("config.json", "model*.safetensors", "model*.safetensors.index.json", *CARRIED)
 _WEIGHTS = re.compile(r"model[^/]*\.safetensors")
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".h5", ".msgpack", ".gguf", ".onnx")
 _TOKENIZERS = ({"tokenizer.json"}, {"tokenizer.model"}, {"spiece.model"}, {"vocab.txt"}, {"vocab.json", "merges.txt"})
@@ -125,8 +126,7 @@ def _license(candidate: Candidate, policy: PolicySettings) -> str | None:
 
 def _agreement(candidate: Candidate, _policy: PolicySettings) -> str | None:
     wanted = demands(candidate.license, candidate.license_name)
-    held = any(fnmatchcase(file.path, pattern) for file in candidate.files for pattern in ("LICENSE*", "LICENCE*", "license*", "COPYING*"))
-    if not wanted.agreement or held:
+    if not wanted.agreement or names.fitting((file.path for file in candidate.files), AGREEMENTS):
         return None
     return f"its licence {names.shown(wanted.license)} must be passed on as a copy, and it holds no LICENSE file to copy"
 

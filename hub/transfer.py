@@ -11,10 +11,10 @@ import time
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from hub import names
 from hub.domain import HubFile
 from hub.errors import OutOfDisk, UsageError
 
@@ -61,11 +61,11 @@ def _git_sha1(content: bytes) -> str:
 
 
 def wanted(files: Iterable[HubFile], patterns: Iterable[str] | None) -> tuple[HubFile, ...]:
-    """Return the files whose path fits one of the shell patterns (None: all); `*` crosses folders, as in the Hub's library."""
+    """Return the files whose path fits one of the shell patterns (None: all); `*` stays inside a folder, unlike in the Hub's library."""
     if patterns is None:
         return tuple(files)
-    chosen = tuple(patterns)
-    return tuple(file for file in files if any(fnmatchcase(file.path, pattern) for pattern in chosen))
+    by_path = {file.path: file for file in files}
+    return tuple(by_path[path] for path in names.fitting(by_path, patterns))
 
 
 def require_room(folder: Path, needed: int, subject: str) -> None:

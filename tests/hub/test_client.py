@@ -22,7 +22,7 @@ import pytest
 
 from hub import names, transfer, transport
 from hub.client import HubClient
-from hub.domain import ModelRef
+from hub.domain import HubFile, ModelRef
 from hub.errors import (
     HubConflict,
     HubCorrupt,
@@ -235,6 +235,14 @@ def test_patterns_and_a_copy_of_its_own(client: HubClient, published: ModelRef, 
         reader.download(published, into=into)
     with pytest.raises(HubNotFound, match=r"no file that fits \*\.gguf"):
         reader.download(published, patterns=["*.gguf"])
+
+
+def test_a_pattern_stays_inside_a_folder() -> None:
+    top = HubFile(path="model.safetensors", size=1, blob_id="0" * 40)
+    nested = replace(top, path="model-x/y.safetensors")
+    assert transfer.wanted([top, nested], ["model*.safetensors"]) == (top,)
+    assert transfer.wanted([top, nested], ["model-x/*.safetensors"]) == (nested,)
+    assert transfer.wanted([top, nested], None) == (top, nested)
 
 
 def test_what_a_killed_download_left_is_removed_in_time(client: HubClient, published: ModelRef, tmp_path: Path) -> None:
