@@ -15,7 +15,7 @@ from hub import names, policy
 from hub.domain import BaseRecord, Measurement, Protocol, Step, VariantRecord
 from hub.errors import PolicyRefusal
 from leaderboard import frontmatter, stats, text, words
-from leaderboard.gate import artifact_verdict
+from leaderboard.gate import artifact_verdict, let_through
 from leaderboard.stats import Comparison, Estimate
 from leaderboard.text import Markdown, code, link, markdown
 
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from jinja2 import Template
 
 PUBLIC_HUB = "https://huggingface.co"
-UNKNOWN = "not measured"
 _NAMES = {
     "perplexity": "Perplexity",
     "perplexity_ratio": "Perplexity ratio to the base",
@@ -162,9 +161,7 @@ def _argument(name: str) -> str:
 
 def _family(record: VariantRecord, siblings: Sequence[VariantRecord]) -> list[VariantRecord]:
     """The variants of the same base that passed the gate, this one among them, in a fixed order."""
-    others = {
-        other.variant_id: other for other in siblings if other.base == record.base and (found := artifact_verdict(other)) and found.passed
-    }
+    others = {other.variant_id: other for other in siblings if other.base == record.base and let_through(other)}
     return sorted({**others, record.variant_id: record}.values(), key=lambda item: (item.recipe.name, item.variant_id))
 
 
@@ -190,8 +187,8 @@ def _sibling_rows(
     return rows
 
 
-def _shown(estimate: Estimate | None, say: Callable[[Estimate], str]) -> str:
-    return say(estimate) if estimate else UNKNOWN
+def _shown(estimate: Estimate | None, say: Callable[[Estimate], str], missing: str = "not measured") -> str:
+    return say(estimate) if estimate else missing
 
 
 def _rows(record: VariantRecord, base: BaseRecord, beside: Comparison, metrics: Sequence[str]) -> list[Row]:
@@ -207,7 +204,7 @@ def _rows(record: VariantRecord, base: BaseRecord, beside: Comparison, metrics: 
     for metric in metrics:
         if mine := stats.find(record.measurements, metric, beside.protocol):
             theirs = stats.find(base.measurements, metric, beside.protocol)
-            against = _shown(ratios[metric], text.times) if metric in ratios else "–"
+            against = _shown(ratios[metric], text.times, "not compared") if metric in ratios else "–"
             rows.append((_NAMES[metric], _value(mine), _value(theirs) if theirs else "–", against))
     return rows
 

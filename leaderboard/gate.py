@@ -94,6 +94,12 @@ def artifact_verdict(record: VariantRecord) -> Verdict | None:
     return max(verdicts, key=lambda verdict: verdict.judged_at, default=None)
 
 
+def let_through(record: VariantRecord) -> bool:
+    """Return whether the gate has let exactly the record's artifact through."""
+    verdict = artifact_verdict(record)
+    return verdict is not None and verdict.passed
+
+
 def generated_before(record: VariantRecord) -> str | None:
     """Return what the artifact's verdict says of its generated tokens."""
     verdict = artifact_verdict(record)

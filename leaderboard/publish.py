@@ -291,7 +291,7 @@ def _extras(record: VariantRecord, base: BaseRecord, siblings: Iterable[VariantR
     beside = stats.shared_protocol(record.measurements, base.measurements)
     known = (job.job.protocol for job in store.jobs())
     protocol: Protocol | None = next((found for found in known if found and found.name == beside), None)
-    passed = [other for other in siblings if other.base == record.base and (found := gate.artifact_verdict(other)) and found.passed]
+    passed = [other for other in siblings if other.base == record.base and gate.let_through(other)]
     repos = tuple((other.variant_id, policy.release_name(base.candidate, other.recipe, namespace)) for other in passed)
     demanded = policy.demands(base.candidate.license, base.candidate.license_name)
     notices = tuple(words for words in (demanded.badge, demanded.restrictions) if words)

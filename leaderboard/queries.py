@@ -79,8 +79,8 @@ class Board:
 
     @property
     def states(self) -> Counter[str]:
-        """How many variants are in which state."""
-        return Counter(row.state.code for page in self.pages for row in page.main.rows if not row.is_base)
+        """How many variants are in which state, whatever protocol they were measured with."""
+        return Counter(page.row(variant.variant_id).state.code for page in self.pages for variant in page.variants)
 
     @property
     def measurements(self) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from hub.codec import content_id
@@ -123,7 +123,7 @@ class Row:
     verdicts: tuple[Verdict, ...] = ()
     rank: int | None = None
     tied: bool = False
-    on_front: bool = field(default=False)
+    on_front: bool = False
 
     @property
     def is_base(self) -> bool:
@@ -174,7 +174,7 @@ def base_row(base: BaseRecord, protocol: str | None, slug: str) -> Row:
         cells=_cells(base.measurements, None, base.candidate.ref.sha, base.environment),
         bytes=disk.value if disk else None,
         loss=EXACT_ONE if perplexity else None,
-        decode_ratio=EXACT_ONE if decode else None,
+        decode_ratio=replace(EXACT_ONE, higher_is_better=True) if decode else None,
         size_ratio=EXACT_ONE if disk else None,
         release=None,
         environment=base.environment,
@@ -309,7 +309,7 @@ def _note(key: str, beside: Comparison | None, *, neutral: bool) -> tuple[str, T
             return "same work", ""
         if speed.low > 1:
             return f"{_times(speed.value)}, faster", "better"
-        return (f"{_times(speed.value)}, slower", "worse") if speed.high < 1 else ("as fast", "")
+        return (f"{_times(speed.value)}, slower", "worse") if speed.high < 1 else (f"{_times(speed.value)}, unclear", "")
     if key == "peak_memory" and beside.memory:
         if neutral:
             return "same work", ""

@@ -22,6 +22,7 @@ from hub.domain import Release
 from hub.errors import OutOfDisk, UsageError
 from hub.store import Store
 from leaderboard import exports
+from leaderboard.cards import PUBLIC_HUB
 from leaderboard.charts import interval_strip
 from leaderboard.choices import AIMS
 from leaderboard.pictures import size_chart, speed_chart, strip_range
@@ -180,7 +181,7 @@ def environment(hub_url: str) -> Environment:
         "repo": partial(_repo_url, hub_url),
         "release": lambda release: f"{_repo_url(hub_url, release.repo_id)}/tree/{quote(release.sha, safe='')}",
         "fetch": partial(_fetch_command, hub_url),
-        "run": _run_command,
+        "run": partial(_run_command, hub_url),
     }
     return jinja
 
@@ -196,7 +197,7 @@ def _repo_url(hub_url: str, repo_id: str) -> str:
 
 
 def _endpoint(hub_url: str) -> str:
-    return "" if hub_url == "https://huggingface.co" else f"HF_ENDPOINT={shlex.quote(hub_url)} "
+    return "" if hub_url == PUBLIC_HUB else f"HF_ENDPOINT={shlex.quote(hub_url)} "
 
 
 def _fetch_command(hub_url: str, release: Release) -> str:
@@ -204,9 +205,13 @@ def _fetch_command(hub_url: str, release: Release) -> str:
     return f"{_endpoint(hub_url)}hf download {shlex.quote(plain(release.repo_id))} --revision {shlex.quote(plain(release.sha))}"
 
 
-def _run_command(release: Release) -> str:
+def _run_command(hub_url: str, release: Release) -> str:
     """Return Python that loads a release at its commit and writes a few tokens."""
+    elsewhere = (
+        [] if hub_url == PUBLIC_HUB else ["import os", f'os.environ["HF_ENDPOINT"] = {hub_url!r}  # before transformers is imported']
+    )
     return "\n".join([
+        *elsewhere,
         "from transformers import AutoModelForCausalLM, AutoTokenizer",
         f"at = dict(pretrained_model_name_or_path={plain(release.repo_id)!r}, revision={plain(release.sha)!r})",
         "model, tokenizer = AutoModelForCausalLM.from_pretrained(**at), AutoTokenizer.from_pretrained(**at)",

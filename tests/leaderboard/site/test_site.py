@@ -21,6 +21,7 @@ from hub.errors import OutOfDisk, UsageError
 from hub.store import Store
 from leaderboard import site
 from leaderboard.choices import choose
+from leaderboard.pictures import speed_chart
 from leaderboard.queries import read_board
 from leaderboard.rows import State, safe_name
 from leaderboard.stats import Estimate
@@ -133,6 +134,15 @@ def test_zeros_in_dense_weights_are_neither_faster_nor_recommended(full: Store) 
     assert [choice.row.name for choice in choose(rows)] == ["int8-w8a8", "gptq-w3a16-g64", "depth-distil"]
 
 
+def test_nothing_beats_the_fastest_on_speed_and_zeros_are_not_drawn_there(full: Store) -> None:
+    page = read_board(full).pages[0]
+    anchors = {row.name: row.anchor for row in page.main.rows}
+    drawing = speed_chart(page, page.main)
+    assert f'<a class="mark on" href="#{anchors["depth-distil"]}">' in drawing
+    assert f'<a class="mark off" href="#{anchors["bnb-nf4"]}">' in drawing
+    assert f"#{anchors['wanda-50']}" not in drawing
+
+
 def test_states_say_how_far_each_variant_came(full: Store) -> None:
     llama, qwen, gpt2 = read_board(full).pages
     assert {row.name: row.state.code for row in qwen.main.rows} == {
@@ -147,6 +157,7 @@ def test_a_model_page_has_charts_commands_and_verdicts(full: Store, tmp_path: Pa
     text = (built(full, tmp_path / "site", hub_url) / "models" / "modelpress-samples--sample-llama.html").read_text()
     assert text.count('<svg class="chart"') == 2
     assert f"HF_ENDPOINT={hub_url} hf download modelpress/sample-llama-bnb-nf4 --revision {'b' * 40}" in text
+    assert "os.environ[&#34;HF_ENDPOINT&#34;]" in text, "the Python asks the same hub"
     assert "the gate on the published bytes" in text
     assert "hf download modelpress/sample-llama-wanda-50" not in text, "what the gate held back has no command"
 
