@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 
 from hub.client import HubClient
 from hub.domain import Candidate
-from hub.errors import HubNotFound, HubRefused
+from hub.errors import HubError, HubUnreachable
 from hub.listing import unreadable
 from hub.settings import Settings
 
@@ -61,5 +61,7 @@ def _pinned(client: HubClient, pin: str) -> Candidate:
     repo_id, _, revision = pin.partition("@")
     try:
         return client.candidate(repo_id, revision or None)
-    except (HubNotFound, HubRefused):
+    except HubUnreachable:
+        raise
+    except HubError:
         return unreadable(repo_id)

@@ -310,7 +310,9 @@ class HubClient:
         try:
             score = model.trending_score
             return self._candidate(str(model.id), None, trending_score=float(score) if isinstance(score, int | float) else None)
-        except (HubNotFound, HubRefused, UsageError) as error:
+        except HubUnreachable:
+            raise
+        except (HubError, UsageError) as error:  # what one model is about ends no listing
             _log.warning("%s", error.message)
             return listing.unreadable(str(model.id))
 

@@ -152,10 +152,11 @@ def test_popular_gives_details_in_the_hubs_order(client: HubClient, published: M
     assert client.popular(limit=5, sort="likes", pipeline_tag="translation") == []
 
 
-def test_a_model_that_vanished_after_it_was_listed_is_not_skipped_in_silence(
-    client: HubClient, published: ModelRef, fault: Callable[..., None]
+@pytest.mark.parametrize(("status", "code"), [(404, "RepoNotFound"), (400, "")])
+def test_a_model_that_cannot_be_read_after_it_was_listed_is_not_skipped_in_silence(
+    client: HubClient, published: ModelRef, fault: Callable[..., None], status: int, code: str
 ) -> None:
-    fault("status", f"/api/models/{published.repo_id}$", status=404, headers={"X-Error-Code": "RepoNotFound"})
+    fault("status", f"/api/models/{published.repo_id}$", status=status, headers={"X-Error-Code": code})
     found = client.popular(limit=100, sort="last_modified", pipeline_tag=None)
     gone = next(candidate for candidate in found if candidate.ref.repo_id == published.repo_id)
     assert gone.ref.sha == ""
