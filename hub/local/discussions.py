@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import sqlite3
+from dataclasses import dataclass, replace
 from typing import Any
 
-from hub.local import commits, repos, summary
+from hub.local import commits, paths, repos, summary
 from hub.local.commits import Commit
 from hub.local.gitids import File
 from hub.local.repos import Repo, now
@@ -22,29 +23,22 @@ def open_number(connection: sqlite3.Connection, repo: Repo) -> int:
     return (last or 0) + 1
 
 
-def open_pull_request(
-    connection: sqlite3.Connection, call: Call, repo: Repo, num: int, title: str, description: str, target: str, base: str, *, status: str
-) -> None:
-    """Add a pull request whose ref (`refs/pr/N`) was set by the caller; `base` is the commit it starts from."""
-    _insert(connection, call, repo, num, title, description, status=status, target=target, base=base)
+@dataclass(frozen=True, kw_only=True)
+class Opening:
+    """How a discussion begins; a pull request has a `target`, the ref it is for, and a `base`, the commit it starts from."""
+
+    title: str
+    description: str
+    status: str = "open"
+    target: str | None = None
+    base: str | None = None
 
 
-def _insert(
-    connection: sqlite3.Connection,
-    call: Call,
-    repo: Repo,
-    num: int,
-    title: str,
-    description: str,
-    *,
-    status: str = "open",
-    target: str | None = None,
-    base: str | None = None,
-) -> None:
-    connection.execute(
-        "INSERT INTO discussions VALUES (?, ?, ?, ?, ?, ?, ?, ?, NULL)", (repo.key, num, title, status, _name(call), now(), target, base)
-    )
-    _event(connection, call, repo, num, "comment", _comment(description))
+def begin(connection: sqlite3.Connection, call: Call, repo: Repo, num: int, opening: Opening) -> None:
+    """Add a discussion under its number; the ref of a pull request (`refs/pr/N`) is the caller's to set."""
+    values = (repo.key, num, opening.title, opening.status, _name(call), now(), opening.target, opening.base)
+    connection.execute("INSERT INTO discussions VALUES (?, ?, ?, ?, ?, ?, ?, ?, NULL)", values)
+    _event(connection, call, repo, num, "comment", _comment(opening.description))
 
 
 def note_commit(connection: sqlite3.Connection, call: Call, repo: Repo, ref_name: str, commit: Commit) -> None:
@@ -87,8 +81,7 @@ def _brief(repo: Repo, row: sqlite3.Row) -> dict[str, Any]:
     }
 
 
-def _row(connection: sqlite3.Connection, repo: Repo, call: Call) -> sqlite3.Row:
-    text = call.params["num"]
+def _row(connection: sqlite3.Connection, repo: Repo, text: str) -> sqlite3.Row:
     num = int(text) if text.isascii() and text.isdecimal() and len(text) < 10 else 0
     row: sqlite3.Row | None = connection.execute("SELECT * FROM discussions WHERE repo = ? AND num = ?", (repo.key, num)).fetchone()
     if row is None:
@@ -124,26 +117,20 @@ def create(call: Call) -> dict[str, Any]:
     with call.hub.database.write() as connection:
         repo = repos.visible(call, connection)
         num = open_number(connection, repo)
+        opening = Opening(title=title, description=description)
         if is_pull:
             head = commits.resolve(connection, repo, "main")
             commits.set_ref(connection, repo, f"refs/pr/{num}", head.id)
-            open_pull_request(connection, call, repo, num, title, description, commits.MAIN, head.id, status="draft")
-        else:
-            _insert(connection, call, repo, num, title, description)
-        return _brief(repo, _row(connection, repo, _numbered(call, num))) | {"pullRequest": is_pull}
-
-
-def _numbered(call: Call, num: int) -> Call:
-    from dataclasses import replace
-
-    return replace(call, params={**call.params, "num": str(num)})
+            opening = replace(opening, status="draft", target=commits.MAIN, base=head.id)
+        begin(connection, call, repo, num, opening)
+        return _brief(repo, _row(connection, repo, str(num))) | {"pullRequest": is_pull}
 
 
 def details(call: Call) -> dict[str, Any]:
     """GET /api/models/{id}/discussions/{num}."""
     with call.hub.database.read() as connection:
         repo = repos.visible(call, connection)
-        row = _row(connection, repo, call)
+        row = _row(connection, repo, call.params["num"])
         events = connection.execute("SELECT * FROM events WHERE repo = ? AND num = ? ORDER BY id", (repo.key, row["num"])).fetchall()
         answer = _brief(repo, row) | {
             "events": [
@@ -181,7 +168,10 @@ def _tree(connection: sqlite3.Connection, repo: Repo, commit_id: str | None) -> 
 
 
 def _merged_files(connection: sqlite3.Connection, repo: Repo, row: sqlite3.Row) -> tuple[dict[str, File], list[str]]:
-    """Merge file by file: where only one side changed a file since the base, that side wins; where both did, it is a conflict."""
+    """Merge file by file: where only one side changed a file since the base, that side wins; where both did, it is a conflict.
+
+    A name that would become a file and a folder at once is a conflict too.
+    """
     base = _tree(connection, repo, row["base"])
     ours = _tree(connection, repo, commits.ref(connection, repo, row["target"]))
     theirs = _tree(connection, repo, commits.ref(connection, repo, f"refs/pr/{row['num']}"))
@@ -195,7 +185,8 @@ def _merged_files(connection: sqlite3.Connection, repo: Repo, row: sqlite3.Row) 
             merged[path] = theirs[path]
         else:
             merged.pop(path, None)
-    return merged, conflicts
+    both = paths.has_conflict(merged)
+    return merged, conflicts + ([both] if both else [])
 
 
 def change(call: Call) -> dict[str, Any]:
@@ -206,7 +197,7 @@ def change(call: Call) -> dict[str, Any]:
         raise ApiError(404, f"Nothing is at {call.path}")
     with call.hub.database.write() as connection:
         repo = repos.visible(call, connection)
-        row = _row(connection, repo, call)
+        row = _row(connection, repo, call.params["num"])
         account = repos.may_contribute(call)
         if action is not _add_comment and row["author"] != account.name:
             repos.may_write(call, repo.owner)
@@ -250,7 +241,7 @@ def merge(call: Call) -> dict[str, Any]:
     """POST /api/models/{id}/discussions/{num}/merge: one merge commit on the target; 409 where both sides changed a file."""
     with call.hub.database.write() as connection:
         repo = repos.writable(call, connection)
-        row = _row(connection, repo, call)
+        row = _row(connection, repo, call.params["num"])
         if row["target"] is None:
             raise ApiError(400, "A discussion cannot be merged, only a pull request")
         if row["status"] != "open":

@@ -94,7 +94,8 @@ def commit(call: Call) -> dict[str, Any]:
         )
         summary.keep(connection, call.hub.blobs, made.tree)
         if make_pr:
-            discussions.open_pull_request(connection, call, repo, num, change.title, change.message, ref_name, head.id, status="open")
+            opening = discussions.Opening(title=change.title, description=change.message, target=ref_name, base=head.id)
+            discussions.begin(connection, call, repo, num, opening)
         discussions.note_commit(connection, call, repo, f"refs/pr/{num}" if make_pr else ref_name, made)
     answer = {"success": True, "commitOid": made.id, "commitUrl": f"{call.base}/{repo.web_path}/commit/{made.id}", "hookOutput": ""}
     return answer | ({"pullRequestUrl": f"{call.base}/{repo.web_path}/discussions/{num}"} if make_pr else {})

@@ -289,6 +289,15 @@ def test_a_conflict_is_named_and_not_merged(api: Any, repo: str) -> None:
     assert api.model_info(repo).sha == head
 
 
+def test_a_name_that_would_be_a_file_and_a_folder_is_a_conflict(api: Any, repo: str) -> None:
+    pull = api.create_commit(repo, [add("a/b.txt", b"theirs")], commit_message="Theirs", create_pr=True)
+    head = api.upload_file(path_or_fileobj=b"ours", path_in_repo="a", repo_id=repo).oid
+    assert api.get_discussion_details(repo, pull.pr_num).conflicting_files == ["a"]
+    with pytest.raises(HfHubHTTPError, match="conflicts"):
+        api.merge_pull_request(repo, pull.pr_num)
+    assert api.model_info(repo).sha == head
+
+
 def test_discussions(api: Any, reader: Any, repo: str) -> None:
     made = api.create_discussion(repo, "A question", description="How?")
     assert api.comment_discussion(repo, made.num, "So.").content == "So."
