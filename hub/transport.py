@@ -98,7 +98,8 @@ def mapped(error: BaseException, endpoint: str, subject: str) -> ModelPressError
         )
     if isinstance(error, OSError) and error.errno is not None:
         return HubError(
-            f"{subject}: {error.strerror} ({error.filename})", hint="Make the cache folder writable, or choose another work_dir."
+            f"{subject}: {error.strerror} ({error.filename or 'no file named'})",
+            hint="Make the cache folder writable, or choose another work_dir.",
         )
     if isinstance(error, OSError) and "onsistency check failed" in str(error):
         return HubCorrupt(f"{subject}: {_words(error)}", hint="Run the command again; if it happens again, the Hub's copy is damaged.")
