@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import glob
 import hashlib
 import json
 import os
@@ -87,14 +88,21 @@ def read_config(folder: Path) -> dict[str, Any]:
         raise BadCheckpoint(
             f"The checkpoint {folder} holds no config.json.", hint="Give a folder with config.json, *.safetensors and tokenizer files."
         )
+    return parse_config(path.read_bytes(), where=str(folder))
+
+
+def parse_config(text: str | bytes, *, where: str) -> dict[str, Any]:
+    """Return what a config.json holds; raise `BadCheckpoint` where it is not JSON or asks for custom code. `where` names it in errors."""
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise BadCheckpoint(f"config.json in {folder} is not valid JSON.", hint="Download the checkpoint again.") from error
+        config = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise BadCheckpoint(f"config.json of {where} is not valid JSON.", hint="Download the checkpoint again.") from error
     if not isinstance(config, dict) or not config:
-        raise BadCheckpoint(f"config.json in {folder} is empty or no JSON object.", hint="Download the checkpoint again.")
+        raise BadCheckpoint(f"config.json of {where} is empty or no JSON object.", hint="Download the checkpoint again.")
     if "auto_map" in config:
-        raise BadCheckpoint(f"config.json in {folder} asks for custom code (auto_map), which is never run.", hint="Choose another model.")
+        raise BadCheckpoint(f"config.json of {where} asks for custom code (auto_map), which is never run.", hint="Choose another model.")
+    if not isinstance(config.get("quantization_config") or {}, dict):
+        raise BadCheckpoint(f"quantization_config in config.json of {where} is no JSON object.", hint="Download the checkpoint again.")
     return config
 
 
@@ -116,25 +124,30 @@ def shape(folder: Path) -> ModelShape:
 
 
 def shape_of(config: Mapping[str, Any], stored: Mapping[str, Tensor], *, where: str) -> ModelShape:
-    """Return a dense checkpoint's shape from its config and its tensors by stored name; `where` names it in errors."""
-    if "quantization_config" in config:
-        method = config["quantization_config"].get("quant_method", "unknown")
+    """Return a dense checkpoint's shape from its config and its tensors by stored name; `where` names it in errors.
+
+    Raises `BadCheckpoint` where it is quantized already, or its tensors are not of as many layers as its config says.
+    """
+    if quantization := config.get("quantization_config"):
+        method = quantization.get("quant_method", "unknown")
         raise BadCheckpoint(
             f"The checkpoint {where} is already quantized ({method}); a dense one was expected.", hint="Press the model it was made from."
         )
-    architecture = str((config.get("architectures") or ["unknown"])[0])
+    named = config.get("architectures")
+    architecture = str(named[0]) if isinstance(named, list) and named else "unknown"
     tensors = {name: tensor for raw, tensor in stored.items() if (name := canonical(raw, architecture)) is not None}
 
     def number(*keys: str) -> int:
         return next((int(config[key]) for key in keys if isinstance(config.get(key), int)), 0)
 
-    hidden = number("hidden_size", "n_embd")
+    hidden, layers = number("hidden_size", "n_embd"), number("num_hidden_layers", "n_layer")
+    _check_layers(architecture, layers, tensors, where)
     by_dtype: dict[str, int] = {}
     for tensor in tensors.values():
         by_dtype[tensor.dtype] = by_dtype.get(tensor.dtype, 0) + tensor.numel
     return ModelShape(
         architecture=architecture,
-        layers=number("num_hidden_layers", "n_layer"),
+        layers=layers,
         hidden_size=hidden,
         intermediate_size=number("intermediate_size", "n_inner") or 4 * hidden,
         vocab_size=number("vocab_size"),
@@ -142,6 +155,18 @@ def shape_of(config: Mapping[str, Any], stored: Mapping[str, Tensor], *, where: 
         dtype=max(by_dtype, key=lambda dtype: by_dtype[dtype], default="unknown"),
         tensors=tensors,
     )
+
+
+def _check_layers(architecture: str, layers: int, tensors: Mapping[str, Tensor], where: str) -> None:
+    """Refuse a config that counts other layers than are stored: transformers would fill what is missing with random weights."""
+    if architecture not in KNOWN:
+        return
+    root = KNOWN[architecture].layers + "."
+    stored = {name.removeprefix(root).partition(".")[0] for name in tensors if name.startswith(root)}
+    if len(stored) != layers or stored != {str(number) for number in range(layers)}:
+        raise BadCheckpoint(
+            f"config.json of {where} speaks of {layers} layers; the weights hold {len(stored)}.", hint="Download the checkpoint again."
+        )
 
 
 def folder_ref(folder: Path) -> ModelRef:
@@ -248,7 +273,7 @@ def partial(target: Path) -> Iterator[Path]:
 
 def clear_leftovers(target: Path) -> None:
     """Remove unfinished folders beside `target` whose processes are gone."""
-    for path in target.parent.glob(f"{target.name}{PARTIAL}*"):
+    for path in target.parent.glob(f"{glob.escape(target.name)}{PARTIAL}*"):
         owner = path.name.rpartition("-")[2]
         if owner.isdigit() and not psutil.pid_exists(int(owner)):
             shutil.rmtree(path, ignore_errors=True)
@@ -263,6 +288,6 @@ def disk_errors(target: Path) -> Iterator[None]:
         full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
         if full or "No space left on device" in str(error):
             raise OutOfDisk(
-                f"The disk is full: {target} could not be written.", hint="Free some space, or set press.work_dir elsewhere."
+                f"The disk is full: {target} could not be written.", hint="Free some space, or choose a folder on another disk."
             ) from error
         raise

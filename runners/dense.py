@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from hub.errors import BadCheckpoint
 from runners.checkpoint import read_config, shape, write_atomically
 from runners.headers import stored_tensors, weight_files
 
@@ -13,12 +14,40 @@ TORCH_NAMES = {"BF16": "bfloat16", "F16": "float16", "F32": "float32"}
 
 
 def load(folder: Path, *, dtype: str) -> Any:
-    """Load a causal language model in evaluation mode on the CPU; `dtype` by torch's name. Never runs remote code."""
+    """Load a causal language model in evaluation mode on the CPU; `dtype` by torch's name. Never runs remote code.
+
+    Raises `BadCheckpoint` as `require_whole` does.
+    """
     import torch
     from transformers import AutoModelForCausalLM
 
+    require_whole(folder)
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, dtype), local_files_only=True, trust_remote_code=False)
     return model.eval()
+
+
+def require_whole(folder: Path) -> None:
+    """Raise `BadCheckpoint` where the weights lack a tensor of the model or hold one of another shape: it would be left random."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    stored = shape(folder).tensors
+    try:
+        config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+        model.tie_weights()
+    except Exception as error:  # transformers raises whatever a senseless value makes it raise
+        raise BadCheckpoint(
+            f"transformers makes no model of config.json in {folder}: {type(error).__name__}: {' '.join(str(error).split())[:300]}",
+            hint="Download the checkpoint again.",
+        ) from error
+    for name, wanted in model.named_parameters():
+        if name not in stored or stored[name].shape != tuple(wanted.shape):
+            what = f"hold {name} as {stored[name].shape}" if name in stored else f"lack {name}"
+            raise BadCheckpoint(
+                f"The weights in {folder} {what}; the model takes it as {tuple(wanted.shape)}.", hint="Download the checkpoint again."
+            )
 
 
 def tokenizer(folder: Path) -> Any:

@@ -57,7 +57,7 @@ def read_header(path: Path) -> dict[str, Stored]:
         try:
             header = json.loads(stream.read(length))
             stored = {name: _stored(path, 8 + length, entry) for name, entry in header.items() if name != "__metadata__"}
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, ArithmeticError, RecursionError) as error:
             raise _broken(path, "its safetensors header is not valid") from error
     needed = max((tensor.end for tensor in stored.values()), default=8 + length)
     if needed != size:
@@ -68,7 +68,7 @@ def read_header(path: Path) -> dict[str, Stored]:
 def _stored(path: Path, offset: int, entry: dict[str, Any]) -> Stored:
     begin, end = entry["data_offsets"]
     tensor = Tensor(dtype=str(entry["dtype"]), shape=tuple(int(n) for n in entry["shape"]))
-    if tensor.bytes != end - begin or begin < 0:
+    if tensor.bytes != end - begin or begin < 0 or any(n < 0 for n in tensor.shape):
         raise ValueError(f"a tensor of {tensor.bytes} bytes lies in {end - begin}")
     return Stored(tensor=tensor, path=path, start=offset + begin, end=offset + end)
 
@@ -80,14 +80,20 @@ def _broken(path: Path, why: str) -> BadCheckpoint:
 
 
 def weight_files(folder: Path) -> tuple[Path, ...]:
-    """Return the safetensors files of a checkpoint in order; raise `BadCheckpoint` where there is none or a shard is missing."""
-    index = folder / INDEX
+    """Return the safetensors files of a checkpoint in order; raise `BadCheckpoint` where there is none or a shard is missing.
+
+    As transformers does: `model.safetensors` if it is there, else the shards that the index names, else whatever lies there.
+    """
+    index, single = folder / INDEX, folder / "model.safetensors"
+    if single.is_file():
+        return (single,)
     if index.is_file():
         try:
             names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-        except (ValueError, KeyError, AttributeError, TypeError) as error:
+            outside = any(Path(name).name != name for name in names)
+        except (ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
             raise BadCheckpoint(f"{INDEX} in {folder} is not a valid index.", hint="Download the checkpoint again.") from error
-        if any(Path(name).name != name for name in names):
+        if outside:
             raise BadCheckpoint(f"{INDEX} in {folder} names files outside the folder.", hint="Do not use this checkpoint.")
         files = tuple(folder / name for name in names)
     else:

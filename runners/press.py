@@ -43,6 +43,7 @@ def press(base: ModelRef, source: Path, recipe: Recipe, target: Path, *, stages:
     A target that holds this very variant already is left alone. Seconds by step are put into `stages`.
     Raises `BadCheckpoint`, `UnfitModel`, `Unavailable`, `UsageError`, `OutOfDisk`; nothing half-made stays behind.
     """
+    target = target.absolute()  # so that `.` has a name, and nobody minds where the process stands
     made = _made_already(target, variant_id(base, recipe))
     if made is not None:
         return made

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fcntl
-import json
 import os
 from contextlib import ExitStack
 from functools import cached_property
@@ -36,15 +35,18 @@ class Session:
         self._shapes: dict[ModelRef, ModelShape] = {}
 
     def __enter__(self) -> Session:
+        if self._exclusive:
+            self._make_folder()
+            self._lock()
+        return self
+
+    def _make_folder(self) -> None:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise OutOfDisk(
                 f"cannot make the work folder {self.folder}: {error.strerror}", hint="set press.work_dir to a folder you may write"
             ) from error
-        if self._exclusive:
-            self._lock()
-        return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._closing.close()
@@ -85,6 +87,7 @@ class Session:
         """The results database, migrated to this program's version."""
         from hub.store import Store
 
+        self._make_folder()
         store = Store(self.settings.press.database or f"sqlite:///{self.database}")
         self._closing.callback(store.close)
         return store
@@ -96,6 +99,7 @@ class Session:
 
         if self.settings.hub.endpoint != "local":
             return None
+        self._make_folder()
         return self._closing.enter_context(LocalHub(self.folder / "hub", port=self.settings.hub.port))
 
     @property
@@ -113,6 +117,7 @@ class Session:
         """The only door to the hub."""
         from hub.client import HubClient
 
+        self._make_folder()
         token = self.settings.hub.token.get_secret_value() if self.settings.hub.token else None
         if self.local_hub:
             token = self.local_hub.write_token
@@ -120,11 +125,11 @@ class Session:
 
     def shape(self, model: ModelRef) -> ModelShape:
         """Return a hub model's shape from its config and safetensors headers; nothing else of it is fetched."""
-        from runners.checkpoint import shape_of
+        from runners.checkpoint import parse_config, shape_of
         from runners.headers import Tensor
 
         if model not in self._shapes:
-            config = json.loads(self.client.read_text(model.repo_id, model.sha, "config.json") or "{}")
+            config = parse_config(self.client.read_text(model.repo_id, model.sha, "config.json") or "", where=model.repo_id)
             tensors = {name: Tensor(dtype=dtype, shape=dims) for name, (dtype, dims) in self.client.tensors(model).items()}
             self._shapes[model] = shape_of(config, tensors, where=model.repo_id)
         return self._shapes[model]

@@ -52,6 +52,7 @@ def apply(step: Step, source: Path, target: Path, context: PressContext) -> None
     import torch
     from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
+    dense.require_whole(source)
     dtype = getattr(torch, dense.own_dtype(source))
     config = BitsAndBytesConfig(
         load_in_4bit=True,

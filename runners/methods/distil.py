@@ -1,4 +1,8 @@
-"""Knowledge distillation: a pruned student learns to predict what its base predicts, token by token."""
+"""Knowledge distillation: a pruned student learns to predict what its base predicts, token by token.
+
+Pressed again on the same machine with as many threads, the bytes are the same; other hardware sums in another order, and the small
+differences grow from step to step.
+"""
 
 from __future__ import annotations
 

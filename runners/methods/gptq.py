@@ -1,4 +1,8 @@
-"""GPTQ: each layer's weights are rounded column by column, the error of each column made up for in those not yet rounded."""
+"""GPTQ: each layer's weights are rounded column by column, the error of each column made up for in those not yet rounded.
+
+Pressed again on the same machine with as many threads, the bytes are the same; other hardware sums in another order, and a weight near
+the middle of two levels may then fall to the other one.
+"""
 
 from __future__ import annotations
 
@@ -71,6 +75,7 @@ def apply(step: Step, source: Path, target: Path, context: PressContext) -> None
     bits, group, desc_act, damp = _options(step)
     if step.calibration is None:
         raise AssertionError("check() refuses a step without calibration")
+    dense.require_whole(source)
     torch.manual_seed(step.calibration.seed)
     samples = [
         {"input_ids": window, "attention_mask": [1] * len(window)}

@@ -24,6 +24,15 @@ def write_weights(path: Path, tensors: dict[str, tuple[str, list[int], int]]) ->
     path.write_bytes(len(text).to_bytes(8, "little") + text + bytes(start))
 
 
+def write_index(folder: Path, text: str) -> None:
+    (folder / "model.safetensors").unlink()
+    (folder / "model.safetensors.index.json").write_text(text)
+
+
+def write_header(folder: Path, header: str) -> None:
+    (folder / "model.safetensors").write_bytes(len(header).to_bytes(8, "little") + header.encode())
+
+
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     made = tmp_path / "model"
@@ -55,6 +64,11 @@ def test_a_whole_checkpoint_passes(folder: Path) -> None:
     checkpoint.check(folder)
 
 
+def test_other_weights_beside_the_model_s_are_not_counted(folder: Path) -> None:
+    write_weights(folder / "consolidated.safetensors", {"other.weight": ("BF16", [2], 4)})
+    assert checkpoint.shape(folder).parameters == 32 + 48 + 12
+
+
 @pytest.mark.parametrize(
     ("harm", "message"),
     [
@@ -70,9 +84,17 @@ def test_a_whole_checkpoint_passes(folder: Path) -> None:
         (lambda f: (f / "model.safetensors").write_bytes((4).to_bytes(8, "little") + b"nope"), "not valid"),
         (lambda f: (f / "pytorch_model.bin").write_bytes(b"x"), "pickles and code"),
         (lambda f: (f / "modeling.py").write_text("x"), "pickles and code"),
-        (lambda f: (f / "model.safetensors.index.json").write_text('{"weight_map": {"a": "gone.safetensors"}}'), "lacks gone"),
-        (lambda f: (f / "model.safetensors.index.json").write_text('{"weight_map": {"a": "../x.safetensors"}}'), "outside"),
-        (lambda f: (f / "model.safetensors.index.json").write_text("[]"), "not a valid index"),
+        (lambda f: write_index(f, '{"weight_map": {"a": "gone.safetensors"}}'), "lacks gone"),
+        (lambda f: write_index(f, '{"weight_map": {"a": "../x.safetensors"}}'), "outside"),
+        (lambda f: write_index(f, "[]"), "not a valid index"),
+        (lambda f: write_index(f, '{"weight_map": {"a": 5}}'), "not a valid index"),
+        (lambda f: write_index(f, "[" * 100_000), "not a valid index"),
+        (lambda f: (f / "config.json").write_text("[" * 100_000), "not valid JSON"),
+        (lambda f: (f / "config.json").write_text('{"quantization_config": [1]}'), "no JSON object"),
+        (lambda f: write_header(f, "[" * 100_000), "not valid"),
+        (lambda f: write_header(f, '{"a": {"dtype": "U8", "shape": [Infinity], "data_offsets": [0, 1]}}'), "not valid"),
+        (lambda f: write_header(f, '{"a": {"dtype": "U8", "shape": [-2, -2], "data_offsets": [0, 4]}}' + " " * 4), "not valid"),
+        (lambda f: write_header(f, '{"a": {"dtype": "U8", "shape": [1e9, 1e9], "data_offsets": [0, 1]}}'), "not valid"),
     ],
 )
 def test_what_is_wrong_with_a_checkpoint_is_said(folder: Path, harm: object, message: str) -> None:
@@ -80,6 +102,21 @@ def test_what_is_wrong_with_a_checkpoint_is_said(folder: Path, harm: object, mes
     with pytest.raises(BadCheckpoint, match=message) as caught:
         checkpoint.check(folder)
     assert caught.value.hint
+
+
+@pytest.mark.parametrize("layers", [0, 2, 10**12, -1])
+def test_a_config_that_counts_other_layers_than_are_stored_is_refused(folder: Path, layers: int) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "n_layer": layers}))
+    with pytest.raises(BadCheckpoint, match=f"{layers} layers; the weights hold 1"):
+        checkpoint.shape(folder)
+
+
+@pytest.mark.parametrize("architectures", [None, [], "GPT2LMHeadModel", {"a": 1}, 5])
+def test_a_config_without_a_list_of_architectures_names_none(folder: Path, architectures: object) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "architectures": architectures}))
+    assert checkpoint.shape(folder).architecture == "unknown"
 
 
 def test_a_quantized_checkpoint_has_no_dense_shape(folder: Path) -> None:
@@ -127,12 +164,11 @@ def test_a_full_disk_is_named(tmp_path: Path, error: Exception) -> None:
 
 
 def test_leftovers_of_dead_processes_are_cleared_and_those_of_living_ones_kept(tmp_path: Path) -> None:
-    dead, living = tmp_path / "v.partial-4194399", tmp_path / "v.partial-1"
-    dead.mkdir()
-    living.mkdir()
-    with checkpoint.partial(tmp_path / "v"):
+    for name in ("v[1].partial-4194399", "v[1].partial-1", "v1.partial-4194399"):
+        (tmp_path / name).mkdir()
+    with checkpoint.partial(tmp_path / "v[1]"):
         pass
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["v", "v.partial-1"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["v1.partial-4194399", "v[1]", "v[1].partial-1"]
 
 
 def test_strays_go_and_the_base_s_files_stay(tmp_path: Path) -> None:

@@ -166,6 +166,20 @@ def test_a_real_model_in_float32_is_pressed_and_others_refused(shared: Path, tmp
     assert [path.name for path in tmp_path.iterdir()] == ["made"]
 
 
+@pytest.mark.integration
+@pytest.mark.parametrize("name", ["w8a8-dynamic", "bnb-nf4", "gptq-w4a16-g64", "wanda-50", "depth-distil"])
+def test_weights_that_lack_a_tensor_are_never_made_up(samples: Path, tmp_path: Path, name: str) -> None:
+    from safetensors.torch import load_file, save_file
+
+    shutil.copytree(samples / "sample-llama", tmp_path / "base")
+    tensors = load_file(tmp_path / "base" / "model.safetensors")
+    del tensors["model.layers.1.mlp.up_proj.weight"]
+    save_file(tensors, tmp_path / "base" / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(BadCheckpoint, match=r"lack model\.layers\.1\.mlp\.up_proj\.weight"):
+        press.press(BASE, tmp_path / "base", quick(name), tmp_path / "made")
+    assert [path.name for path in tmp_path.iterdir()] == ["base"]
+
+
 class Copy:
     """A method that takes no library: it hands on what it is given, or fails as it is told."""
 
@@ -226,6 +240,10 @@ def test_what_is_not_ours_is_not_overwritten(monkeypatch: pytest.MonkeyPatch, tm
     assert (tmp_path / "thesis" / "chapter.txt").read_text() == "dear"
     (tmp_path / "empty").mkdir()
     assert press.press(BASE, source, recipe, tmp_path / "empty").files
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    assert press.press(BASE, source, recipe, Path()).files
+    assert (tmp_path / "here" / checkpoint.MANIFEST).is_file()
 
 
 @pytest.mark.parametrize(
