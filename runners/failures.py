@@ -64,12 +64,17 @@ def _translated(error: BaseException) -> ModelPressError | None:
     if isinstance(error, ModelPressError):
         return error
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return OutOfDisk(f"The disk is full: {_one_line(error)}.", hint="Free some space, or set press.work_dir elsewhere.")
-    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return OutOfDisk(f"The disk is full: {_one_line(error)}.", hint="Free some space, or choose a folder on another disk.")
+    if out_of_memory(error):
         return OutOfMemory(
             f"The job ran out of memory: {_one_line(error)}.", hint="Run it where there is more memory, or press a smaller model."
         )
     return None
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether Python, or torch on a CPU or on CUDA, says that there is no memory left."""
+    return isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or "DefaultCPUAllocator" in str(error)
 
 
 def _one_line(error: BaseException) -> str:

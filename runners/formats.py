@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from math import ceil
 from pathlib import Path
@@ -125,11 +125,16 @@ _FLOATS = {
 }
 
 
-def _words(stored: Stored) -> Any:
+_CHUNK = 2**24  # words looked at together, so that a look at a large tensor takes no memory of its size
+
+
+def _chunks(stored: Stored) -> Iterator[Any]:
     import numpy as np
 
     kind: Any = np.dtype(_FLOATS[stored.tensor.dtype][0])
-    return np.memmap(stored.path, dtype=kind, mode="r", offset=stored.start, shape=(stored.tensor.numel,))
+    words = np.memmap(stored.path, dtype=kind, mode="r", offset=stored.start, shape=(stored.tensor.numel,))
+    for start in range(0, len(words), _CHUNK):
+        yield words[start : start + _CHUNK]
 
 
 def zero_share(stored: Stored) -> float:
@@ -138,7 +143,8 @@ def zero_share(stored: Stored) -> float:
 
     if stored.tensor.dtype not in _FLOATS or not stored.tensor.numel:
         return 0.0
-    return 1.0 - float(np.count_nonzero(_words(stored) & _FLOATS[stored.tensor.dtype][1])) / stored.tensor.numel
+    magnitude = _FLOATS[stored.tensor.dtype][1]
+    return 1.0 - sum(int(np.count_nonzero(words & magnitude)) for words in _chunks(stored)) / stored.tensor.numel
 
 
 def non_finite(folder: Path) -> tuple[str, ...]:
@@ -147,6 +153,6 @@ def non_finite(folder: Path) -> tuple[str, ...]:
     for name, stored in stored_tensors(folder).items():
         if stored.tensor.dtype in _FLOATS and stored.tensor.numel:
             exponent = _FLOATS[stored.tensor.dtype][2]
-            if bool(((_words(stored) & exponent) == exponent).any()):
+            if any(((words & exponent) == exponent).any() for words in _chunks(stored)):
                 found.append(name)
     return tuple(found)

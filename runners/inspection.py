@@ -8,7 +8,7 @@ from typing import Any
 
 from hub.domain import Artifact, Facts, Recipe
 from hub.errors import ModelPressError
-from runners import checkpoint, engines, formats, headers
+from runners import checkpoint, engines, failures, formats, headers
 from runners.checkpoint import CARRIED, FORBIDDEN_SUFFIXES, MANIFEST
 
 PROMPT = "The function returns"
@@ -76,6 +76,8 @@ def _run(folder: Path) -> tuple[str, tuple[int, ...], str, bool]:
     except ModelPressError as error:
         return f"{error.name}: {error.message}", (), "", True
     except Exception as error:  # a checkpoint may break transformers anywhere
+        if failures.out_of_memory(error):
+            raise  # that is this machine's fault, not the checkpoint's
         return f"{type(error).__name__}: {error}"[:500], (), "", True
     return "", tuple(ids), loaded.decode(ids), finite
 

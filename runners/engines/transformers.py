@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from hub.errors import BadCheckpoint, ModelPressError, Unavailable
+from runners import failures
 from runners.checkpoint import read_config
 
 TITLE = "Hugging Face transformers"
@@ -120,7 +121,8 @@ def dtype_of(folder: Path) -> str:
 def load(folder: Path, *, dtype: str | None = None) -> Loaded:
     """Load model and tokenizer from a folder, onto the first CUDA device where there is one.
 
-    Raises `BadCheckpoint` when transformers cannot read it, `Unavailable` when the format's library is missing.
+    Raises `BadCheckpoint` when transformers cannot read it, `Unavailable` when the format's library is missing; what says that memory
+    is out passes as it is.
     """
     import torch
     import transformers
@@ -139,6 +141,8 @@ def load(folder: Path, *, dtype: str | None = None) -> Loaded:
     except ImportError as error:
         raise Unavailable(f"transformers needs a library to load {folder.name}: {_first_line(error)}", hint=f"Run: {INSTALL}") from error
     except Exception as error:  # transformers raises whatever its parts raise
+        if failures.out_of_memory(error):
+            raise
         raise BadCheckpoint(
             f"transformers cannot load {folder.name}: {type(error).__name__}: {_first_line(error)}",
             hint="Press it again; if that does not help, this method's output cannot be served by transformers.",

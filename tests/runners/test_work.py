@@ -97,6 +97,8 @@ def test_failures_name_what_happened() -> None:
     full = failures.failure("j", OSError(errno.ENOSPC, "No space left on device"), seconds=1)
     assert (full.error, full.retryable) == ("OutOfDisk", False)
     assert failures.failure("j", MemoryError(), seconds=1).error == "OutOfMemory"
+    torch_s = RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory: you tried to allocate 4 bytes")
+    assert failures.failure("j", torch_s, seconds=1).error == "OutOfMemory"
     strange = failures.failure("j", KeyError("x"), seconds=1)
     assert (strange.error, strange.retryable) == ("KeyError", False)
     ours = failures.failure("j", BadCheckpoint("cut", hint="again"), seconds=1)
