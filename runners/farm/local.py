@@ -26,6 +26,7 @@ _LOOK_S = 0.25
 _START_S = 300.0
 _END_S = 10.0
 _TOKENS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "MODELPRESS_HUB__TOKEN")
+_GPUS = ("/dev/nvidiactl", "/dev/dxg", "/dev/kfd")  # NVIDIA, the same below Windows, AMD
 _DIED = {"died": True}
 
 
@@ -126,7 +127,7 @@ class _Parent:
     """The farm's side of the warm parent process."""
 
     def __init__(self, environment: dict[str, str], log: Path) -> None:
-        command = [sys.executable, "-m", "runners.farm.zygote", *(["--cold"] if Path("/dev/nvidiactl").exists() else [])]
+        command = [sys.executable, "-m", "runners.farm.zygote", *(["--cold"] if any(Path(device).exists() for device in _GPUS) else [])]
         self._log = log
         with log.open("ab") as stderr:
             self._process = subprocess.Popen(
@@ -169,6 +170,7 @@ class _Parent:
         try:
             answer = answers.get(timeout=_START_S)
         except queue.Empty:
+            self._process.kill()  # else it would start the job after all, with nobody to watch it
             raise TimedOut(f"The farm's parent process was not ready after {_START_S:.0f} s.", hint=f"Look into {self._log}.") from None
         if "pid" not in answer:
             raise self._gone()
@@ -192,6 +194,17 @@ class _Parent:
             raise self._gone()
 
     def _listen(self) -> None:
+        try:
+            self._pass_on()
+        finally:  # whatever it said that was not understood, nobody waits for ever
+            with self._lock:
+                self.alive = False
+                for waiting in self._waiting.values():
+                    waiting.put(_DIED)
+            self._process.kill()
+            self._process.wait()
+
+    def _pass_on(self) -> None:
         assert self._process.stdout is not None
         for line in self._process.stdout:
             message = json.loads(line)
@@ -199,18 +212,13 @@ class _Parent:
                 waiting = self._waiting.get(message.get("ticket", 0))
             if waiting:
                 waiting.put(message)
-        with self._lock:
-            self.alive = False
-            for waiting in self._waiting.values():
-                waiting.put(_DIED)
-        self._process.wait()
 
     def _send(self, message: dict[str, Any]) -> None:
         assert self._process.stdin is not None
         try:
             self._process.stdin.write(json.dumps(message).encode() + b"\n")
             self._process.stdin.flush()
-        except OSError as error:
+        except (OSError, ValueError) as error:  # it died, or the farm was closed meanwhile
             raise self._gone() from error
 
     def _gone(self) -> JobDied:

@@ -6,7 +6,7 @@ closed it or was killed, all children are killed and it ends too.
 
 A process can be forked safely only while it has no threads but its own: so nothing is computed here, OpenBLAS is told to start no
 threads, and gptqmodel, which starts some at import, is left to the children. A process that has spoken to CUDA cannot fork at all, so
-where there is an NVIDIA driver nothing is imported (`--cold`).
+where there is a GPU's driver nothing is imported (`--cold`).
 """
 
 from __future__ import annotations
