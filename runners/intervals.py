@@ -47,13 +47,14 @@ def mean(samples: Sequence[float], *, of: str = "windows", low: float = -math.in
 def exp_mean(samples: Sequence[float], *, of: str = "windows") -> Estimate:
     """Return exp(mean) with the ends of the mean's interval exponentiated too.
 
-    To first order this is the delta method, exp(m) ± t · exp(m) · s / √n; unlike it, it never reaches below zero.
+    To first order this is the delta method, exp(m) ± t · exp(m) · s / √n; unlike it, it never reaches below zero. What is too large for
+    a float is infinite.
     """
     plain = mean(samples, of=of)
     return Estimate(
-        value=math.exp(plain.value),
-        low=math.exp(plain.low),
-        high=math.exp(plain.high),
+        value=_exp(plain.value),
+        low=_exp(plain.low),
+        high=_exp(plain.high),
         interval=f"{plain.interval}, on the log scale",
         samples=plain.samples,
     )
@@ -117,6 +118,13 @@ def student_t(freedom: int, level: float = LEVEL) -> float:
     else:
         y = ((1 / (((n + 6) / (n * y) - 0.089 * d - 0.822) * (n + 2) * 3) + 0.5 / (n + 4)) * y - 1) * (n + 1) / (n + 2) + 1 / y
     return math.sqrt(n * y)
+
+
+def _exp(value: float) -> float:
+    try:
+        return math.exp(value)
+    except OverflowError:
+        return math.inf
 
 
 def _coverage(count: int, rank: int) -> float:

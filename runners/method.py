@@ -12,7 +12,7 @@ from typing import Protocol
 from hub.domain import Scalar, Step
 from hub.errors import UnfitModel, UsageError
 from runners.architectures import architecture
-from runners.checkpoint import Linear, ModelShape
+from runners.checkpoint import ModelShape
 from runners.headers import Tensor
 
 INSTALL = "pip install 'modelpress[press]'"
@@ -161,8 +161,3 @@ def unchanged(shape: ModelShape, *, zeros: float = 0.0) -> Promise:
     """Return the promise of a step that keeps all tensors' shapes and changes the values of every linear layer."""
     changed = {linear.name: (f"{linear.name}.weight",) for linear in shape.linears}
     return Promise(shape=shape, tensors=shape.tensors, changed=changed, zeros=zeros)
-
-
-def names(linears: tuple[Linear, ...]) -> tuple[str, ...]:
-    """Return the names of linear layers."""
-    return tuple(linear.name for linear in linears)

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
-from hub.domain import Artifact, Facts, JobOrder, JobResult, Measurement, ModelRef, Recipe
+from hub.domain import Artifact, Facts, JobOrder, JobResult, Measurement, Recipe
 from hub.errors import BadCheckpoint, BadDocument, ModelPressError
 from runners import checkpoint, environment, memory
 from runners.stages import Stages
@@ -153,8 +153,3 @@ def _recipe(order: JobOrder) -> Recipe:
     if order.job.recipe is None:
         raise BadDocument(f"The job {order.job.id} is to {order.job.kind}, but has no recipe.", hint="Name a recipe in the job.")
     return order.job.recipe
-
-
-def is_local(base: ModelRef) -> bool:
-    """Whether a base is a folder of this machine and not a model of the Hub."""
-    return base.sha.startswith(LOCAL)

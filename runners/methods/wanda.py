@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from hub.domain import Step
+from hub.errors import UnfitModel
 from runners import dense, method
 from runners.architectures import architecture
 from runners.checkpoint import ModelShape
@@ -31,8 +32,12 @@ def check(step: Step, shape: ModelShape) -> None:
     """Refuse unknown architectures, and widths that a 2:4 pattern does not divide."""
     method.check_common(step, shape, SCHEMES, calibrated=True)
     _sparsity(step)
-    if step.scheme == "2:4":
-        method.check_divisible(step, shape, 4)
+    odd = next((linear for linear in shape.linears if step.scheme == "2:4" and linear.in_features % 4), None)
+    if odd:
+        raise UnfitModel(
+            f"wanda's scheme 2:4 needs inputs divisible by 4; {odd.name} has {odd.in_features}.",
+            hint="Use a recipe with the scheme unstructured for this model.",
+        )
 
 
 def promise(step: Step, shape: ModelShape) -> Promise:

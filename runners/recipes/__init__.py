@@ -42,7 +42,11 @@ def load(name_or_path: str) -> Recipe:
     default = document.pop("default", False)
     if not isinstance(default, bool):
         raise BadDocument(f"The recipe {path.name}: default must be true or false; got {default!r}.", hint="Correct the file.")
-    recipe = from_json(Recipe, json.dumps({"name": path.stem, **document}, default=str), where=f"The recipe {path.name}")
+    try:
+        text = json.dumps({"name": path.stem, **document}, default=str, allow_nan=False)
+    except ValueError as error:
+        raise BadDocument(f"The recipe {path.name} holds a number that is not finite.", hint="Correct the file.") from error
+    recipe = from_json(Recipe, text, where=f"The recipe {path.name}")
     if recipe.name != path.stem or not recipe.steps:
         raise BadDocument(f"The recipe {path.name} must have at least one step, and no name but its file's.", hint="Correct the file.")
     for step in recipe.steps:

@@ -13,7 +13,7 @@ import pytest
 
 from hub.domain import Protocol
 from hub.errors import BadCheckpoint, BadDocument, UnfitModel
-from runners import protocols, quality, texts
+from runners import intervals, protocols, quality, texts
 
 QUICK = replace(protocols.load(protocols.QUICK), windows=4, sequence_length=128, prompt_tokens=16, new_tokens=4)
 
@@ -117,6 +117,12 @@ def test_windows_are_whole_apart_and_spread_over_the_text() -> None:
     assert len(quality.windows(list(range(79)), replace(protocol, windows=0))) == 7
     with pytest.raises(UnfitModel, match="gives 2 windows of 10"):
         quality.windows(list(range(29)), protocol)
+
+
+def test_a_perplexity_too_large_for_a_float_is_infinite() -> None:
+    found = intervals.exp_mean([700.0, 800.0])
+    assert (found.value, found.high) == (math.inf, math.inf)
+    assert found.low < found.value
 
 
 def test_another_text_under_the_same_name_is_refused() -> None:

@@ -137,6 +137,7 @@ def test_an_unknown_method_names_the_nearest() -> None:
         (step("w8a8", "W8A8"), gpt2(), "Conv1D"),
         (step("bitsandbytes", "NF4"), llama(64, 172), "down_proj has 172 inputs and 64 outputs"),
         (step("bitsandbytes", "NF4"), llama(64, 64 * 3 + 32), "224 inputs"),
+        (step("wanda", "2:4"), llama(64, 170), "2:4 needs inputs divisible by 4; model.layers.0.mlp.down_proj has 170"),
         (step("gptq", "W4A16"), gpt2(), "transformers cannot load"),
         (step("gptq", "W4A16"), llama(context=256), "windows of 512 tokens; the model's context is 256"),
         (step("depth_prune", "depth"), llama(layers=1), "at least one must be left"),

@@ -61,6 +61,7 @@ def test_a_file_of_one_s_own_is_a_recipe(tmp_path: Path) -> None:
         (GOOD.replace("default = true", "default = 1"), BadDocument, "default must be"),
         (GOOD.replace('method = "w8a8"', 'method = "w8a9"'), UnknownName, "w8a9"),
         (GOOD.split("[[steps]]")[0] + "steps = []", BadDocument, "recipe"),
+        (GOOD + "[steps.params]\nlearning_rate = inf\n", BadDocument, "not finite"),
     ],
 )
 def test_a_wrong_file_is_refused_with_the_place(tmp_path: Path, text: str, error: type[Exception], says: str) -> None:
