@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from sqlalchemy import Connection, Engine, create_engine, event, inspect, text
 from sqlalchemy.engine import URL, make_url
@@ -30,8 +31,8 @@ class Database:
     lock. So a write may look first and insert then, and no transaction fails half-way because another one was faster.
     """
 
-    def __init__(self, url: str) -> None:
-        self.url = _parse(url)
+    def __init__(self, where: str | Path) -> None:
+        self.url = URL.create("sqlite", database=str(where)) if isinstance(where, Path) else _parse(where)
         self.name = self.url.database if self.url.get_backend_name() == "sqlite" else self.url.render_as_string(hide_password=True)
         self._engine = self._connectable()
         self._writer = self._engine.execution_options(writes=True)

@@ -46,13 +46,14 @@ from hub.tables import (
 
 
 class Store:
-    """The database behind `url` (`sqlite:///FILE` or any other SQLAlchemy address), migrated to this program's revision.
+    """The database in a SQLite file, or behind any SQLAlchemy address (`postgresql://…`), migrated to this program's revision.
 
-    Safe to use from several threads. Raises `StoreError` when the database is newer than this program, damaged, or held by another.
+    A file given as a path may have any name; in an address, `?` and `%` have a meaning of their own. Safe to use from several threads.
+    Raises `StoreError` when the database is newer than this program, damaged, or held by another.
     """
 
-    def __init__(self, url: str) -> None:
-        self._database = Database(url)
+    def __init__(self, where: str | Path) -> None:
+        self._database = Database(where)
 
     def __enter__(self) -> Store:
         return self

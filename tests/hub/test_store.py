@@ -367,6 +367,13 @@ class TestOpening:
         assert found == {"journal_mode": "wal", "foreign_keys": 1, "synchronous": 2, "busy_timeout": 30000}
 
     @pytest.mark.integration
+    def test_a_file_may_have_any_name(self, tmp_path: Path, words: Any) -> None:
+        file = tmp_path / "50%20 of a?b#c.db"
+        with Store(file) as store:
+            store.record_plan(full_plan(words, (8,)))
+            assert store.file == file
+        assert [path.name for path in tmp_path.iterdir()] == [file.name]
+
     def test_opening_a_current_database_is_fast_and_needs_no_alembic(self, filled: Store, url: str) -> None:
         code = (
             "import sys, time; from hub.store import Store; t = time.perf_counter(); Store(sys.argv[1]).close();"
