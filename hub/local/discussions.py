@@ -14,7 +14,6 @@ from hub.local.repos import Repo, now
 from hub.local.web import ApiError, Call
 
 PAGE = 50
-STATUSES = ("draft", "open", "closed", "merged")
 
 
 def open_number(connection: sqlite3.Connection, repo: Repo) -> int:

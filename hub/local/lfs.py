@@ -26,7 +26,6 @@ from hub.local.web import ApiError, Call
 LIFETIME_S = 3600
 MAX_PARTS = 10_000
 _OID = re.compile(r"[0-9a-f]{64}")
-_UPLOAD = re.compile(r"[0-9a-f]{32}")
 
 
 def batch(call: Call) -> dict[str, Any]:
