@@ -221,9 +221,11 @@ def _commit(order: _Order, head: _Head, client: HubClient) -> str:
             f"the Hub does not take the card of {order.repo_id}: {'; '.join(faults)}", hint="see what the base's own card says"
         )
     client.create(order.repo_id, gated="auto" if order.base.candidate.gated else None)
-    # A repository that has just been made may have a first commit of its own.
-    parent = head.sha or client.head(order.repo_id)
-    return client.commit(order.repo_id, {**files, CARD: card.encode()}, message=message, parent=parent, replace=True)
+    if head.sha is None:
+        # A repository that has just been made may have a first commit of its own; what somebody else put there meanwhile is left alone.
+        head = _look(client, order.repo_id)
+        _changes(order.repo_id, head, order.artifact)
+    return client.commit(order.repo_id, {**files, CARD: card.encode()}, message=message, parent=head.sha, replace=True)
 
 
 def _licence_files(order: _Order, client: HubClient) -> dict[str, Path | bytes]:

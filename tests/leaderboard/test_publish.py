@@ -331,6 +331,19 @@ def test_a_repository_of_somebody_else_is_left_alone(world: World) -> None:
     assert world.client.head(name) == theirs
 
 
+def test_a_repository_that_somebody_else_makes_meanwhile_is_left_alone(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    record = world.press()
+    create = world.client.create
+
+    def made_by_another(repo_id: str, *, gated: str | None = None) -> None:
+        create(repo_id, gated=gated)
+        world.client.commit(repo_id, {"notes.txt": b"mine"}, message="mine", parent=None)
+
+    monkeypatch.setattr(world.client, "create", made_by_another)
+    with pytest.raises(PolicyRefusal, match=r"notes\.txt"):
+        world.publish(record)
+
+
 def test_what_has_not_passed_is_not_published(world: World, make: SimpleNamespace) -> None:
     record = world.press()
     with pytest.raises(GateRefusal, match="has not been judged"):
