@@ -61,7 +61,7 @@ class Phase:
             return
         failed = f" [red]{self.failed} failed[/]" if self.failed else ""
         running = escape(", ".join(self.running)) or "waiting"
-        self.bar.update(self.task, completed=self.done + self.failed, description=f"[bold]{self.title}[/]{failed} [dim]{running}[/]")
+        self.bar.update(self.task, completed=self.done + self.failed, description=f"[bold]{self.title}[/]{failed} [dim]now: {running}[/]")
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
+import sys
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -144,8 +147,15 @@ def closing(session: Session, outcome: dict[str, Any]) -> None:
     example = next((record.release.repo_id for record in session.store.variants() if record.release), None)
     if local and example:
         typer.echo("\nNext: serve the hub, and load a variant as any of its users would:")
-        typer.echo("  modelpress hub serve &")
+        typer.echo(f"  {shown(Path(sys.argv[0]))} hub serve &")
         code = f"from transformers import pipeline; print(pipeline('text-generation', '{example}')('def main('))"
-        typer.echo(f'  HF_ENDPOINT={session.page_url} python -c "{code}"')
+        typer.echo(f'  HF_ENDPOINT={session.page_url} {shown(Path(sys.executable))} -c "{code}"')
     elif not example:
         typer.echo("\nNext: modelpress status")
+
+
+def shown(program: Path) -> str:
+    """Return a program as it can be typed here: its name where that finds it, else its path, relative to this folder if it is below."""
+    if shutil.which(program.name) == str(program):
+        return program.name
+    return str(program.relative_to(Path.cwd())) if program.is_relative_to(Path.cwd()) else str(program)
