@@ -32,8 +32,11 @@ def _path(name_or_path: str) -> Path:
 
 
 def read(name_or_path: str) -> str:
-    """Return a text; raise `UnknownName` naming the nearest one."""
-    return _path(name_or_path).read_text(encoding="utf-8")
+    """Return a text; raise `UnknownName` naming the nearest one, `UsageError` where it is not UTF-8."""
+    try:
+        return _path(name_or_path).read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise UsageError(f"The text {name_or_path} is not UTF-8, from byte {error.start} on.", hint="Convert it to UTF-8.") from error
 
 
 def sha256(name_or_path: str) -> str:

@@ -180,6 +180,16 @@ def test_weights_that_lack_a_tensor_are_never_made_up(samples: Path, tmp_path: P
     assert [path.name for path in tmp_path.iterdir()] == ["base"]
 
 
+@pytest.mark.integration
+def test_a_model_without_a_tokenizer_cannot_be_shown_text(samples: Path, tmp_path: Path) -> None:
+    shutil.copytree(
+        samples / "sample-llama", tmp_path / "base", ignore=shutil.ignore_patterns("tokenizer*", "vocab*", "merges*", "special*")
+    )
+    with pytest.raises(BadCheckpoint, match="no tokenizer"):
+        press.press(BASE, tmp_path / "base", quick("wanda-50"), tmp_path / "made")
+    assert [path.name for path in tmp_path.iterdir()] == ["base"]
+
+
 class Copy:
     """A method that takes no library: it hands on what it is given, or fails as it is told."""
 

@@ -97,6 +97,13 @@ def test_a_text_too_short_is_refused(tmp_path: Path) -> None:
         texts.windows(Calibration(text=str(path), samples=10, sequence_length=10), Letters())
 
 
+def test_a_text_that_is_not_utf_8_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "t.txt"
+    path.write_bytes("Käse".encode("latin-1"))
+    with pytest.raises(UsageError, match="not UTF-8, from byte 1"):
+        texts.read(str(path))
+
+
 def test_an_unknown_text_names_the_nearest() -> None:
     with pytest.raises(UnknownName) as caught:
         texts.read("stdlib-helout")
