@@ -35,8 +35,11 @@ from hub.domain import (
 from hub.errors import BadDocument, StoreError
 from hub.rows import add_artifact, add_measurements, environment_row_id, job_row, model_row, now, refuse
 from hub.tables import (
+    ArtifactRow,
     CheckRow,
+    FileRow,
     JobRow,
+    MeasurementRow,
     Popularity,
     RefusalRow,
     ReleaseRow,
@@ -173,6 +176,17 @@ class Store:
             for row in lost:
                 _put_back(row)
             return len(lost)
+
+    def forget(self, variant_id: str) -> None:
+        """Forget what was made of a variant whose files are lost, so that it can be pressed again; a released one raises `StoreError`."""
+        with self._database.writing() as session:
+            self._demand(session, variant_id)
+            if session.get(ReleaseRow, variant_id) is not None:
+                raise StoreError(f"variant {variant_id} is released, so it is not forgotten", hint="its files are on the Hub")
+            verdicts = select(VerdictRow.id).where(VerdictRow.variant_id == variant_id)
+            session.execute(delete(CheckRow).where(CheckRow.verdict_id.in_(verdicts)))
+            for table in (VerdictRow, MeasurementRow, FileRow, ArtifactRow, JobRow):
+                session.execute(delete(table).where(table.variant_id == variant_id))
 
     # Writes: verdicts and releases
 

@@ -291,6 +291,32 @@ class TestRecords:
         assert filled.releases() == [verified]
         assert one(filled).release == verified
 
+    def test_a_forgotten_variant_is_pressed_again_as_if_it_had_never_been(self, filled: Store, farm: Any, words: Any, url: str) -> None:
+        before = filled.variants()
+        checks = (Check(name="loads", passed=True, detail=""),)
+        filled.record_verdict(Verdict(variant_id=before[0].variant_id, stage="artifact", subject="d1", checks=checks, judged_at="now"))
+        filled.forget(before[0].variant_id)
+        assert filled.variant(before[1].variant_id) == before[1]
+        assert [count(url, table) for table in ("artifacts", "checks", "verdicts")] == [1, 0, 0]
+        press, measure = words.press(recipe=before[0].recipe), words.measure(recipe=before[0].recipe)
+        assert not {press.id, measure.id} & filled.done()
+        for job in (press, measure):
+            assert filled.start(job)
+            filled.finish(job, farm.run(job))
+        again = filled.variant(before[0].variant_id)
+        assert again is not None
+        assert again.artifact is not None
+        assert [m.metric for m in again.measurements] == [m.metric for m in before[0].measurements]
+
+    def test_a_released_variant_is_not_forgotten(self, filled: Store) -> None:
+        variant_id = filled.variants()[0].variant_id
+        filled.record_release(
+            Release(variant_id=variant_id, repo_id="us/a", sha="c" * 40, artifact_digest="d", url="http://hub/us/a", released_at="now")
+        )
+        with pytest.raises(StoreError, match="is released"):
+            filled.forget(variant_id)
+        assert filled.variants()[0].artifact is not None
+
     def test_words_about_an_unknown_variant_are_refused(self, store: Store) -> None:
         with pytest.raises(StoreError, match="no variant 0000"):
             store.record_verdict(Verdict(variant_id="0000", stage="artifact", subject="s", checks=(), judged_at="now"))
