@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from hub.errors import BadCheckpoint
+from runners import failures
 from runners.checkpoint import read_config, shape, write_atomically
 from runners.headers import stored_tensors, weight_files
 
@@ -39,7 +40,7 @@ def require_whole(folder: Path) -> None:
         model.tie_weights()
     except Exception as error:  # transformers raises whatever a senseless value makes it raise
         raise BadCheckpoint(
-            f"transformers makes no model of config.json in {folder}: {_one_line(error)}",
+            f"transformers makes no model of config.json in {folder}: {type(error).__name__}: {failures.one_line(error)}",
             hint="Download the checkpoint again.",
         ) from error
     for name, wanted in model.named_parameters():
@@ -58,13 +59,9 @@ def tokenizer(folder: Path) -> Any:
         return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except Exception as error:  # transformers raises whatever its parts raise
         raise BadCheckpoint(
-            f"transformers finds no tokenizer that it can read in {folder}: {_one_line(error)}",
+            f"transformers finds no tokenizer that it can read in {folder}: {type(error).__name__}: {failures.one_line(error)}",
             hint="Put the model's tokenizer files beside its weights, or use a recipe that needs no calibration.",
         ) from error
-
-
-def _one_line(error: Exception) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
 
 
 def own_dtype(folder: Path) -> str:

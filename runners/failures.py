@@ -19,7 +19,7 @@ def failure(job_id: str, error: BaseException, *, seconds: float, log_tail: str 
     if ours is not None:
         name, reason, hint, retryable = ours.name, ours.message, ours.hint, ours.retryable
     else:
-        name, reason, retryable = type(error).__name__, _one_line(error), False
+        name, reason, retryable = type(error).__name__, one_line(error), False
         hint = "This is not expected: its log has the traceback."
     return Failure(job_id=job_id, error=name, reason=reason, hint=hint, log_tail=log_tail, seconds=round(seconds, 3), retryable=retryable)
 
@@ -64,10 +64,10 @@ def _translated(error: BaseException) -> ModelPressError | None:
     if isinstance(error, ModelPressError):
         return error
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return OutOfDisk(f"The disk is full: {_one_line(error)}.", hint="Free some space, or choose a folder on another disk.")
+        return OutOfDisk(f"The disk is full: {one_line(error)}.", hint="Free some space, or choose a folder on another disk.")
     if out_of_memory(error):
         return OutOfMemory(
-            f"The job ran out of memory: {_one_line(error)}.", hint="Run it where there is more memory, or press a smaller model."
+            f"The job ran out of memory: {one_line(error)}.", hint="Run it where there is more memory, or press a smaller model."
         )
     return None
 
@@ -77,6 +77,6 @@ def out_of_memory(error: BaseException) -> bool:
     return isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or "DefaultCPUAllocator" in str(error)
 
 
-def _one_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0][:500] if lines else type(error).__name__
+def one_line(error: BaseException) -> str:
+    """Return what an exception says on one line of at most 300 characters; its class where it says nothing."""
+    return " ".join(str(error).split())[:300] or type(error).__name__

@@ -78,7 +78,7 @@ def _run(folder: Path) -> tuple[str, tuple[int, ...], str, bool]:
     except Exception as error:  # a checkpoint may break transformers anywhere
         if failures.out_of_memory(error):
             raise  # that is this machine's fault, not the checkpoint's
-        return f"{type(error).__name__}: {error}"[:500], (), "", True
+        return f"{type(error).__name__}: {failures.one_line(error)}", (), "", True
     return "", tuple(ids), loaded.decode(ids), finite
 
 

@@ -139,12 +139,14 @@ def load(folder: Path, *, dtype: str | None = None) -> Loaded:
     except ModelPressError:
         raise
     except ImportError as error:
-        raise Unavailable(f"transformers needs a library to load {folder.name}: {_first_line(error)}", hint=f"Run: {INSTALL}") from error
+        raise Unavailable(
+            f"transformers needs a library to load {folder.name}: {failures.one_line(error)}", hint=f"Run: {INSTALL}"
+        ) from error
     except Exception as error:  # transformers raises whatever its parts raise
         if failures.out_of_memory(error):
             raise
         raise BadCheckpoint(
-            f"transformers cannot load {folder.name}: {type(error).__name__}: {_first_line(error)}",
+            f"transformers cannot load {folder.name}: {type(error).__name__}: {failures.one_line(error)}",
             hint="Press it again; if that does not help, this method's output cannot be served by transformers.",
         ) from error
     return Loaded(
@@ -187,8 +189,3 @@ def _format(config: dict[str, Any]) -> str:
     """Return `nvfp4` or the quant_method, empty for a dense checkpoint."""
     quantization = config.get("quantization_config") or {}
     return "nvfp4" if "nvfp4" in str(quantization.get("format", "")).lower() else str(quantization.get("quant_method", ""))
-
-
-def _first_line(error: Exception) -> str:
-    text = str(error).strip()
-    return text.splitlines()[0] if text else type(error).__name__

@@ -101,6 +101,8 @@ def test_failures_name_what_happened() -> None:
     assert failures.failure("j", torch_s, seconds=1).error == "OutOfMemory"
     strange = failures.failure("j", KeyError("x"), seconds=1)
     assert (strange.error, strange.retryable) == ("KeyError", False)
+    assert failures.failure("j", ValueError("one\n  two"), seconds=1).reason == "one two"
+    assert failures.failure("j", ValueError(), seconds=1).reason == "ValueError"
     ours = failures.failure("j", BadCheckpoint("cut", hint="again"), seconds=1)
     assert (ours.error, ours.reason, ours.hint) == ("BadCheckpoint", "cut", "again")
 
