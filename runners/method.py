@@ -62,12 +62,16 @@ class Promise:
 
 
 class Method(Protocol):
-    """A method's module: constants for the listing, a check and a promise from shapes alone, and the work itself."""
+    """A method's module: constants for the listing, a check and a promise from shapes alone, and the work itself.
+
+    `FORMAT` is how what it leaves lies on disk: `dense`, which a next step can go on with, or a packed one, which ends a recipe.
+    """
 
     FAMILY: str
     SUMMARY: str
     PAPER: str
     SCHEMES: tuple[str, ...]
+    FORMAT: str
     NEEDS: tuple[str, ...]
 
     def check(self, step: Step, shape: ModelShape) -> None:

@@ -15,6 +15,7 @@ FAMILY = "quantization"
 SUMMARY = "Stores weights as 4-bit NormalFloat or FP4 in blocks of 64; needs no calibration, runs on GPUs and CPUs."
 PAPER = "https://arxiv.org/abs/2305.14314"
 SCHEMES = ("NF4", "FP4")
+FORMAT = "bitsandbytes"
 NEEDS = ("bitsandbytes", "transformers", "torch")
 BLOCK = 64
 ROWS = 32

@@ -18,6 +18,7 @@ FAMILY = "pruning"
 SUMMARY = "Removes the layers of least block influence (1 - cosine similarity of input and output on calibration text)."
 PAPER = "https://arxiv.org/abs/2403.03853"
 SCHEMES = ("depth",)
+FORMAT = "dense"
 NEEDS = ("transformers", "torch", "safetensors")
 
 

@@ -22,6 +22,7 @@ FAMILY = "distillation"
 SUMMARY = "Trains the student on its base's own distributions: forward KL at a temperature, plus cross-entropy on the text."
 PAPER = "https://arxiv.org/abs/1503.02531"
 SCHEMES = ("logits",)
+FORMAT = "dense"
 NEEDS = ("transformers", "torch")
 WARM_UP = 0.05
 

@@ -21,6 +21,7 @@ FAMILY = "quantization"
 SUMMARY = "Rounds weights to 2, 3, 4 or 8 bits in groups, with second-order correction from calibration text (gptqmodel)."
 PAPER = "https://arxiv.org/abs/2210.17323"
 SCHEMES = ("W2A16", "W3A16", "W4A16", "W8A16")
+FORMAT = "gptq"
 NEEDS = ("gptqmodel", "optimum", "transformers", "torch")
 WORD = 32
 

@@ -13,6 +13,7 @@ FAMILY = "quantization"
 SUMMARY = "Rounds weights to the nearest of 2**bits levels in groups, without looking at any text (llm-compressor)."
 PAPER = "https://arxiv.org/abs/2106.08295"
 SCHEMES = ("W3A16", "W4A16", "W8A16")
+FORMAT = "compressed-tensors"
 NEEDS = ("llmcompressor", "compressed_tensors", "transformers", "torch")
 
 

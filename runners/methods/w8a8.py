@@ -13,6 +13,7 @@ FAMILY = "quantization"
 SUMMARY = "Rounds weights (per row) and activations (per token, as they come) to INT8; needs no calibration (llm-compressor)."
 PAPER = "https://arxiv.org/abs/2206.01861"
 SCHEMES = ("W8A8",)
+FORMAT = "compressed-tensors"
 NEEDS = ("llmcompressor", "compressed_tensors", "transformers", "torch")
 
 

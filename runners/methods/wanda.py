@@ -18,6 +18,7 @@ FAMILY = "pruning"
 SUMMARY = "Zeroes the least important half of each row's weights by |weight| times input norm; the size on disk stays."
 PAPER = "https://arxiv.org/abs/2306.11695"
 SCHEMES = ("unstructured", "2:4")
+FORMAT = "dense"
 NEEDS = ("transformers", "torch")
 
 

@@ -49,9 +49,22 @@ def load(name_or_path: str) -> Recipe:
     recipe = from_json(Recipe, text, where=f"The recipe {path.name}")
     if recipe.name != path.stem or not recipe.steps:
         raise BadDocument(f"The recipe {path.name} must have at least one step, and no name but its file's.", hint="Correct the file.")
-    for step in recipe.steps:
-        methods.get(step.method)
+    _check_formats(recipe, path.name)
     return recipe
+
+
+def _check_formats(recipe: Recipe, file: str) -> None:
+    left = [methods.get(step.method).FORMAT for step in recipe.steps]
+    packing = next((step.method for step, found in zip(recipe.steps[:-1], left, strict=False) if found != "dense"), None)
+    if packing:
+        raise BadDocument(
+            f"The recipe {file}: {packing} packs the weights, and no step can follow it.", hint=f"Make {packing} the last step, or drop it."
+        )
+    if recipe.format != left[-1]:
+        raise BadDocument(
+            f"The recipe {file}: {recipe.steps[-1].method} leaves the format {left[-1]}; the recipe says {recipe.format!r}.",
+            hint=f'Write format = "{left[-1]}".',
+        )
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import pytest
 
 from hub.domain import Calibration, Step
 from hub.errors import UnfitModel, UnknownName, UsageError
-from runners import checkpoint, formats, methods, plugins, press, recipes
+from runners import checkpoint, engines, formats, methods, plugins, press, recipes
 from runners.checkpoint import ModelShape
 from runners.headers import Tensor
 
@@ -58,6 +58,7 @@ def test_every_method_is_described(name: str) -> None:
     assert info.summary.endswith(".")
     assert info.paper.startswith("https://")
     assert info.schemes
+    assert any(methods.get(name).FORMAT in engine.formats for engine in engines.available())
     assert info.available == (not info.reason)
 
 

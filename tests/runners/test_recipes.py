@@ -19,7 +19,7 @@ def test_every_recipe_is_complete(name: str) -> None:
     assert recipe.title
     assert recipe.summary
     assert recipe.track in ("serving", "research")
-    assert recipe.format in ("gptq", "compressed-tensors", "bitsandbytes", "dense")
+    assert recipe.format == methods.get(recipe.steps[-1].method).FORMAT
     assert recipe.thresholds.kl_divergence > 0
     assert recipe.thresholds.perplexity_ratio > 1
     assert from_json(Recipe, to_json(recipe)) == recipe
@@ -61,6 +61,8 @@ def test_a_file_of_one_s_own_is_a_recipe(tmp_path: Path) -> None:
         (GOOD.replace("default = true", "default = 1"), BadDocument, "default must be"),
         (GOOD.replace('method = "w8a8"', 'method = "w8a9"'), UnknownName, "w8a9"),
         (GOOD.split("[[steps]]")[0] + "steps = []", BadDocument, "recipe"),
+        (GOOD.replace('format = "compressed-tensors"', 'format = "gptq"'), BadDocument, "w8a8 leaves the format compressed-tensors"),
+        (GOOD + '\n[[steps]]\nmethod = "distil"\nscheme = "logits"\n', BadDocument, "w8a8 packs the weights, and no step can follow"),
         (GOOD + "[steps.params]\nlearning_rate = inf\n", BadDocument, "not finite"),
     ],
 )
