@@ -83,9 +83,8 @@ class Recipe:
 class Protocol:
     """Exactly how numbers are taken.
 
-    Quality: `windows` non-overlapping windows (0: all) of `sequence_length` tokens of `text`, whose SHA-256 is `text_sha256`; the tail is
-    dropped.
-    Speed: batch 1, a prompt of `prompt_tokens`, then `new_tokens` greedy tokens, `repeats` times after `warmup` runs.
+    Quality: `windows` non-overlapping windows (0: all) of `sequence_length` tokens of `text` (its SHA-256: `text_sha256`), no tail.
+    Speed: batch 1, `prompt_tokens` read, then `new_tokens` written greedily, `repeats` times after `warmup` runs.
     """
 
     name: str
@@ -169,7 +168,7 @@ class Artifact:
 
 @dataclass(frozen=True, kw_only=True)
 class Measurement:
-    """A number with all that makes it one: unit, direction, 95 % interval (with how it was found), protocol, engine."""
+    """A number with all that makes it one. `interval` says how the interval was found, and its level where that is not 95 %."""
 
     metric: str
     value: float

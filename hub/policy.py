@@ -48,14 +48,14 @@ def screen(candidate: Candidate, settings: Settings) -> Refusal | None:
 def release_name(base: Candidate, recipe: Recipe, namespace: str) -> str:
     """Return the id under which a variant is published: `namespace/<base>-<recipe>`, with the licence's prefix, as the Hub's names allow.
 
-    Too long a name is cut and ends in eight digits of the variant's id. Raise `UsageError` where the namespace leaves no room or is none.
+    Too long a name is cut and ends in eight digits of the variant's id; where nothing of it can stay, they alone are the name. Raise `UsageError` where the namespace leaves no room or is none.
     """
     name = _fitting(base.ref.name)
     prefix = demands(base.license, base.license_name).prefix
     if prefix and not name.startswith(prefix):
         bare = name.removeprefix("Meta-")
         name = bare if bare.startswith(prefix) else f"{prefix}-{name}"
-    name = _fitting(f"{name}-{recipe.name}")
+    name = _fitting(f"{name}-{recipe.name}") or variant_id(base.ref, recipe)[:8]
     room = names.MAX_REPO_ID - len(namespace) - 1
     if len(name) > room:
         mark = variant_id(base.ref, recipe)[:8]

@@ -162,7 +162,8 @@ def _passed(record: VariantRecord) -> Artifact:
     return artifact
 
 
-def _look(client: HubClient, repo_id: str) -> _Head:
+def _look(client: HubClient, repo_id: str, base: str) -> _Head:
+    """Return what lies at a repository's head; raise `PolicyRefusal` where that is a variant of another base of the same name."""
     sha = client.head(repo_id)
     if sha is None:
         return _Head()
@@ -172,13 +173,18 @@ def _look(client: HubClient, repo_id: str) -> _Head:
         artifact = from_json(Artifact, manifest, where=f"{MANIFEST} of {repo_id}") if manifest else None
     except BadDocument:
         artifact = None
+    if artifact is not None and artifact.base.repo_id != base:
+        raise PolicyRefusal(
+            f"{repo_id} holds a variant of {artifact.base.repo_id}; that of {base}, another model of the same name, is not put over it",
+            hint="add one of the two to policy.banned, or choose another hub.namespace",
+        )
     return _Head(sha=sha, artifact=artifact, files=files)
 
 
 def _place(order: _Order, client: HubClient) -> str:
     """Return the commit that holds the artifact: the head where it lies there already, otherwise a new one."""
     for left in reversed(range(_TRIES)):
-        head = _look(client, order.repo_id)
+        head = _look(client, order.repo_id, order.artifact.base.repo_id)
         if head.sha is not None and head.holds(order.artifact):
             return head.sha
         try:
@@ -223,7 +229,7 @@ def _commit(order: _Order, head: _Head, client: HubClient) -> str:
     client.create(order.repo_id, gated="auto" if order.base.candidate.gated else None)
     if head.sha is None:
         # A repository that has just been made may have a first commit of its own; what somebody else put there meanwhile is left alone.
-        head = _look(client, order.repo_id)
+        head = _look(client, order.repo_id, order.artifact.base.repo_id)
         _changes(order.repo_id, head, order.artifact)
     return client.commit(order.repo_id, {**files, CARD: card.encode()}, message=message, parent=head.sha, replace=True)
 
@@ -255,7 +261,7 @@ def _licence_files(order: _Order, client: HubClient) -> dict[str, Path | bytes]:
 
 def _files(folder: Path, artifact: Artifact) -> Mapping[str, Path]:
     """Return the files to upload: those of the manifest and the manifest itself, each a regular file with the recorded checksum."""
-    hint = "press it again: remove its folder and run modelpress work"
+    hint = "remove its folder and run modelpress run: it is then pressed again"
     for file in artifact.files:
         if not _is_file(folder / file.path, file):
             raise BadCheckpoint(f"{file.path} of variant {artifact.variant_id} is not the file that was judged", hint=hint)

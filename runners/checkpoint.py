@@ -22,15 +22,11 @@ import psutil
 from hub.codec import content_id, from_json, to_json
 from hub.domain import Artifact, ArtifactFile, ModelRef, Recipe, variant_id
 from hub.errors import BadCheckpoint, OutOfDisk
+from hub.policy import CARRIED
 from runners.architectures import KNOWN
 from runners.headers import INDEX, Tensor, stored_tensors, weight_files
 
 MANIFEST = "modelpress.json"
-CARRIED = (
-    "tokenizer*", "vocab.json", "vocab.txt", "merges.txt", "special_tokens_map.json", "added_tokens.json", "chat_template*", "spiece.model",
-    "additional_chat_templates/*.jinja", "generation_config.json", "preprocessor_config.json", "processor_config.json",
-    "LICENSE*", "LICENCE*", "COPYING*", "NOTICE*", "Notice*", "USE_POLICY*",
-)  # fmt: skip
 FORBIDDEN_SUFFIXES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".h5", ".msgpack", ".npz", ".py", ".so", ".joblib", ".dill")
 PARTIAL = ".partial-"
 

@@ -8,8 +8,9 @@ from typing import Any
 
 from hub.domain import Artifact, Facts, Recipe
 from hub.errors import ModelPressError
+from hub.policy import CARRIED
 from runners import checkpoint, engines, failures, formats, headers
-from runners.checkpoint import CARRIED, FORBIDDEN_SUFFIXES, MANIFEST
+from runners.checkpoint import FORBIDDEN_SUFFIXES, MANIFEST
 
 PROMPT = "The function returns"
 NEW_TOKENS = 16

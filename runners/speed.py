@@ -9,7 +9,7 @@ from pathlib import Path
 
 from hub.domain import Protocol
 from hub.errors import BadCheckpoint, UnfitModel
-from runners import memory
+from runners import failures, memory
 from runners.engines import Engine, Loaded
 
 _MOST_LOADS = 3
@@ -54,6 +54,8 @@ def warm(engine: Engine, folder: Path, protocol: Protocol) -> list[int]:
     try:
         loaded.time_generation(prompt, 2)
     except Exception as error:  # kernels refuse shapes only when they run
+        if failures.out_of_memory(error):
+            raise
         raise BadCheckpoint(
             f"{folder.name} loads but does not run: {type(error).__name__}: {str(error).strip()[:300]}",
             hint="This engine's kernels do not take the model's shapes in this format; press it with another recipe.",

@@ -13,11 +13,11 @@ from pathlib import Path
 
 from hub.domain import Artifact, Facts, JobOrder, JobResult, Measurement, Recipe
 from hub.errors import BadCheckpoint, BadDocument, ModelPressError
+from hub.policy import PULL
 from runners import checkpoint, environment, memory
 from runners.stages import Stages
 
 LOCAL = "local-"
-_WANTED = ("config.json", "*.safetensors", "*.safetensors.index.json", *checkpoint.CARRIED)
 
 
 def execute(order: JobOrder) -> JobResult:
@@ -102,7 +102,7 @@ def _base_folder(order: JobOrder) -> Path:
 
     token = os.environ.get("HF_TOKEN") or None
     client = HubClient(endpoint=order.workspace.endpoint, token=token, cache_dir=Path(order.workspace.cache_dir))
-    return client.download(base, patterns=_WANTED)
+    return client.download(base, patterns=PULL)
 
 
 def _press(order: JobOrder, base: Path, stages: Stages) -> Artifact:

@@ -44,7 +44,7 @@ def show(accepted: tuple[Candidate, ...], refused: tuple[Refusal, ...]) -> None:
             f"{candidate.likes:,}",
             f"{candidate.parameters:,}" if candidate.parameters else "unknown",
             size(sum(file.size for file in candidate.files)),
-            escape(candidate.license or "none"),
+            escape(candidate.license_name or candidate.license or "none"),
         )
     out.print(table)
     if refused:

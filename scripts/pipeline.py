@@ -105,6 +105,7 @@ def plan(session: Session, selection: Selection) -> Plan:
         bases = chosen_bases(session, selection)
         protocol = protocols.load(QUICK_PROTOCOL if selection.quick else session.settings.press.protocol)
         session.store.recover()
+        forget_lost(session)
         plan = planner.plan(
             [base.candidate.ref for base in bases],
             recipes,
@@ -116,6 +117,17 @@ def plan(session: Session, selection: Selection) -> Plan:
         )
         session.store.record_plan(plan)
     return plan
+
+
+def forget_lost(session: Session) -> None:
+    """Let variants be pressed again whose files are gone or cut before they were released, so that they cannot be published any more."""
+    for record in session.store.variants():
+        if record.artifact is None or record.release is not None:
+            continue
+        folder = session.artifacts / record.variant_id
+        if not all((folder / file.path).is_file() and (folder / file.path).stat().st_size == file.size for file in record.artifact.files):
+            session.report.say(f"the files of {record.base.name} {record.recipe.name} are gone or cut: it is pressed again")
+            session.store.forget(record.variant_id)
 
 
 def misfit(session: Session, model: ModelRef, recipe: Recipe) -> str | None:

@@ -91,8 +91,8 @@ class Reporter:
         self.seconds: dict[str, float] = {}
 
     def say(self, text: str) -> None:
-        """Print one line."""
-        self.console.print(text, highlight=False, soft_wrap=True)
+        """Print one line as it is, without markup."""
+        self.console.print(text, highlight=False, soft_wrap=True, markup=False)
 
     @contextmanager
     def phase(self, title: str, total: int) -> Iterator[Phase]:

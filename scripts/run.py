@@ -55,11 +55,11 @@ def everything(session: Session, selection: Selection) -> dict[str, Any]:
     accepted, refused = pipeline.discover(session)
     session.report.say(f"discover: {len(accepted)} models accepted, {len(refused)} refused")
     for refusal in refused:
-        session.report.say(f"  [dim]skipped {refusal.repo_id}: {refusal.reason}[/]")
+        session.report.say(f"  skipped {refusal.repo_id}: {refusal.reason}")
     planned = pipeline.plan(session, selection)
     session.report.say(f"plan: {len(planned.jobs)} jobs to run, {planned.done} done, {len(planned.refusals)} not possible")
     for refusal in planned.refusals:
-        session.report.say(f"  [dim]skipped {refusal.recipe} on {refusal.repo_id}: {refusal.reason}[/]")
+        session.report.say(f"  skipped {refusal.recipe} on {refusal.repo_id}: {refusal.reason}")
     counts = pipeline.work(session, planned)
     gate_refused = pipeline.gate(session)
     releases, not_published = pipeline.publish(session)
@@ -141,7 +141,7 @@ def closing(session: Session, outcome: dict[str, Any]) -> None:
     jobs = f"{outcome['jobs_done']} jobs done, {outcome['jobs_failed']} failed"
     typer.echo(f"\n{jobs}, {released} published, {verified} verified in {duration(outcome['seconds'])}")
     typer.echo(f"site       {session.site / 'index.html'}")
-    typer.echo(f"database   {session.database} (view v_results)")
+    typer.echo(f"database   {session.settings.press.database or session.database} (view v_results)")
     local = session.settings.hub.endpoint == "local"
     typer.echo(f"hub        {session.page_url}{' while `modelpress hub serve` runs' if local else ''}")
     example = next((record.release.repo_id for record in session.store.variants() if record.release), None)

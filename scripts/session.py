@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 from contextlib import ExitStack
@@ -11,7 +12,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING
 
 from hub.domain import ModelRef, Workspace
-from hub.errors import OutOfDisk, WorkFolderBusy
+from hub.errors import ModelPressError, OutOfDisk, SettingsError, WorkFolderBusy
 from modelpress.progress import Reporter
 
 if TYPE_CHECKING:
@@ -44,16 +45,17 @@ class Session:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise OutOfDisk(
-                f"cannot make the work folder {self.folder}: {error.strerror}", hint="set press.work_dir to a folder you may write"
-            ) from error
+            raise unusable(self.folder, error) from error
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._closing.close()
 
     def _lock(self) -> None:
         """Take the folder's lock; the system drops it with the process, however that ends."""
-        handle = self._closing.enter_context((self.folder / "lock").open("a+"))
+        try:
+            handle = self._closing.enter_context((self.folder / "lock").open("a+"))
+        except OSError as error:
+            raise unusable(self.folder, error) from error
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -88,7 +90,7 @@ class Session:
         from hub.store import Store
 
         self._make_folder()
-        store = Store(self.settings.press.database or f"sqlite:///{self.database}")
+        store = Store(self.settings.press.database or self.database)
         self._closing.callback(store.close)
         return store
 
@@ -109,7 +111,9 @@ class Session:
 
     @property
     def page_url(self) -> str:
-        """The hub's base address as links show it, known without starting the hub."""
+        """The hub's base address as links show it; the embedded one's is known before it runs, unless its port is taken by another."""
+        if "local_hub" in self.__dict__:
+            return self.endpoint
         return f"http://127.0.0.1:{self.settings.hub.port}" if self.settings.hub.endpoint == "local" else self.settings.hub.endpoint
 
     @cached_property
@@ -157,3 +161,12 @@ class Session:
         from runners.farm.local import LocalFarm
 
         return self._closing.enter_context(LocalFarm(self.workspace, self.folder / "logs"))
+
+
+def unusable(folder: Path, error: OSError) -> ModelPressError:
+    """Return the error of a work folder that cannot be made or written: a full disk apart from all else."""
+    kind = OutOfDisk if error.errno in (errno.ENOSPC, errno.EDQUOT) else SettingsError
+    return kind(
+        f"the work folder {folder} cannot be used: {error.strerror}",
+        hint="choose one that you may write, with --work-dir or press.work_dir",
+    )

@@ -18,6 +18,7 @@ def status(ctx: typer.Context, as_json: AsJson = False) -> None:
     from modelpress.session import Session
 
     with Session(ctx.obj.settings()) as session:
+        session.store.recover()
         jobs = session.store.jobs()
         variants = session.store.variants()
         refusals = session.store.refusals()

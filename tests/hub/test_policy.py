@@ -246,6 +246,7 @@ def test_a_namespace_that_is_none(namespace: str) -> None:
 @example("..", "mit", "x")
 @example("Meta-", "llama3.1", "-")
 @example("a.git", "gemma", "b.git")
+@example("²", "mit", "-")
 def test_every_release_name_is_one_that_the_hub_takes(name: str, license_id: str, recipe: str) -> None:
     from huggingface_hub.utils import validate_repo_id
 
