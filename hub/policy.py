@@ -48,7 +48,8 @@ def screen(candidate: Candidate, settings: Settings) -> Refusal | None:
 def release_name(base: Candidate, recipe: Recipe, namespace: str) -> str:
     """Return the id under which a variant is published: `namespace/<base>-<recipe>`, with the licence's prefix, as the Hub's names allow.
 
-    Too long a name is cut and ends in eight digits of the variant's id; where nothing of it can stay, they alone are the name. Raise `UsageError` where the namespace leaves no room or is none.
+    Too long a name is cut and ends in eight digits of the variant's id; where nothing of it can stay, they alone are the name.
+    Raise `UsageError` where the namespace leaves no room or is none.
     """
     name = _fitting(base.ref.name)
     prefix = demands(base.license, base.license_name).prefix
