@@ -331,6 +331,18 @@ def test_a_repository_of_somebody_else_is_left_alone(world: World) -> None:
     assert world.client.head(name) == theirs
 
 
+def test_a_variant_of_another_base_of_the_same_name_is_left_alone(world: World) -> None:
+    record = world.press()
+    assert record.artifact is not None
+    namesake = replace(record.artifact, base=replace(record.base, repo_id=f"elsewhere/{record.base.name}"))
+    name = f"{world.base.ref.repo_id}-gptq-w4a16-g128"
+    world.client.create(name)
+    theirs = world.client.commit(name, {"modelpress.json": to_json(namesake).encode()}, message="theirs", parent=None)
+    with pytest.raises(PolicyRefusal, match=f"holds a variant of elsewhere/{record.base.name}"):
+        world.publish(record)
+    assert world.client.head(name) == theirs
+
+
 def test_a_repository_that_somebody_else_makes_meanwhile_is_left_alone(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     record = world.press()
     create = world.client.create

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -177,6 +178,11 @@ def test_killed_at_any_moment_it_finishes_later(folder: Folder) -> None:
         }
         assert done <= kept, f"results were lost by the kill at {mark!r}"
         done = kept
+        if mark == "gate:":
+            # Someone clears a folder before its release: that variant is pressed again, and nothing else.
+            lost = next((folder.press / "artifacts").iterdir())
+            shutil.rmtree(lost)
+            done = set()
     report = folder.json("run", "--quick")
     assert report["jobs_failed"] == 0
     releases = query(folder, "select count(*), count(distinct variant_id), count(distinct repo_id) from releases")
