@@ -29,7 +29,11 @@ def samples() -> Path:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep tests that share dear fixtures in one worker (`--dist loadgroup`): those of a file, and all that look at one quick run."""
+    """Keep tests that share dear fixtures in one worker (`--dist loadgroup`): those of a file, and all that look at one quick run.
+
+    The whole runs of the commands take longest, so they begin first, and no worker waits for them alone at the end.
+    """
+    items.sort(key=lambda item: "tests/scripts/test_run" not in item.nodeid)
     for item in items:
         shared_run = "quick_run" in getattr(item, "fixturenames", ())
         item.add_marker(pytest.mark.xdist_group("quick run" if shared_run else item.nodeid.split("::")[0]))
