@@ -138,7 +138,10 @@ class RoundingFarm:
         rounded = struct.pack(f"<{WEIGHTS}H", *(min(levels - 1, int(x * levels)) for x in weights(job.base)))
         path = self._path(job)
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(rounded)
+        # Whole or not at all: another thread may press the same variant, and a third one measure it meanwhile.
+        beside = path.with_name(f"{path.name}.{threading.get_ident()}")
+        beside.write_bytes(rounded)
+        beside.replace(path)
         file = ArtifactFile(path=path.name, size=len(rounded), sha256=hashlib.sha256(rounded).hexdigest())
         artifact = Artifact(
             variant_id=job.variant_id or "",
