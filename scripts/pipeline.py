@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -151,9 +151,9 @@ def work(session: Session, plan: Plan) -> Counts:
 
 def gate(session: Session) -> list[VariantRecord]:
     """Inspect every measured artifact that has no verdict yet in a clean process, and judge it; return those that were refused."""
-    from leaderboard.gate import judge
+    from leaderboard.gate import artifact_verdict, judge
 
-    waiting = [record for record in session.store.variants() if record.artifact and record.measurements and not judged(record)]
+    waiting = [record for record in session.store.variants() if record.artifact and record.measurements and not artifact_verdict(record)]
     bases = {base.candidate.ref: base for base in session.store.bases()}
     refused: list[VariantRecord] = []
     with session.report.phase("gate", len(waiting)) as phase:
@@ -177,24 +177,19 @@ def gate(session: Session) -> list[VariantRecord]:
     return refused
 
 
-def judged(record: VariantRecord) -> bool:
-    """Whether the gate has spoken on exactly these bytes."""
-    return record.artifact is not None and any(v.stage == "artifact" and v.subject == record.artifact.digest for v in record.verdicts)
-
-
 def failed_checks(verdict: Verdict) -> str:
     """Return the failed checks of a verdict in one line."""
     return "; ".join(f"{check.name}: {check.detail}" for check in verdict.checks if not check.passed)
 
 
-def publish(session: Session, only: Iterable[str] = ()) -> tuple[list[Release], list[Refused]]:
-    """Publish every artifact that passed the gate and is not yet released with these bytes; `only` limits to variant ids."""
+def publish(session: Session) -> tuple[list[Release], list[Refused]]:
+    """Publish every artifact that passed the gate and is not yet released with these bytes."""
+    from leaderboard.gate import let_through
     from leaderboard.publish import publish as release_one
 
-    wanted = set(only)
     records = session.store.variants()
     bases = {base.candidate.ref: base for base in session.store.bases()}
-    ready = [record for record in records if passed(record) and not released(record) and (not wanted or record.variant_id in wanted)]
+    ready = [record for record in records if let_through(record) and not released(record)]
     releases: list[Release] = []
     refused: list[Refused] = []
     with session.report.phase("publish", len(ready)) as phase:
@@ -248,13 +243,6 @@ def verify(session: Session, *, again: bool = False) -> tuple[list[Verdict], lis
                 phase.fail(label, failed_checks(verdict))
     shutil.rmtree(session.folder / "scratch", ignore_errors=True)
     return verdicts, refused
-
-
-def passed(record: VariantRecord) -> bool:
-    """Whether the gate let exactly these bytes through."""
-    if record.artifact is None:
-        return False
-    return any(v.stage == "artifact" and v.subject == record.artifact.digest and v.passed for v in record.verdicts)
 
 
 def released(record: VariantRecord) -> bool:

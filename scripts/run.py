@@ -116,16 +116,16 @@ def ratio(above: dict[str, Measurement], below: dict[str, Measurement], metric: 
 
 def gate_word(record: VariantRecord) -> str:
     """Return what the gate said of the artifact, in a word or with the checks that failed."""
-    from modelpress.pipeline import judged, passed
+    from leaderboard.gate import artifact_verdict
 
     if record.failure:
         return f"[red]{record.failure.error}[/]"
-    if not judged(record):
+    verdict = artifact_verdict(record)
+    if verdict is None:
         return "[dim]not judged[/]"
-    if passed(record):
+    if verdict.passed:
         return "[green]passed[/]"
-    failed = {check.name for verdict in record.verdicts for check in verdict.checks if not check.passed}
-    return f"[red]refused: {', '.join(sorted(failed))}[/]"
+    return f"[red]refused: {', '.join(sorted(check.name for check in verdict.checks if not check.passed))}[/]"
 
 
 def published_word(record: VariantRecord) -> str:
