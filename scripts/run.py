@@ -104,7 +104,7 @@ def show(session: Session, variants: list[VariantRecord], refused: list[Refusal 
             published_word(record),
         )
     console().print(table)
-    typer.echo(f"{len(refused)} models or recipes were skipped; their reasons stand above and on the site's queue page")
+    typer.echo(f"{len(refused)} models or recipes were skipped; their reasons stand above and on the site's Jobs page")
 
 
 def ratio(above: dict[str, Measurement], below: dict[str, Measurement], metric: str) -> str:
