@@ -144,6 +144,27 @@ class ArtifactFile:
 
 
 @dataclass(frozen=True, kw_only=True)
+class StepRecord:
+    """What one step of a press was shown and what it did.
+
+    `text_sha256` is of the calibration text's bytes, `samples_sha256` of the token ids shown; empty for a step without calibration.
+    `layers` holds by linear layer what the method decided or found there (`bits`, `rank`, `damp`, …); a layer with the key `kept` stayed
+    in the base's precision, for the reason that is the key's value. `notes` are sentences on the step as a whole.
+    """
+
+    method: str
+    text_sha256: str = ""
+    samples_sha256: str = ""
+    layers: Mapping[str, Mapping[str, Scalar]] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+    @property
+    def kept(self) -> dict[str, str]:
+        """The layers that stayed in the base's precision, each with its reason."""
+        return {name: str(facts["kept"]) for name, facts in self.layers.items() if "kept" in facts}
+
+
+@dataclass(frozen=True, kw_only=True)
 class Artifact:
     """A variant's checkpoint with its manifest; `parameters` counts the weights it stands for, not the packed words."""
 
@@ -154,6 +175,7 @@ class Artifact:
     parameters: int
     made_at: str
     libraries: Mapping[str, str]
+    steps: tuple[StepRecord, ...] = ()
 
     @property
     def digest(self) -> str:
@@ -184,6 +206,19 @@ class Measurement:
 
 
 @dataclass(frozen=True, kw_only=True)
+class LayerError:
+    """How far a layer of a variant is from the base's: ||y - y_base|| / ||y_base|| over `tokens` tokens, both given the base's own input.
+
+    A decoder layer's error is relative to what it adds to its input. `protocol` says on which text, in which windows.
+    """
+
+    layer: str
+    error: float
+    tokens: int
+    protocol: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class Environment:
     """Hardware and library versions under which a result was made."""
 
@@ -205,6 +240,7 @@ class Environment:
 class Facts:
     """What an inspection in a clean process found on a checkpoint's bytes; `leaderboard.gate` judges them.
 
+    `engine` is what loaded them, by name and version; empty where nothing did or where that was not noted.
     `packed_expected` counts the linear layers that the recipe promises to change (quantized, or sparse as promised), `packed_found`
     those that are; `not_packed` names the others (20 at most). `tensor_bytes_expected` is Σ bits / 8 by the scheme, scales included.
     """
@@ -224,6 +260,7 @@ class Facts:
     prompt: str
     generated_ids: tuple[int, ...]
     generated_text: str
+    engine: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -239,6 +276,7 @@ class JobResult:
     artifact: Artifact | None = None
     measurements: tuple[Measurement, ...] = ()
     facts: Facts | None = None
+    layers: tuple[LayerError, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -406,3 +444,4 @@ class VariantRecord:
     verdicts: tuple[Verdict, ...]
     release: Release | None
     failure: Failure | None
+    layers: tuple[LayerError, ...] = ()

@@ -11,7 +11,7 @@ import os
 import re
 import shutil
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
@@ -20,7 +20,7 @@ from typing import Any
 import psutil
 
 from hub.codec import content_id, from_json, to_json
-from hub.domain import Artifact, ArtifactFile, ModelRef, Recipe, variant_id
+from hub.domain import Artifact, ArtifactFile, ModelRef, Recipe, StepRecord, variant_id
 from hub.errors import BadCheckpoint, OutOfDisk
 from hub.policy import CARRIED
 from runners.architectures import KNOWN
@@ -42,7 +42,10 @@ class Linear:
 
 @dataclass(frozen=True, kw_only=True)
 class ModelShape:
-    """All that planning needs to know of a dense model; `tensors` bear the names transformers gives, `dtype` the one of safetensors."""
+    """All that planning needs to know of a dense model; `tensors` bear the names transformers gives, `dtype` the one of safetensors.
+
+    `zeros` is the share of zeros that an earlier step of a recipe promised in the weight of each linear layer that it names.
+    """
 
     architecture: str
     layers: int
@@ -52,6 +55,7 @@ class ModelShape:
     context: int
     dtype: str
     tensors: Mapping[str, Tensor]
+    zeros: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def conv1d(self) -> bool:
@@ -85,6 +89,12 @@ def read_config(folder: Path) -> dict[str, Any]:
             f"The checkpoint {folder} holds no config.json.", hint="Give a folder with config.json, *.safetensors and tokenizer files."
         )
     return parse_config(path.read_bytes(), where=str(folder))
+
+
+def format_of(folder: Path) -> str:
+    """Return how a checkpoint lies on disk, by what is in its folder: `dense`, or the quantization method that its config.json names."""
+    quantization = read_config(folder).get("quantization_config") or {}
+    return str(quantization.get("quant_method") or "dense")
 
 
 def parse_config(text: str | bytes, *, where: str) -> dict[str, Any]:
@@ -217,7 +227,9 @@ def describe(path: Path, folder: Path) -> ArtifactFile:
     return ArtifactFile(path=path.relative_to(folder).as_posix(), size=path.stat().st_size, sha256=digest)
 
 
-def write(folder: Path, *, base: ModelRef, recipe: Recipe, parameters: int, libraries: Mapping[str, str]) -> Artifact:
+def write(
+    folder: Path, *, base: ModelRef, recipe: Recipe, parameters: int, libraries: Mapping[str, str], steps: tuple[StepRecord, ...] = ()
+) -> Artifact:
     """Describe all files of a finished checkpoint and write the manifest, last and atomically."""
     files = tuple(describe(path, folder) for path in sorted(folder.rglob("*")) if path.is_file() and path.name != MANIFEST)
     artifact = Artifact(
@@ -228,6 +240,7 @@ def write(folder: Path, *, base: ModelRef, recipe: Recipe, parameters: int, libr
         parameters=parameters,
         made_at=datetime.now(UTC).isoformat(timespec="seconds"),
         libraries=dict(sorted(libraries.items())),
+        steps=steps,
     )
     write_atomically(folder / MANIFEST, to_json(artifact, indent=2) + "\n")
     return artifact

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import zip_longest
 from math import ceil
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
-from hub.domain import Recipe
+from hub.domain import Recipe, Step, StepRecord
 from runners.checkpoint import Linear, ModelShape
 from runners.headers import Stored, Tensor, stored_tensors
 from runners.method import Promise
@@ -75,19 +76,44 @@ class Packing:
     extra: tuple[str, ...]
 
 
-def promise_of(recipe: Recipe, base_shape: ModelShape) -> Promise:
-    """Return what the whole recipe promises: its steps' promises in order, each from the shape that the one before leaves."""
-    from runners.methods import get
+def promise_of(recipe: Recipe, base_shape: ModelShape, records: tuple[StepRecord, ...] = ()) -> Promise:
+    """Return what the whole recipe promises: its steps' promises in order, each from the shape that the one before leaves.
 
+    With the records of a finished press the promise is exact: bits, ranks and zeros that a method chose by layer, and layers that stayed
+    in the base's precision. Raises `BadCheckpoint` where what was chosen breaks the recipe.
+    """
     promise = Promise(shape=base_shape, tensors=base_shape.tensors, changed={})
-    for step in recipe.steps:
-        promise = get(step.method).promise(step, promise.shape)
+    for step, record in zip_longest(recipe.steps, records[: len(recipe.steps)]):
+        promise = _with_kept(_promise(step, promise.shape, record), promise.shape, record.kept if record else {})
     return promise
 
 
-def packed(folder: Path, recipe: Recipe, base_shape: ModelShape) -> Packing:
-    """Compare a checkpoint's bytes with what its recipe promises on this base."""
-    promise = promise_of(recipe, base_shape)
+def _promise(step: Step, shape: ModelShape, record: StepRecord | None) -> Promise:
+    from runners.methods import get
+
+    method = get(step.method)
+    delivered = getattr(method, "delivered", None)
+    if record is None or delivered is None:
+        return method.promise(step, shape)
+    return cast(Promise, delivered(step, shape, record.layers))
+
+
+def _with_kept(promise: Promise, before: ModelShape, kept: Mapping[str, str]) -> Promise:
+    """Return the promise in which the layers that stayed in the base's precision lie as they did before the step."""
+    kept = {name: reason for name, reason in kept.items() if name in promise.changed}
+    if not kept:
+        return promise
+    weights = {f"{name}.weight": before.tensors[f"{name}.weight"] for name in kept}
+    gone = {tensor for name in kept for tensor in promise.changed[name]}
+    tensors = {name: tensor for name, tensor in promise.tensors.items() if name not in gone} | weights
+    zeros = {name: before.zeros.get(name, 0.0) if name in kept else share for name, share in promise.shape.zeros.items()}
+    changed = {name: found for name, found in promise.changed.items() if name not in kept}
+    return replace(promise, tensors=tensors, changed=changed, shape=replace(promise.shape, zeros=zeros))
+
+
+def packed(folder: Path, recipe: Recipe, base_shape: ModelShape, records: tuple[StepRecord, ...] = ()) -> Packing:
+    """Compare a checkpoint's bytes with what its recipe promises on this base; `records` are those of its manifest."""
+    promise = promise_of(recipe, base_shape, records)
     stored = stored_tensors(folder)
     not_packed = tuple(name for name in promise.changed if not _kept(name, promise, stored))
     return Packing(
@@ -111,7 +137,8 @@ def _kept(linear: str, promise: Promise, stored: Mapping[str, Stored]) -> bool:
     weight = f"{linear}.weight"
     if weight in stored and weight not in promise.changed[linear]:
         return False
-    return not promise.zeros or zero_share(stored[weight]) >= promise.zeros - ZERO_TOLERANCE
+    zeros = promise.shape.zeros.get(linear, 0.0)
+    return not zeros or zero_share(stored[weight]) >= zeros - ZERO_TOLERANCE
 
 
 # Bit patterns by dtype: (unsigned numpy type, mask of all but the sign, mask of the exponent).

@@ -6,7 +6,7 @@ import filecmp
 from pathlib import Path
 from typing import Any
 
-from hub.domain import Artifact, Facts, Recipe
+from hub.domain import Artifact, Facts, Recipe, StepRecord
 from hub.errors import ModelPressError
 from hub.policy import CARRIED
 from runners import checkpoint, engines, failures, formats, headers
@@ -27,7 +27,7 @@ def inspect(folder: Path, recipe: Recipe, base_folder: Path) -> Facts:
     Nothing here raises for a bad checkpoint: what is wrong with it is in the facts.
     """
     manifest, complaint = _manifest(folder)
-    tensors, packing, non_finite, unreadable = _tensors(folder, recipe, base_folder)
+    tensors, packing, non_finite, unreadable = _tensors(folder, recipe, base_folder, manifest.steps if manifest else ())
     error, ids, text, finite = (unreadable, (), "", True) if unreadable else _run(folder)
     return Facts(
         loads=not error,
@@ -55,20 +55,23 @@ def _manifest(folder: Path) -> tuple[Artifact | None, tuple[str, ...]]:
         return None, (f"{MANIFEST}: {error.message}",)
 
 
-def _tensors(folder: Path, recipe: Recipe, base_folder: Path) -> tuple[int, formats.Packing | None, tuple[str, ...], str]:
+def _tensors(
+    folder: Path, recipe: Recipe, base_folder: Path, steps: tuple[StepRecord, ...]
+) -> tuple[int, formats.Packing | None, tuple[str, ...], str]:
     """Return the number of tensors, the packing, the tensors that are not finite, and why nothing could be read."""
     base_shape = checkpoint.shape(base_folder)
     try:
         checkpoint.read_config(folder)
-        return len(headers.stored_tensors(folder)), formats.packed(folder, recipe, base_shape), formats.non_finite(folder), ""
+        packing = formats.packed(folder, recipe, base_shape, steps)
+        return len(headers.stored_tensors(folder)), packing, formats.non_finite(folder), ""
     except ModelPressError as error:
         return 0, None, (), f"{error.name}: {error.message}"
 
 
 def _run(folder: Path) -> tuple[str, tuple[int, ...], str, bool]:
-    """Load with plain transformers and write greedily: the error (or nothing), token ids, text, and whether all logits are finite."""
+    """Load with the engine of its format and write greedily: the error (or nothing), token ids, text, and whether all logits are finite."""
     try:
-        loaded = engines.load("transformers").load(folder)
+        loaded = engines.for_folder(folder).load(folder)
         if loaded.defects:
             return "; ".join(loaded.defects), (), "", True
         prompt = loaded.encode(PROMPT)

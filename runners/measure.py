@@ -25,11 +25,11 @@ def measure(folder: Path, base_folder: Path | None, protocol: Protocol, *, stage
     """
     stages = stages or Stages()
     wanted = _wanted(paired=base_folder is not None)
-    engine = engines.load("transformers")
+    engine, transformers = engines.for_folder(folder), engines.load("transformers")
     with stages.stage("load"):
         prompt = speed.warm(engine, folder, protocol)
         loads = speed.load_repeatedly(engine, folder, protocol, prompt)
-        base = engine.load(base_folder, dtype=loads.loaded.dtype) if base_folder else None
+        base = transformers.load(base_folder, dtype=loads.loaded.dtype) if base_folder else None
     with stages.stage("speed"):
         runs = speed.time_runs(loads.loaded, base, protocol, prompt)
     with stages.stage("quality"):

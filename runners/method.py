@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
+from functools import cached_property
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Literal, Protocol
 
-from hub.domain import Scalar, Step
+from hub.domain import Calibration, Scalar, Step
 from hub.errors import UnfitModel, UsageError
+from runners import texts
 from runners.architectures import architecture
 from runners.checkpoint import ModelShape
 from runners.headers import Tensor
 
+Works = Literal["streaming", "layerwise", "whole", "training"]
 INSTALL = "pip install 'modelpress[press]'"
 
 
@@ -32,12 +35,45 @@ class MethodInfo:
     install: str
 
 
-@dataclass(frozen=True, kw_only=True)
 class PressContext:
-    """What every step of a press may look at: the base model's folder (tokenizer, teacher) and a folder for passing things."""
+    """What every step of a press may look at: the base model's folder, its tokenizer, calibration windows, and two folders.
 
-    base_folder: Path
-    scratch: Path
+    `base_folder` is the base model's checkpoint (tokenizer, teacher), `scratch` a folder for this press alone, `cache` one that outlives
+    it, for what is dear to find and the same for every recipe.
+    """
+
+    def __init__(self, *, base_folder: Path, scratch: Path, cache: Path) -> None:
+        """Keep the folders; nothing is read yet."""
+        self.base_folder = base_folder
+        self.scratch = scratch
+        self.cache = cache
+        self._windows: dict[Calibration, list[list[int]]] = {}
+
+    @cached_property
+    def tokenizer(self) -> Any:
+        """The base model's tokenizer; raises `BadCheckpoint` where there is none that transformers reads."""
+        from runners import dense
+
+        return dense.tokenizer(self.base_folder)
+
+    def windows(self, step: Step) -> list[list[int]]:
+        """Return the step's calibration windows, `samples` lists of `sequence_length` token ids."""
+        if step.calibration is None:
+            raise UsageError(f"{step.method} needs a calibration text; the step has none.", hint="Add [steps.calibration] to the recipe.")
+        if step.calibration not in self._windows:
+            self._windows[step.calibration] = texts.windows(step.calibration, self.tokenizer)
+        return self._windows[step.calibration]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What a finished step tells: decisions and findings by linear layer, and sentences on the whole (see `hub.domain.StepRecord`)."""
+
+    layers: Mapping[str, Mapping[str, Scalar]] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+
+SAME_MACHINE = "Pressed again on the same machine with as many threads, the bytes are the same; other hardware sums in another order."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,14 +81,13 @@ class Promise:
     """What a step will leave on disk.
 
     `tensors` is the whole checkpoint by name; `changed` maps each linear layer that is to be changed to the tensors that show it;
-    `zeros` is the share of zeros promised in each changed weight; `shape` is what a next step finds; `elastic` names tensors whose
-    length the library varies by a few bytes.
+    `shape` is what a next step finds, the zeros promised in its weights included; `elastic` names tensors whose length the library
+    varies by a few bytes.
     """
 
     shape: ModelShape
     tensors: Mapping[str, Tensor]
     changed: Mapping[str, tuple[str, ...]]
-    zeros: float = 0.0
     elastic: frozenset[str] = frozenset()
 
     @property
@@ -65,6 +100,11 @@ class Method(Protocol):
     """A method's module: constants for the listing, a check and a promise from shapes alone, and the work itself.
 
     `FORMAT` is how what it leaves lies on disk: `dense`, which a next step can go on with, or a packed one, which ends a recipe.
+    `WORKS` says what it holds in memory: a few tensors (`streaming`), a decoder layer (`layerwise`), the model (`whole`), or the model
+    with gradients and an optimizer's state (`training`).
+
+    A method that chooses by itself what each layer becomes has a fourth function, `delivered(step, shape, layers) -> Promise`: the exact
+    promise, given what `Outcome.layers` said; it raises `BadCheckpoint` where that breaks the recipe.
     """
 
     FAMILY: str
@@ -73,6 +113,7 @@ class Method(Protocol):
     SCHEMES: tuple[str, ...]
     FORMAT: str
     NEEDS: tuple[str, ...]
+    WORKS: Works
 
     def check(self, step: Step, shape: ModelShape) -> None:
         """Raise `UnfitModel` or `UsageError` where the step cannot be applied."""
@@ -80,8 +121,8 @@ class Method(Protocol):
     def promise(self, step: Step, shape: ModelShape) -> Promise:
         """Say what the step will leave on disk."""
 
-    def apply(self, step: Step, source: Path, target: Path, context: PressContext) -> None:
-        """Read the dense checkpoint in `source`, write the changed one into the empty folder `target`."""
+    def apply(self, step: Step, source: Path, target: Path, context: PressContext) -> Outcome:
+        """Read the dense checkpoint in `source`, write the changed one into the empty folder `target`, and tell what was done."""
 
 
 def options(step: Step, **defaults: Scalar) -> dict[str, Scalar]:
@@ -153,7 +194,7 @@ def replaced(shape: ModelShape, tensors_of: Mapping[str, Mapping[str, Tensor]]) 
     tensors = {name: tensor for name, tensor in shape.tensors.items() if name not in gone}
     for new in tensors_of.values():
         tensors.update(new)
-    return Promise(shape=shape, tensors=tensors, changed={name: tuple(new) for name, new in tensors_of.items()})
+    return Promise(shape=replace(shape, zeros={}), tensors=tensors, changed={name: tuple(new) for name, new in tensors_of.items()})
 
 
 def reshaped(shape: ModelShape, tensors: Mapping[str, Tensor], layers: int) -> ModelShape:
@@ -161,7 +202,11 @@ def reshaped(shape: ModelShape, tensors: Mapping[str, Tensor], layers: int) -> M
     return replace(shape, tensors=tensors, layers=layers)
 
 
-def unchanged(shape: ModelShape, *, zeros: float = 0.0) -> Promise:
-    """Return the promise of a step that keeps all tensors' shapes and changes the values of every linear layer."""
+def unchanged(shape: ModelShape, *, zeros: float | Mapping[str, float] | None = None) -> Promise:
+    """Return the promise of a step that keeps all tensors' shapes and changes the values of every linear layer.
+
+    `zeros` is the share of zeros promised in each weight: one for all, or by layer; None keeps what was promised before.
+    """
     changed = {linear.name: (f"{linear.name}.weight",) for linear in shape.linears}
-    return Promise(shape=shape, tensors=shape.tensors, changed=changed, zeros=zeros)
+    by_layer = shape.zeros if zeros is None else dict.fromkeys(changed, zeros) if isinstance(zeros, float) else zeros
+    return Promise(shape=replace(shape, zeros=by_layer), tensors=shape.tensors, changed=changed)

@@ -8,12 +8,12 @@ from collections.abc import MutableMapping
 from importlib import metadata
 from pathlib import Path
 
-from hub.domain import Artifact, ModelRef, Recipe, variant_id
+from hub.domain import Artifact, ModelRef, Recipe, Step, StepRecord, variant_id
 from hub.errors import BadCheckpoint, Unavailable, UsageError
-from runners import checkpoint, methods, plugins
+from runners import checkpoint, methods, plugins, texts
 from runners.checkpoint import ModelShape
 from runners.headers import stored_tensors
-from runners.method import INSTALL, PressContext
+from runners.method import INSTALL, Outcome, PressContext
 
 DISTRIBUTIONS = (
     "accelerate",
@@ -37,10 +37,19 @@ def check(recipe: Recipe, shape: ModelShape) -> ModelShape:
     return shape
 
 
-def press(base: ModelRef, source: Path, recipe: Recipe, target: Path, *, stages: MutableMapping[str, float] | None = None) -> Artifact:
+def press(
+    base: ModelRef,
+    source: Path,
+    recipe: Recipe,
+    target: Path,
+    *,
+    stages: MutableMapping[str, float] | None = None,
+    cache: Path | None = None,
+) -> Artifact:
     """Press `source`, the base model's checkpoint, by `recipe` into the new folder `target`, and return its manifest.
 
-    A target that holds this very variant already is left alone. Seconds by step are put into `stages`.
+    A target that holds this very variant already is left alone. Seconds by step are put into `stages`. `cache` is a folder where methods
+    keep what is dear to find and serves other recipes too; without one they find it anew.
     Raises `BadCheckpoint`, `UnfitModel`, `Unavailable`, `UsageError`, `OutOfDisk`; nothing half-made stays behind.
     """
     target = target.absolute()  # so that `.` has a name, and nobody minds where the process stands
@@ -52,13 +61,16 @@ def press(base: ModelRef, source: Path, recipe: Recipe, target: Path, *, stages:
     final = check(recipe, checkpoint.shape(source))
     require_libraries(recipe)
     with checkpoint.partial(target) as work:
-        result = _chain(recipe, source, work, stages)
+        scratch = work / ".steps" / "scratch"
+        scratch.mkdir(parents=True)
+        context = PressContext(base_folder=source, scratch=scratch, cache=cache or scratch)
+        result, steps = _chain(recipe, work / ".steps", context, stages)
         began = time.monotonic()
         stored_tensors(result)
         for path in sorted(result.iterdir()):
             path.rename(work / path.name)
         shutil.rmtree(work / ".steps")
-        artifact = checkpoint.write(work, base=base, recipe=recipe, parameters=final.parameters, libraries=libraries())
+        artifact = checkpoint.write(work, base=base, recipe=recipe, parameters=final.parameters, libraries=libraries(), steps=steps)
         stages["finish"] = time.monotonic() - began
     return artifact
 
@@ -77,24 +89,32 @@ def _made_already(target: Path, wanted: str) -> Artifact | None:
     return artifact
 
 
-def _chain(recipe: Recipe, source: Path, work: Path, stages: MutableMapping[str, float]) -> Path:
-    steps = work / ".steps"
-    scratch = steps / "scratch"
-    scratch.mkdir(parents=True)
-    context = PressContext(base_folder=source, scratch=scratch)
-    current = source
+def _chain(recipe: Recipe, folder: Path, context: PressContext, stages: MutableMapping[str, float]) -> tuple[Path, tuple[StepRecord, ...]]:
+    source = current = context.base_folder
+    records = []
     for number, step in enumerate(recipe.steps, start=1):
         began = time.monotonic()
-        folder = steps / f"{number}-{step.method}"
-        folder.mkdir()
-        methods.get(step.method).apply(step, current, folder, context)
-        checkpoint.carry_over(source, folder)
-        checkpoint.remove_strays(folder, source)
+        target = folder / f"{number}-{step.method}"
+        target.mkdir()
+        outcome = methods.get(step.method).apply(step, current, target, context)
+        records.append(_record(step, outcome, context))
+        checkpoint.carry_over(source, target)
+        checkpoint.remove_strays(target, source)
         if current != source:
             shutil.rmtree(current)
-        current = folder
+        current = target
         stages[step.method] = stages.get(step.method, 0.0) + time.monotonic() - began
-    return current
+    return current, tuple(records)
+
+
+def _record(step: Step, outcome: Outcome, context: PressContext) -> StepRecord:
+    return StepRecord(
+        method=step.method,
+        text_sha256=texts.sha256(step.calibration.text) if step.calibration else "",
+        samples_sha256=texts.samples_sha256(context.windows(step)) if step.calibration else "",
+        layers=outcome.layers,
+        notes=outcome.notes,
+    )
 
 
 def require_libraries(recipe: Recipe) -> None:

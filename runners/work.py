@@ -110,7 +110,7 @@ def _press(order: JobOrder, base: Path, stages: Stages) -> Artifact:
 
     recipe, target = _recipe(order), _artifact_folder(order)
     _clear_unfinished(target)
-    return press(order.job.base, base, recipe, target, stages=stages.seconds)
+    return press(order.job.base, base, recipe, target, stages=stages.seconds, cache=Path(order.workspace.cache_dir) / "derived")
 
 
 def _clear_unfinished(target: Path) -> None:

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, cast
 
-from hub.errors import Unavailable
-from runners import plugins
+from hub.errors import BadCheckpoint, Unavailable
+from runners import checkpoint, plugins
 
 
 class Loaded(Protocol):
@@ -92,6 +92,18 @@ def load(name: str) -> Engine:
     if gone := plugins.missing(module.REQUIRES):
         raise Unavailable(f"The engine {name} needs {', '.join(gone)}, which this Python does not have.", hint=f"Run: {module.INSTALL}")
     return module
+
+
+def for_folder(folder: Path) -> Engine:
+    """Return the engine that runs a checkpoint's format: transformers where it can, else the first that can.
+
+    Raises `Unavailable` with what installs it, or `BadCheckpoint` for a format that no engine reads.
+    """
+    wanted = checkpoint.format_of(folder)
+    readers = [info.name for info in available() if wanted in info.formats]
+    if not readers:
+        raise BadCheckpoint(f"{folder.name} is of the format {wanted}, which no engine here reads.", hint="Press it with another recipe.")
+    return load("transformers" if "transformers" in readers else readers[0])
 
 
 def available() -> list[EngineInfo]:

@@ -20,7 +20,7 @@ from runners.checkpoint import read_config
 TITLE = "Hugging Face transformers"
 REQUIRES = ("torch", "transformers", "safetensors")
 INSTALL = 'pip install "modelpress[press]"'
-FORMATS = ("dense", "gptq", "compressed-tensors", "bitsandbytes")
+FORMATS = ("dense", "gptq", "awq", "auto-round", "compressed-tensors", "bitsandbytes", "torchao")
 
 _NO_FLOAT32 = ("gptq", "nvfp4")
 

@@ -9,7 +9,7 @@ from hub.domain import Step
 from hub.errors import UnfitModel
 from runners import dense, formats, method
 from runners.checkpoint import ModelShape
-from runners.method import PressContext, Promise
+from runners.method import Outcome, PressContext, Promise
 
 FAMILY = "quantization"
 SUMMARY = "Stores weights as 4-bit NormalFloat or FP4 in blocks of 64; needs no calibration, runs on GPUs and CPUs."
@@ -17,6 +17,7 @@ PAPER = "https://arxiv.org/abs/2305.14314"
 SCHEMES = ("NF4", "FP4")
 FORMAT = "bitsandbytes"
 NEEDS = ("bitsandbytes", "transformers", "torch")
+WORKS = "whole"
 BLOCK = 64
 ROWS = 32
 
@@ -48,7 +49,7 @@ def promise(step: Step, shape: ModelShape) -> Promise:
     return replace(made, elastic=frozenset(name for name in made.tensors if ".quant_state." in name))
 
 
-def apply(step: Step, source: Path, target: Path, context: PressContext) -> None:  # noqa: ARG001 - one signature for all methods
+def apply(step: Step, source: Path, target: Path, context: PressContext) -> Outcome:  # noqa: ARG001 - one signature for all methods
     """Quantize while loading, in the model's own dtype."""
     import torch
     from transformers import AutoModelForCausalLM, BitsAndBytesConfig
@@ -65,3 +66,4 @@ def apply(step: Step, source: Path, target: Path, context: PressContext) -> None
         source, dtype=dtype, quantization_config=config, device_map="cpu", local_files_only=True, trust_remote_code=False
     )
     model.save_pretrained(target)
+    return Outcome()

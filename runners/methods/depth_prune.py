@@ -12,7 +12,7 @@ from runners import dense, method
 from runners.architectures import PER_LAYER_LISTS, architecture
 from runners.checkpoint import ModelShape, canonical, read_config, write_atomically
 from runners.headers import weight_files
-from runners.method import PressContext, Promise
+from runners.method import Outcome, PressContext, Promise
 
 FAMILY = "pruning"
 SUMMARY = "Removes the layers of least block influence (1 - cosine similarity of input and output on calibration text)."
@@ -20,6 +20,7 @@ PAPER = "https://arxiv.org/abs/2403.03853"
 SCHEMES = ("depth",)
 FORMAT = "dense"
 NEEDS = ("transformers", "torch", "safetensors")
+WORKS = "whole"
 
 
 def _removed(step: Step, layers: int) -> int:
@@ -84,17 +85,13 @@ def influence(model: Any, root: str, windows: list[list[int]]) -> list[float]:
     return [1.0 - total / tokens for total in sums]
 
 
-def apply(step: Step, source: Path, target: Path, context: PressContext) -> None:
+def apply(step: Step, source: Path, target: Path, context: PressContext) -> Outcome:
     """Measure block influence once on the whole model, drop the lowest layers, and write a true config.json."""
-    from runners import texts
-
-    if step.calibration is None:
-        raise AssertionError("check() refuses a step without calibration")
     config = read_config(source)
     name = str(config["architectures"][0])
     root = architecture(name).layers
     model = dense.load(source, dtype="float32")
-    scores = influence(model, root, texts.windows(step.calibration, dense.tokenizer(context.base_folder)))
+    scores = influence(model, root, context.windows(step))
     del model
     count = _removed(step, len(scores))
     dropped = sorted(range(len(scores)), key=lambda place: (scores[place], place))[:count]
@@ -105,6 +102,7 @@ def apply(step: Step, source: Path, target: Path, context: PressContext) -> None
         if isinstance(config.get(key), list):
             config[key] = [config[key][place] for place in kept]
     write_atomically(target / "config.json", json.dumps(config, indent=2, sort_keys=True) + "\n")
+    return Outcome(layers={f"{root}.{place}": {"influence": score, "removed": place in dropped} for place, score in enumerate(scores)})
 
 
 def _write_weights(source: Path, target: Path, name: str, root: str, kept: list[int]) -> None:

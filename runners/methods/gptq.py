@@ -15,7 +15,7 @@ from hub.domain import Step
 from hub.errors import UnfitModel
 from runners import dense, formats, method
 from runners.checkpoint import ModelShape
-from runners.method import PressContext, Promise
+from runners.method import Outcome, PressContext, Promise
 
 FAMILY = "quantization"
 SUMMARY = "Rounds weights to 2, 3, 4 or 8 bits in groups, with second-order correction from calibration text (gptqmodel)."
@@ -23,6 +23,7 @@ PAPER = "https://arxiv.org/abs/2210.17323"
 SCHEMES = ("W2A16", "W3A16", "W4A16", "W8A16")
 FORMAT = "gptq"
 NEEDS = ("gptqmodel", "optimum", "transformers", "torch")
+WORKS = "whole"
 WORD = 32
 
 
@@ -63,7 +64,7 @@ def promise(step: Step, shape: ModelShape) -> Promise:
     return method.replaced(shape, {linear.name: formats.gptq(linear, bits=bits, group_size=group) for linear in shape.linears})
 
 
-def apply(step: Step, source: Path, target: Path, context: PressContext) -> None:
+def apply(step: Step, source: Path, target: Path, context: PressContext) -> Outcome:
     """Quantize with gptqmodel in float32, which is several times faster than bf16 on a CPU without AMX."""
     # With one or two cores gptqmodel starts one worker and then asks for two of them; it reads this when its pool is first used.
     os.environ.setdefault("GPTQMODEL_CPU_WORKERS", str(max(2, (os.cpu_count() or 2) // 2)))
@@ -71,17 +72,11 @@ def apply(step: Step, source: Path, target: Path, context: PressContext) -> None
     from gptqmodel import GPTQModel
     from gptqmodel.quantization import QuantizeConfig
 
-    from runners import texts
-
     bits, group, desc_act, damp = _options(step)
-    if step.calibration is None:
-        raise AssertionError("check() refuses a step without calibration")
+    assert step.calibration is not None  # check() refuses a step without one
     dense.require_whole(source)
     torch.manual_seed(step.calibration.seed)
-    samples = [
-        {"input_ids": window, "attention_mask": [1] * len(window)}
-        for window in texts.windows(step.calibration, dense.tokenizer(context.base_folder))
-    ]
+    samples = [{"input_ids": window, "attention_mask": [1] * len(window)} for window in context.windows(step)]
     config = QuantizeConfig(
         bits=bits,
         group_size=group,
@@ -93,10 +88,11 @@ def apply(step: Step, source: Path, target: Path, context: PressContext) -> None
     )
     model = GPTQModel.load(str(source), config, dtype=torch.float32, device="cpu")
     with _logs_in(context.scratch):
-        model.quantize(samples, batch_size=min(8, len(samples)), tokenizer=dense.tokenizer(context.base_folder))
+        model.quantize(samples, batch_size=min(8, len(samples)), tokenizer=context.tokenizer)
     model.save(str(target))
     _clean_config(target)
     dense.settle(target, source)
+    return Outcome(notes=(method.SAME_MACHINE,))
 
 
 @contextlib.contextmanager

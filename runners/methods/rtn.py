@@ -7,7 +7,7 @@ from pathlib import Path
 from hub.domain import Step
 from runners import dense, formats, method
 from runners.checkpoint import ModelShape
-from runners.method import PressContext, Promise
+from runners.method import Outcome, PressContext, Promise
 
 FAMILY = "quantization"
 SUMMARY = "Rounds weights to the nearest of 2**bits levels in groups, without looking at any text (llm-compressor)."
@@ -15,6 +15,7 @@ PAPER = "https://arxiv.org/abs/2106.08295"
 SCHEMES = ("W3A16", "W4A16", "W8A16")
 FORMAT = "compressed-tensors"
 NEEDS = ("llmcompressor", "compressed_tensors", "transformers", "torch")
+WORKS = "whole"
 
 
 def _group_size(step: Step) -> int:
@@ -37,7 +38,7 @@ def promise(step: Step, shape: ModelShape) -> Promise:
     return method.replaced(shape, layers)
 
 
-def apply(step: Step, source: Path, target: Path, context: PressContext) -> None:  # noqa: ARG001 - one signature for all methods
+def apply(step: Step, source: Path, target: Path, context: PressContext) -> Outcome:  # noqa: ARG001 - one signature for all methods
     """Quantize in the model's own dtype, so that weights are rounded with the very scales that are stored."""
     from compressed_tensors.quantization import QuantizationArgs, QuantizationScheme
     from llmcompressor.modifiers.quantization import QuantizationModifier
@@ -50,3 +51,4 @@ def apply(step: Step, source: Path, target: Path, context: PressContext) -> None
     scheme = QuantizationScheme(targets=["Linear"], weights=weights)
     model = dense.load(source, dtype=dense.own_dtype(source))
     oneshot.run(QuantizationModifier(config_groups={"group_0": scheme}, ignore=["lm_head"]), model, target)
+    return Outcome()

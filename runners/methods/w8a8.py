@@ -7,7 +7,7 @@ from pathlib import Path
 from hub.domain import Step
 from runners import dense, formats, method
 from runners.checkpoint import ModelShape
-from runners.method import PressContext, Promise
+from runners.method import Outcome, PressContext, Promise
 
 FAMILY = "quantization"
 SUMMARY = "Rounds weights (per row) and activations (per token, as they come) to INT8; needs no calibration (llm-compressor)."
@@ -15,6 +15,7 @@ PAPER = "https://arxiv.org/abs/2206.01861"
 SCHEMES = ("W8A8",)
 FORMAT = "compressed-tensors"
 NEEDS = ("llmcompressor", "compressed_tensors", "transformers", "torch")
+WORKS = "whole"
 
 
 def check(step: Step, shape: ModelShape) -> None:
@@ -29,7 +30,7 @@ def promise(step: Step, shape: ModelShape) -> Promise:  # noqa: ARG001 - one sig
     return method.replaced(shape, {linear.name: formats.int_quantized(linear, shape.dtype) for linear in shape.linears})
 
 
-def apply(step: Step, source: Path, target: Path, context: PressContext) -> None:  # noqa: ARG001 - one signature for all methods
+def apply(step: Step, source: Path, target: Path, context: PressContext) -> Outcome:  # noqa: ARG001 - one signature for all methods
     """Quantize in the model's own dtype, so that weights are rounded with the very scales that are stored."""
     from llmcompressor.modifiers.quantization import QuantizationModifier
 
@@ -37,3 +38,4 @@ def apply(step: Step, source: Path, target: Path, context: PressContext) -> None
 
     model = dense.load(source, dtype=dense.own_dtype(source))
     oneshot.run(QuantizationModifier(targets="Linear", scheme="W8A8", ignore=["lm_head"]), model, target)
+    return Outcome()

@@ -12,7 +12,7 @@ from runners import dense, method
 from runners.architectures import architecture
 from runners.checkpoint import ModelShape
 from runners.checkpoint import shape as shape_of
-from runners.method import PressContext, Promise
+from runners.method import Outcome, PressContext, Promise
 
 FAMILY = "pruning"
 SUMMARY = "Zeroes the least important half of each row's weights by |weight| times input norm; the size on disk stays."
@@ -20,6 +20,7 @@ PAPER = "https://arxiv.org/abs/2306.11695"
 SCHEMES = ("unstructured", "2:4")
 FORMAT = "dense"
 NEEDS = ("transformers", "torch")
+WORKS = "whole"
 
 
 def _sparsity(step: Step) -> float:
@@ -83,20 +84,16 @@ def _input_norms(model: Any, layer: Any, linears: list[Any], batches: list[Any])
     return {module: total.sqrt() for module, total in sums.items()}
 
 
-def apply(step: Step, source: Path, target: Path, context: PressContext) -> None:
+def apply(step: Step, source: Path, target: Path, context: PressContext) -> Outcome:
     """Prune layer by layer, each seeing the outputs of those pruned before it.
 
     Own code: llm-compressor's modifier left every Conv1D of GPT-2 dense without a word.
     """
     import torch
 
-    from runners import texts
-
-    if step.calibration is None:
-        raise AssertionError("check() refuses a step without calibration")
     before = shape_of(source)
     model = dense.load(source, dtype="float32")
-    windows = torch.tensor(texts.windows(step.calibration, dense.tokenizer(context.base_folder)))
+    windows = torch.tensor(context.windows(step))
     root = architecture(before.architecture).layers
     for place, layer in enumerate(model.get_submodule(root)):
         names = [linear.name for linear in before.linears if linear.name.startswith(f"{root}.{place}.")]
@@ -106,3 +103,4 @@ def apply(step: Step, source: Path, target: Path, context: PressContext) -> None
             weight[mask(weight, norms, sparsity=_sparsity(step), pattern=step.scheme)] = 0.0
     model.save_pretrained(target)
     dense.settle(target, source)
+    return Outcome(notes=(method.SAME_MACHINE,))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import json
+from collections.abc import Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -42,6 +44,11 @@ def read(name_or_path: str) -> str:
 def sha256(name_or_path: str) -> str:
     """Return the SHA-256 of a text's bytes in hexadecimal."""
     return hashlib.sha256(_path(name_or_path).read_bytes()).hexdigest()
+
+
+def samples_sha256(windows: Sequence[Sequence[int]]) -> str:
+    """Return the SHA-256 of token windows in hexadecimal, so that two presses can be seen to have been shown the same."""
+    return hashlib.sha256(json.dumps([list(window) for window in windows]).encode()).hexdigest()
 
 
 def tokens(name_or_path: str, tokenizer: Any) -> list[int]:

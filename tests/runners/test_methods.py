@@ -6,6 +6,7 @@ import sys
 from dataclasses import replace
 from math import ceil
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
@@ -14,6 +15,7 @@ from hub.errors import UnfitModel, UnknownName, UsageError
 from runners import checkpoint, engines, formats, methods, plugins, press, recipes
 from runners.checkpoint import ModelShape
 from runners.headers import Tensor
+from runners.method import Works
 
 CALIBRATION = Calibration(text="stdlib-calibration", samples=8, sequence_length=512)
 
@@ -54,7 +56,8 @@ def step(method: str, scheme: str, calibrated: bool = True, **params: str | int 
 @pytest.mark.parametrize("name", methods.names())
 def test_every_method_is_described(name: str) -> None:
     info = next(info for info in methods.available() if info.name == name)
-    assert info.family in ("quantization", "pruning", "distillation")
+    assert info.family in ("quantization", "pruning", "distillation", "low-rank", "recovery", "export")
+    assert methods.get(name).WORKS in get_args(Works)
     assert info.summary.endswith(".")
     assert info.paper.startswith("https://")
     assert info.schemes

@@ -13,7 +13,9 @@ import pytest
 from hub.domain import Artifact, ModelRef, Recipe
 from hub.errors import BadCheckpoint, OutOfDisk, Unavailable, UnfitModel, UsageError
 from runners import checkpoint, formats, methods, plugins, press, recipes
+from runners.method import Outcome
 
+QUICK = {"tokens": 2048, "iters": 4}  # budgets of methods that learn
 BASE = ModelRef(repo_id="modelpress-samples/sample", sha="0" * 40)
 
 
@@ -23,7 +25,7 @@ def quick(name: str) -> Recipe:
     steps = []
     for step in recipe.steps:
         shown = replace(step.calibration, samples=8, sequence_length=128) if step.calibration else None
-        params = {**step.params, "tokens": 2048} if step.method == "distil" else step.params
+        params = {name: min(int(value), QUICK[name]) if name in QUICK else value for name, value in step.params.items()}
         steps.append(replace(step, calibration=shown, params=params))
     return replace(recipe, steps=tuple(steps))
 
@@ -96,8 +98,10 @@ def test_every_recipe_makes_what_it_promises(samples: Path, pressed: Pressing, n
     assert made.parameters == final.parameters
     assert [path.name for path in folder.parent.iterdir()] == ["made"]
     assert set(variant.stages) == {*(step.method for step in recipe.steps), "finish"}
+    assert [record.method for record in made.steps] == [step.method for step in recipe.steps]
 
-    packing = formats.packed(folder, recipe, shape)
+    packing = formats.packed(folder, recipe, shape, made.steps)
+    assert all(len(record.samples_sha256) == 64 for record, step in zip(made.steps, recipe.steps, strict=True) if step.calibration)
     assert packing.found == packing.expected > 0
     assert packing.not_packed == packing.extra == ()
     assert packing.bytes_found == pytest.approx(packing.bytes_expected, rel=0.03)
@@ -198,17 +202,19 @@ class Copy:
         self.calls = 0
 
     NEEDS = ()
+    WORKS = "streaming"
     FORMAT = "compressed-tensors"
     check = staticmethod(lambda step, shape: None)
     promise = staticmethod(methods.get("distil").promise)
 
-    def apply(self, step: object, source: Path, target: Path, context: object) -> None:
+    def apply(self, step: object, source: Path, target: Path, context: object) -> Outcome:
         self.calls += 1
         for path in source.iterdir():
             shutil.copy(path, target / path.name)
         (target / "recipe.yaml").write_text("of a library")
         if self.error:
             raise self.error
+        return Outcome()
 
 
 @pytest.fixture
