@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar, cast
 
@@ -23,12 +23,14 @@ from hub.domain import (
     Job,
     JobRecord,
     JobState,
+    LayerError,
     Measurement,
     ModelRef,
     Recipe,
     Refusal,
     Release,
     Stage,
+    StepRecord,
     VariantRecord,
     Verdict,
 )
@@ -36,6 +38,7 @@ from hub.tables import (
     ArtifactRow,
     EnvironmentRow,
     JobRow,
+    LayerErrorRow,
     MeasurementRow,
     Model,
     Popularity,
@@ -182,7 +185,14 @@ def _artifact(row: ArtifactRow, base: ModelRef, recipe: Recipe) -> Artifact:
         parameters=row.parameters,
         made_at=row.made_at,
         libraries=json.loads(row.libraries),
+        steps=tuple(from_json(StepRecord, json.dumps(step), where=f"a step of {row.variant_id}") for step in json.loads(row.steps or "[]")),
     )
+
+
+def _layers(rows: Sequence[LayerErrorRow]) -> tuple[LayerError, ...]:
+    """Return the layer errors that the last of all jobs found; another protocol's job finds the same ones again."""
+    newest = rows[-1].job_id if rows else None
+    return tuple(LayerError(layer=r.layer, error=r.error, tokens=r.tokens, protocol=r.protocol) for r in rows if r.job_id == newest)
 
 
 def _verdict(row: VerdictRow) -> Verdict:
@@ -203,6 +213,7 @@ class _Parts:
     releases: Mapping[str, ReleaseRow]
     jobs: Mapping[str, list[JobRow]]
     measurements: Mapping[str, list[MeasurementRow]]
+    layers: Mapping[str, list[LayerErrorRow]]
     verdicts: Mapping[str, list[VerdictRow]]
     environments: Mapping[str, Environment]
 
@@ -221,6 +232,7 @@ def _parts(session: Session, only: str | None) -> _Parts:
         releases={row.variant_id: row for row in about(select(ReleaseRow), ReleaseRow.variant_id)},
         jobs=_grouped(about(select(JobRow).order_by(JobRow.updated_at, JobRow.number), JobRow.variant_id), "variant_id"),
         measurements=_grouped(about(measurements, MeasurementRow.variant_id), "variant_id"),
+        layers=_grouped(about(select(LayerErrorRow).order_by(LayerErrorRow.id), LayerErrorRow.variant_id), "variant_id"),
         verdicts=_grouped(about(verdicts, VerdictRow.variant_id), "variant_id"),
         environments=_environments(session),
     )
@@ -246,4 +258,5 @@ def _variant(row: Variant, parts: _Parts) -> VariantRecord:
         verdicts=tuple(_verdict(verdict) for verdict in parts.verdicts[row.id]),
         release=release(released) if released else None,
         failure=failures[-1] if failures else None,
+        layers=_layers(parts.layers[row.id]),
     )

@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session
 from hub.codec import content_id, to_json
 from hub.domain import Artifact, Environment, Job, JobResult, ModelRef, Protocol, Recipe, Refusal, variant_id
 from hub.errors import BadDocument
-from hub.tables import ArtifactRow, EnvironmentRow, FileRow, JobRow, MeasurementRow, Model, ProtocolRow, RefusalRow, Variant
+from hub.tables import ArtifactRow, EnvironmentRow, FileRow, JobRow, LayerErrorRow, MeasurementRow, Model, ProtocolRow, RefusalRow, Variant
 
 
 def now() -> str:
@@ -110,6 +110,7 @@ def add_artifact(session: Session, job: Job, artifact: Artifact) -> None:
         return
     row = ArtifactRow(variant_id=artifact.variant_id, job_id=job.id, digest=artifact.digest, parameters=artifact.parameters)
     row.bytes, row.made_at, row.libraries = artifact.bytes, artifact.made_at, to_json(artifact.libraries)
+    row.steps = to_json(artifact.steps)
     row.files = [FileRow(position=i, path=file.path, size=file.size, sha256=file.sha256) for i, file in enumerate(artifact.files)]
     session.add(row)
 
@@ -134,5 +135,20 @@ def add_measurements(session: Session, job: Job, row: JobRow, result: JobResult)
                 samples=number.samples,
                 engine=number.engine,
                 measured_at=number.measured_at,
+            )
+        )
+
+
+def add_layer_errors(session: Session, job: Job, result: JobResult) -> None:
+    """Add the layer errors of a variant's result whose job is there."""
+    for found in result.layers:
+        session.add(
+            LayerErrorRow(
+                job_id=job.id,
+                variant_id=job.variant_id,
+                layer=found.layer,
+                error=found.error,
+                tokens=found.tokens,
+                protocol=found.protocol,
             )
         )

@@ -1,6 +1,6 @@
 """The results database: what was found, planned, made, measured, judged and released. All writes are here.
 
-Each write is one transaction, and doing one again changes nothing. Docs: docs/results.md (the view `v_results`).
+Each write is one transaction, and doing one again changes nothing. Docs: docs/results.md (the views `v_results` and `v_layers`).
 """
 
 from __future__ import annotations
@@ -33,12 +33,13 @@ from hub.domain import (
     Verdict,
 )
 from hub.errors import BadDocument, StoreError
-from hub.rows import add_artifact, add_measurements, environment_row_id, job_row, model_row, now, refuse
+from hub.rows import add_artifact, add_layer_errors, add_measurements, environment_row_id, job_row, model_row, now, refuse
 from hub.tables import (
     ArtifactRow,
     CheckRow,
     FileRow,
     JobRow,
+    LayerErrorRow,
     MeasurementRow,
     Popularity,
     RefusalRow,
@@ -149,6 +150,7 @@ class Store:
             if result.artifact:
                 add_artifact(session, job, result.artifact)
             add_measurements(session, job, row, result)
+            add_layer_errors(session, job, result)
 
     def fail(self, job: Job, failure: Failure) -> None:
         """Record why a job failed; nothing happens when it is done already."""
@@ -185,7 +187,7 @@ class Store:
                 raise StoreError(f"variant {variant_id} is released, so it is not forgotten", hint="its files are on the Hub")
             verdicts = select(VerdictRow.id).where(VerdictRow.variant_id == variant_id)
             session.execute(delete(CheckRow).where(CheckRow.verdict_id.in_(verdicts)))
-            for table in (VerdictRow, MeasurementRow, FileRow, ArtifactRow, JobRow):
+            for table in (VerdictRow, MeasurementRow, LayerErrorRow, FileRow, ArtifactRow, JobRow):
                 session.execute(delete(table).where(table.variant_id == variant_id))
 
     # Writes: verdicts and releases
@@ -313,6 +315,18 @@ def _screen(job: Job, result: JobResult) -> None:
     for (metric, engine), count in counts.items():
         if count > 1:
             raise BadDocument(f"{job.label} gave {metric} on {engine} {count} times, not once")
+    _screen_layers(job, result)
+
+
+def _screen_layers(job: Job, result: JobResult) -> None:
+    if result.layers and (job.kind != "measure" or job.recipe is None):
+        raise BadDocument(f"{job.label} gave layer errors, which are of a variant that is measured")
+    for layer, count in Counter(found.layer for found in result.layers).items():
+        if count > 1:
+            raise BadDocument(f"{job.label} gave the error of {layer} {count} times, not once")
+    for found in result.layers:
+        if not (math.isfinite(found.error) and found.error >= 0):
+            raise BadDocument(f"{job.label} gave {found.error} as the error of {found.layer}, which is no finite number")
 
 
 def _process_start(pid: int) -> float | None:

@@ -7,7 +7,7 @@ from typing import Annotated
 from sqlalchemy import BigInteger, ForeignKey, Index, MetaData, String, Text, UniqueConstraint
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
 
-HEAD = "0001"
+HEAD = "0002"
 """The newest revision in `hub/migrations/versions`, known without importing Alembic; a test keeps it so."""
 
 Key = Annotated[str, mapped_column(String(40))]
@@ -128,7 +128,7 @@ class JobRow(Table):
 
 
 class ArtifactRow(Table):
-    """A variant's checkpoint; one a variant."""
+    """A variant's checkpoint; one a variant. `steps` holds a list of `StepRecord`, NULL for one made before they were kept."""
 
     __tablename__ = "artifacts"
 
@@ -139,6 +139,7 @@ class ArtifactRow(Table):
     bytes: Mapped[Size]
     made_at: Mapped[Time]
     libraries: Mapped[Words]
+    steps: Mapped[Words | None]
 
     files: Mapped[list[FileRow]] = relationship(order_by="FileRow.position")
 
@@ -184,6 +185,21 @@ class MeasurementRow(Table):
     measured_at: Mapped[Time]
 
     protocol: Mapped[ProtocolRow] = relationship()
+
+
+class LayerErrorRow(Table):
+    """How far one layer of a variant is from its base's, as one job found it; `protocol` says on which text."""
+
+    __tablename__ = "layer_errors"
+    __table_args__ = (UniqueConstraint("job_id", "layer"), Index(None, "variant_id"))
+
+    id: Mapped[Number]
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"))
+    variant_id: Mapped[str] = mapped_column(ForeignKey("variants.id"))
+    layer: Mapped[Words]
+    error: Mapped[float]
+    tokens: Mapped[Size]
+    protocol: Mapped[Words]
 
 
 class VerdictRow(Table):

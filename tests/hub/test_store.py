@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from hub.domain import Check, Environment, JobResult, ModelRef, Plan, Refusal, Release, VariantRecord, Verdict
+from hub.domain import Check, Environment, JobResult, LayerError, ModelRef, Plan, Refusal, Release, StepRecord, VariantRecord, Verdict
 from hub.errors import BadDocument, StoreError
 from hub.store import Store
 from hub.tables import HEAD, Table
@@ -27,6 +27,18 @@ COLUMNS = (
     *("base_model", "base_sha", "variant", "recipe", "method", "scheme", "format", "metric", "value", "unit"),
     *("ci_low", "ci_high", "higher_is_better", "protocol", "engine", "hardware", "measured_at"),
 )
+
+
+LAYER_COLUMNS = (
+    *("base_model", "base_sha", "variant", "recipe", "method", "scheme", "format", "layer", "error", "tokens"),
+    *("protocol", "hardware", "measured_at"),
+)
+
+
+def documented(view: str) -> tuple[str, ...]:
+    """The columns that docs/results.md lists for a view."""
+    section = DOCS.read_text().split(f"\n## `{view}`\n")[1].split("\n## ")[0]
+    return tuple(name for cell in re.findall(r"^\| (`.*?`) \|", section, re.MULTILINE) for name in re.findall(r"`(\w+)`", cell))
 
 
 def rows(url: str, query: str) -> list[tuple[Any, ...]]:
@@ -333,8 +345,7 @@ class TestView:
         connection = sqlite3.connect(url.removeprefix("sqlite:///"))
         assert tuple(column[0] for column in connection.execute("SELECT * FROM v_results").description) == COLUMNS
         connection.close()
-        documented = re.findall(r"^\| (`.*?`) \|", DOCS.read_text(), re.MULTILINE)
-        assert tuple(name for cell in documented for name in re.findall(r"`(\w+)`", cell)) == COLUMNS
+        assert documented("v_results") == COLUMNS
 
     def test_one_row_per_variant_and_metric_and_bases_too(self, filled: Store, url: str) -> None:
         found = rows(url, "SELECT variant, recipe, method, scheme, format, metric, protocol FROM v_results ORDER BY variant, metric")
@@ -362,14 +373,100 @@ class TestView:
 
     def test_the_documented_queries_run_and_find_something(self, filled: Store, url: str) -> None:
         queries = re.findall(r"```sql\n(.*?)```", DOCS.read_text(), re.DOTALL)
-        assert len(queries) == 3
-        by_quality, by_share, by_base = (rows(url, query) for query in queries)
+        assert len(queries) == 4
+        by_quality, by_share, by_base, by_layer = (rows(url, query) for query in queries)
+        assert by_layer == []
         assert [row[0] for row in by_quality] == ["tiny-round-w8", "tiny-round-w4"]
         assert [row[2] for row in by_share] == [0.25, 0.25]
         assert by_base[0][:3] == ("people/tiny", 3, 2)
 
 
+class TestLayers:
+    """What single layers are like: decisions of the press, and errors found on measuring."""
+
+    def steps(self) -> tuple[StepRecord, ...]:
+        layers = {"up": {"bits": 4, "damp": 0.1}, "down": {"bits": 16, "kept": "not positive definite"}}
+        return (StepRecord(method="round", text_sha256="1" * 64, samples_sha256="2" * 64, layers=layers, notes=("Rounded twice.",)),)
+
+    def test_what_the_steps_did_comes_back(self, store: Store, farm: Any, words: Any) -> None:
+        job = words.press()
+        result = farm.run(job)
+        store.finish(job, replace(result, artifact=replace(result.artifact, steps=self.steps())))
+        (variant,) = store.variants()
+        assert variant.artifact is not None
+        assert variant.artifact.steps == self.steps()
+        assert variant.artifact.steps[0].kept == {"down": "not positive definite"}
+
+    def test_layer_errors_come_back_and_are_seen_in_sql(self, filled: Store, farm: Any, words: Any, url: str) -> None:
+        found = tuple(
+            LayerError(layer=name, error=error, tokens=1024, protocol="text@256") for name, error in (("up", 0.02), ("down", 0.3))
+        )
+        job = replace(words.measure(recipe=words.recipe(4)), protocol=replace(words.protocol, name="held-out@64"))
+        filled.finish(job, replace(farm.run(job), layers=found))
+        assert {record.recipe.name: record.layers for record in filled.variants()} == {"round-w4": found, "round-w8": ()}
+        connection = sqlite3.connect(url.removeprefix("sqlite:///"))
+        cursor = connection.execute("SELECT * FROM v_layers")
+        assert tuple(column[0] for column in cursor.description) == LAYER_COLUMNS == documented("v_layers")
+        connection.close()
+        assert rows(url, "SELECT variant, layer, error, tokens, protocol FROM v_layers") == [
+            ("tiny-round-w4", "up", 0.02, 1024, "text@256"),
+            ("tiny-round-w4", "down", 0.3, 1024, "text@256"),
+        ]
+        worst = re.findall(r"```sql\n(.*?)```", DOCS.read_text(), re.DOTALL)[3]
+        assert rows(url, worst)[0][:3] == ("tiny-round-w4", "down", 0.3)
+        filled.forget(next(record.variant_id for record in filled.variants() if record.layers))
+        assert count(url, "layer_errors") == 0
+
+    def test_the_newest_errors_count(self, filled: Store, farm: Any, words: Any) -> None:
+        for name, error in (("a@64", 0.5), ("b@64", 0.25)):
+            job = replace(words.measure(recipe=words.recipe(4)), protocol=replace(words.protocol, name=name))
+            layer = LayerError(layer="up", error=error, tokens=8, protocol="text@256")
+            filled.finish(job, replace(farm.run(job), layers=(layer,)))
+        assert [layer.error for record in filled.variants() for layer in record.layers] == [0.25]
+
+    @pytest.mark.parametrize("error", [math.nan, math.inf, -0.1])
+    def test_errors_that_are_none_are_refused(self, store: Store, farm: Any, words: Any, error: float) -> None:
+        job = words.press(recipe=words.recipe(4))
+        store.finish(job, farm.run(job))
+        job = words.measure(recipe=words.recipe(4))
+        layer = LayerError(layer="up", error=error, tokens=8, protocol="text@256")
+        with pytest.raises(BadDocument, match="error of up"):
+            store.finish(job, replace(farm.run(job), layers=(layer,)))
+        good = replace(layer, error=0.1)
+        with pytest.raises(BadDocument, match="2 times"):
+            store.finish(job, replace(farm.run(job), layers=(good, good)))
+        job = words.measure()
+        with pytest.raises(BadDocument, match="of a variant"):
+            store.finish(job, replace(farm.run(job), layers=(good,)))
+
+
 class TestOpening:
+    def test_a_database_of_the_first_revision_keeps_all_that_it_holds(self, filled: Store, url: str, tmp_path: Path) -> None:
+        from alembic import command
+        from alembic.config import Config
+        from sqlalchemy import create_engine
+
+        variants, jobs = filled.variants(), filled.jobs()
+        filled.close()
+        old = tmp_path / "old.db"
+        engine = create_engine(f"sqlite:///{old}")
+        with engine.begin() as connection:
+            config = Config(attributes={"connection": connection})
+            config.set_main_option("script_location", "hub:migrations")
+            command.upgrade(config, "0001")
+        engine.dispose()
+        first = sqlite3.connect(old)
+        first.execute("ATTACH ? AS new", (url.removeprefix("sqlite:///"),))
+        for (table,) in first.execute("SELECT name FROM main.sqlite_master WHERE type = 'table' AND name <> 'alembic_version'").fetchall():
+            columns = ", ".join(column[1] for column in first.execute(f"PRAGMA main.table_info({table})"))
+            first.execute(f"INSERT INTO main.{table} ({columns}) SELECT {columns} FROM new.{table}")
+        first.commit()
+        first.close()
+        with Store(old) as store:
+            assert (store.variants(), store.jobs()) == (variants, jobs)
+            assert [record.artifact.steps for record in store.variants() if record.artifact] == [(), ()]
+        assert rows(f"sqlite:///{old}", "SELECT version_num FROM alembic_version") == [(HEAD,)]
+
     def test_the_migrations_make_what_the_tables_say(self, store: Store) -> None:
         from alembic.autogenerate import compare_metadata
         from alembic.migration import MigrationContext
