@@ -28,7 +28,7 @@ def inspect(folder: Path, recipe: Recipe, base_folder: Path) -> Facts:
     """
     manifest, complaint = _manifest(folder)
     tensors, packing, non_finite, unreadable = _tensors(folder, recipe, base_folder, manifest.steps if manifest else ())
-    error, ids, text, finite = (unreadable, (), "", True) if unreadable else _run(folder)
+    error, ids, text, finite, engine = (unreadable, (), "", True, "") if unreadable else _run(folder)
     return Facts(
         loads=not error,
         load_error=error,
@@ -45,6 +45,7 @@ def inspect(folder: Path, recipe: Recipe, base_folder: Path) -> Facts:
         prompt=PROMPT,
         generated_ids=ids,
         generated_text=text,
+        engine=engine,
     )
 
 
@@ -68,22 +69,25 @@ def _tensors(
         return 0, None, (), f"{error.name}: {error.message}"
 
 
-def _run(folder: Path) -> tuple[str, tuple[int, ...], str, bool]:
-    """Load with the engine of its format and write greedily: the error (or nothing), token ids, text, and whether all logits are finite."""
+def _run(folder: Path) -> tuple[str, tuple[int, ...], str, bool, str]:
+    """Load with the engine of its format and write greedily.
+
+    Return the error (or nothing), token ids, text, whether all logits are finite, and what engine loaded it.
+    """
     try:
         loaded = engines.for_folder(folder).load(folder)
         if loaded.defects:
-            return "; ".join(loaded.defects), (), "", True
+            return "; ".join(loaded.defects), (), "", True, ""
         prompt = loaded.encode(PROMPT)
         finite = bool(_all_finite(loaded.logits(prompt)))
         ids = loaded.generate(prompt, NEW_TOKENS)
     except ModelPressError as error:
-        return f"{error.name}: {error.message}", (), "", True
+        return f"{error.name}: {error.message}", (), "", True, ""
     except Exception as error:  # a checkpoint may break transformers anywhere
         if failures.out_of_memory(error):
             raise  # that is this machine's fault, not the checkpoint's
-        return f"{type(error).__name__}: {failures.one_line(error)}", (), "", True
-    return "", tuple(ids), loaded.decode(ids), finite
+        return f"{type(error).__name__}: {failures.one_line(error)}", (), "", True, ""
+    return "", tuple(ids), loaded.decode(ids), finite, loaded.label
 
 
 def _all_finite(logits: Any) -> Any:

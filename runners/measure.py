@@ -7,17 +7,25 @@ from datetime import UTC, datetime
 from pathlib import Path
 from types import ModuleType
 
-from hub.domain import Measurement, Protocol
+from hub.domain import LayerError, Measurement, Protocol
 from hub.errors import BadCheckpoint, Unavailable
 from runners import engines, metrics, quality, sizes, speed
 from runners.engines import Loaded
 from runners.intervals import Estimate
+from runners.layer_errors import layer_errors
 from runners.observations import Observed
 from runners.stages import Stages
 
 
-def measure(folder: Path, base_folder: Path | None, protocol: Protocol, *, stages: Stages | None = None) -> tuple[Measurement, ...]:
-    """Return all measurements of a checkpoint folder, one a metric, sorted by name.
+def measure(
+    folder: Path,
+    base_folder: Path | None,
+    protocol: Protocol,
+    *,
+    stages: Stages | None = None,
+    layers: list[LayerError] | None = None,
+) -> tuple[Measurement, ...]:
+    """Return all measurements of a checkpoint folder, one a metric, sorted by name; a variant's layer errors are added to `layers`.
 
     `base_folder` is the base of a variant, loaded in the variant's dtype and run beside it window by window; None measures the folder
     for itself, without the metrics that compare. Memory is taken before the base is loaded; then the two are timed in turns.
@@ -34,6 +42,9 @@ def measure(folder: Path, base_folder: Path | None, protocol: Protocol, *, stage
         runs = speed.time_runs(loads.loaded, base, protocol, prompt)
     with stages.stage("quality"):
         windows = _quality(loads.loaded, base, protocol, wanted)
+    if base and layers is not None:
+        with stages.stage("layers"):
+            layers.extend(layer_errors(folder, loads.loaded, base))
     observed = Observed(
         prompt_tokens=len(prompt),
         new_tokens=protocol.new_tokens,

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
-from hub.domain import Artifact, Facts, JobOrder, JobResult, Measurement, Recipe
+from hub.domain import Artifact, Facts, JobOrder, JobResult, LayerError, Measurement, Recipe
 from hub.errors import BadCheckpoint, BadDocument, ModelPressError
 from hub.policy import PULL
 from runners import checkpoint, environment, memory
@@ -35,11 +35,12 @@ def execute(order: JobOrder) -> JobResult:
     artifact: Artifact | None = None
     measurements: tuple[Measurement, ...] = ()
     facts: Facts | None = None
+    layers: list[LayerError] = []
     with offline():
         if order.job.kind == "press":
             artifact = _press(order, base, stages)
         elif order.job.kind == "measure":
-            measurements = _measure(order, base, stages)
+            measurements = _measure(order, base, stages, layers)
         else:
             with stages.stage("inspect"):
                 facts = _inspect(order, base)
@@ -53,6 +54,7 @@ def execute(order: JobOrder) -> JobResult:
             artifact=artifact,
             measurements=measurements,
             facts=facts,
+            layers=tuple(layers),
         )
 
 
@@ -126,7 +128,7 @@ def _clear_unfinished(target: Path) -> None:
         shutil.rmtree(target)
 
 
-def _measure(order: JobOrder, base: Path, stages: Stages) -> tuple[Measurement, ...]:
+def _measure(order: JobOrder, base: Path, stages: Stages, layers: list[LayerError]) -> tuple[Measurement, ...]:
     from runners.measure import measure
 
     if order.job.protocol is None:
@@ -136,7 +138,7 @@ def _measure(order: JobOrder, base: Path, stages: Stages) -> tuple[Measurement, 
     folder = _artifact_folder(order)
     if checkpoint.read_manifest(folder) is None:
         raise BadCheckpoint(f"{folder} holds no finished checkpoint of {order.job.label}.", hint="Press it first.")
-    return measure(folder, base, order.job.protocol, stages=stages)
+    return measure(folder, base, order.job.protocol, stages=stages, layers=layers)
 
 
 def _inspect(order: JobOrder, base: Path) -> Facts:
