@@ -1,0 +1,267 @@
+"""Walk over a model's decoder layers one at a time, with what each linear is shown, without ever loading the whole model.
+
+Memory: the embeddings once, then one decoder layer in float32, its linears' statistics, and the calibration's hidden states.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from hub.domain import Scalar
+from runners import dense, memory
+from runners.architectures import architecture
+from runners.checkpoint import shape as shape_of
+from runners.streaming import Source, Writer
+
+BATCH = 4
+"""Windows that are run together."""
+
+
+class KeptError(Exception):
+    """A method's word that a linear stays in the base's precision; its message is the reason, as the card says it."""
+
+
+@dataclass(kw_only=True)
+class Inputs:
+    """What a linear was shown, over all tokens: `squares` Σ x² by column (in,), float64; `gram` Σ x xᵀ (in, in), float32, if asked for.
+
+    Linears that share an input (query, key and value; gate and up) share this very object.
+    """
+
+    squares: Any
+    gram: Any = None
+    tokens: int = 0
+
+    @property
+    def norms(self) -> Any:
+        """The L2 norm of each column of the inputs, (in,), float32."""
+        return self.squares.sqrt().float()
+
+    @property
+    def finite(self) -> bool:
+        """Whether no NaN or infinity came in."""
+        return bool(self.squares.isfinite().all()) and (self.gram is None or bool(self.gram.isfinite().all()))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layer:
+    """One decoder layer, loaded in float32, before it is changed; `hidden` are its inputs, batch by batch (windows, tokens, width).
+
+    What is put into `module` by `set_weight` (or otherwise) while it is at hand is what makes the inputs of the layers after it.
+    """
+
+    place: int
+    name: str
+    module: Any
+    inputs: dict[str, Inputs]
+    hidden: list[Any]
+    conv1d: bool
+    _arguments: Mapping[int, tuple[tuple[Any, ...], dict[str, Any]]] = field(repr=False)
+
+    def linear(self, name: str) -> Any:
+        """Return a linear's module by its full name."""
+        return self.module.get_submodule(name.removeprefix(f"{self.name}."))
+
+    def weight(self, name: str) -> Any:
+        """Return a linear's weight as (out, in), a view; in GPT-2 too, which stores it as (in, out)."""
+        weight = self.linear(name).weight.data
+        return weight.t() if self.conv1d else weight
+
+    def set_weight(self, name: str, weight: Any) -> None:
+        """Put another weight, (out, in), into a linear."""
+        self.linear(name).weight.data = (weight.t() if self.conv1d else weight).float().contiguous()
+
+    def run(self, batch: int) -> Any:
+        """Return the layer's output on one batch of its inputs, with the weights it has now."""
+        import torch
+
+        hidden = self.hidden[batch]
+        positional, named = self._arguments[len(hidden)]
+        with torch.no_grad():
+            output = self.module(hidden, *positional, **named)
+        return output[0] if isinstance(output, tuple) else output
+
+
+def walk(source: Path, windows: list[list[int]], *, gram: bool = False) -> Iterator[Layer]:
+    """Give the decoder layers of the dense checkpoint `source` in order, each with what its linears are shown by `windows`.
+
+    Each layer's inputs are what the layers before it, as they were changed while at hand, made of the windows; with nothing changed all
+    equals the whole model in float32. Raises `BadCheckpoint` where the weights lack a tensor.
+    """
+    import torch
+
+    dense.require_whole(source)
+    given, shape = Source(source), shape_of(source)
+    root = architecture(shape.architecture).layers
+    model = _skeleton(source)
+    layers = model.get_submodule(root)
+    batches = list(torch.tensor(windows).split(BATCH))
+    hidden, arguments = _embedded(model, layers, given, batches, root)
+    for place, module in enumerate(layers):
+        name = f"{root}.{place}"
+        _load(module, given, f"{name}.")
+        layer = Layer(
+            place=place, name=name, module=module, inputs={}, hidden=hidden, conv1d=shape.conv1d,
+            _arguments={rows: calls[place] for rows, calls in arguments.items()},
+        )  # fmt: skip
+        names = [linear.name for linear in shape.linears if linear.name.startswith(f"{name}.")]
+        _watch(layer, names, gram)
+        yield layer
+        if place < len(layers) - 1:
+            for number in range(len(hidden)):
+                hidden[number] = layer.run(number)
+        layer.inputs.clear()  # who asked for the layers still holds this one while the next is looked at
+        module.to("meta")
+        memory.release()  # glibc holds on to what it can use again, in pieces too small for the next layer
+
+
+def _skeleton(source: Path) -> Any:
+    """Return the model with all parameters on the meta device, and its buffers (rotary frequencies, masks) computed."""
+    import torch
+    from accelerate import init_empty_weights
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    config = AutoConfig.from_pretrained(source, local_files_only=True, trust_remote_code=False)
+    with init_empty_weights(include_buffers=False):
+        model = AutoModelForCausalLM.from_config(config, dtype=torch.float32, trust_remote_code=False)
+    return model.eval()
+
+
+def _load(module: Any, given: Source, prefix: str) -> None:
+    tensors = {name: given.read(prefix + name).float() for name, _ in module.named_parameters()}
+    module.load_state_dict(tensors, strict=False, assign=True)
+    for parameter in module.parameters():
+        parameter.requires_grad_(False)
+
+
+def _embedded(model: Any, layers: Any, given: Source, batches: list[Any], root: str) -> tuple[list[Any], dict[int, list[Any]]]:
+    """Return the first layer's inputs by batch, and by batch size what else each layer is called with (masks, positions)."""
+    import torch
+
+    base = model.base_model
+    prefix = f"{model.base_model_prefix}."
+    outside = [child for child in base.named_children() if f"{prefix}{child[0]}" != root]
+    for name, child in outside:
+        _load(child, given, f"{prefix}{name}.")
+    hidden: list[Any] = []
+    arguments: dict[int, list[Any]] = {}
+
+    def record(place: int) -> Callable[..., Any]:
+        def forward(states: Any, *positional: Any, **named: Any) -> Any:
+            if place == 0:
+                hidden.append(states)
+                arguments[len(states)] = []
+            arguments[len(states)].append((positional, named))
+            return states
+
+        return forward
+
+    for place, layer in enumerate(layers):
+        layer.forward = record(place)  # the module stays what it is: models ask their layers for a type of attention
+    with torch.no_grad():
+        for batch in batches:
+            base(batch, use_cache=False)
+    for layer in layers:
+        del layer.forward
+    for _, child in outside:
+        child.to("meta")
+    return hidden, arguments
+
+
+def _watch(layer: Layer, names: list[str], gram: bool) -> None:
+    """Run all batches through the layer and put into its `inputs` what each linear was shown."""
+    import torch
+
+    found: dict[str, Inputs] = {}
+    seen: list[tuple[Any, Inputs]] = []
+
+    def hook(name: str) -> Callable[[Any, tuple[Any, ...]], None]:
+        def look(_: Any, given: tuple[Any, ...]) -> None:
+            shared = next((inputs for other, inputs in seen if other is given[0]), None)
+            if shared is not None:
+                found[name] = shared
+                return
+            rows = given[0].detach().flatten(0, -2)
+            width = rows.shape[-1]
+            inputs = found.setdefault(name, Inputs(squares=torch.zeros(width, dtype=torch.float64)))
+            inputs.squares += rows.square().sum(dim=0).double()
+            inputs.tokens += len(rows)
+            if gram:
+                inputs.gram = rows.t() @ rows if inputs.gram is None else inputs.gram.addmm_(rows.t(), rows)
+            seen.append((given[0], inputs))
+
+        return look
+
+    handles = [layer.linear(name).register_forward_pre_hook(hook(name)) for name in names]
+    for number in range(len(layer.hidden)):
+        layer.run(number)
+        seen.clear()
+    for handle in handles:
+        handle.remove()
+    layer.inputs.update({name: found[name] for name in names})
+
+
+Change = Callable[[str, Any, Inputs], tuple[Any, Mapping[str, Scalar]]]
+"""A method: a linear's name, its weight (out, in) in float32, what it is shown -> the new weight, and what it has to say of it."""
+
+
+def press(source: Path, target: Path, windows: list[list[int]], change: Change, *, gram: bool = False) -> dict[str, dict[str, Scalar]]:
+    """Write `source` with every decoder linear's weight changed into the folder `target`, shards as they were, in the stored dtype.
+
+    A layer's linears are all changed by what the layer shows them before any of them is, and the layers after it see the weights as
+    stored. Where a weight, its inputs or the result hold NaN or infinity, or the method raises `KeptError`, the linear stays as it is.
+    Returns by linear what the method said, `error` (relative error of its output on the first windows: ‖ΔW X‖ / ‖W X‖), or `kept`.
+    """
+    given = Source(source)
+    told: dict[str, dict[str, Scalar]] = {}
+    with Writer(target, given) as out:
+        new: dict[str, Any] = {}
+        for layer in walk(source, windows, gram=gram):
+            new.clear()
+            for name in layer.inputs:
+                try:
+                    new[name], facts = _changed(layer, name, change, given.dtype(f"{name}.weight"))
+                    told[name] = dict(facts)
+                except KeptError as kept:
+                    told[name] = {"kept": str(kept)}
+            for name, error in _errors(layer, new).items():
+                told[name]["error"] = error
+            for name, weight in new.items():
+                layer.set_weight(name, weight)
+                out.add(f"{name}.weight", {f"{name}.weight": weight.t() if layer.conv1d else weight})
+        out.copy_rest()
+    return told
+
+
+def _changed(layer: Layer, name: str, change: Change, dtype: Any) -> tuple[Any, Mapping[str, Scalar]]:
+    weight, inputs = layer.weight(name), layer.inputs[name]
+    if not weight.isfinite().all():
+        raise KeptError("its weights hold NaN or infinity")
+    if not inputs.finite:
+        raise KeptError("its inputs on the calibration text hold NaN or infinity")
+    changed, facts = change(name, weight, inputs)
+    stored = changed.to(dtype)
+    if not stored.isfinite().all():
+        raise KeptError("the changed weights hold NaN or infinity")
+    return stored, facts
+
+
+def _errors(layer: Layer, new: Mapping[str, Any]) -> dict[str, float]:
+    sums: dict[str, float] = {}
+
+    def hook(name: str) -> Callable[[Any, tuple[Any, ...]], None]:
+        def look(_: Any, given: tuple[Any, ...]) -> None:
+            before, rows = layer.weight(name), given[0].detach().flatten(0, -2)
+            whole = float((rows @ before.t()).norm())
+            sums[name] = float((rows @ (before - new[name].float()).t()).norm()) / whole if whole else 0.0
+
+        return look
+
+    handles = [layer.linear(name).register_forward_pre_hook(hook(name)) for name in new]
+    layer.run(0)
+    for handle in handles:
+        handle.remove()
+    return {name: float(f"{value:.4g}") for name, value in sums.items()}
