@@ -44,7 +44,8 @@ class Linear:
 class ModelShape:
     """All that planning needs to know of a dense model; `tensors` bear the names transformers gives, `dtype` the one of safetensors.
 
-    `zeros` is the share of zeros that an earlier step of a recipe promised in the weight of each linear layer that it names.
+    `zeros` is the share of zeros that an earlier step of a recipe promised in the weight of each linear layer that it names. `heads` are
+    those of the queries, `kv_heads` those of keys and values, `head_dim` the width of one; 0 where the config does not tell.
     """
 
     architecture: str
@@ -56,6 +57,9 @@ class ModelShape:
     dtype: str
     tensors: Mapping[str, Tensor]
     zeros: Mapping[str, float] = field(default_factory=dict)
+    heads: int = 0
+    kv_heads: int = 0
+    head_dim: int = 0
 
     @property
     def conv1d(self) -> bool:
@@ -74,6 +78,11 @@ class ModelShape:
                 rows, columns = reversed(tensor.shape) if self.conv1d else tensor.shape
                 found.append(Linear(name=name.removesuffix(".weight"), out_features=rows, in_features=columns))
         return tuple(found)
+
+    @property
+    def bytes(self) -> int:
+        """What all tensors take."""
+        return sum(tensor.bytes for tensor in self.tensors.values())
 
     @property
     def parameters(self) -> int:
@@ -147,6 +156,7 @@ def shape_of(config: Mapping[str, Any], stored: Mapping[str, Tensor], *, where: 
         return next((int(config[key]) for key in keys if isinstance(config.get(key), int)), 0)
 
     hidden, layers = number("hidden_size", "n_embd"), number("num_hidden_layers", "n_layer")
+    heads = number("num_attention_heads", "n_head")
     _check_layers(architecture, layers, tensors, where)
     by_dtype: dict[str, int] = {}
     for tensor in tensors.values():
@@ -160,6 +170,9 @@ def shape_of(config: Mapping[str, Any], stored: Mapping[str, Tensor], *, where: 
         context=number("max_position_embeddings", "n_positions", "context_length"),
         dtype=max(by_dtype, key=lambda dtype: by_dtype[dtype], default="unknown"),
         tensors=tensors,
+        heads=heads,
+        kv_heads=number("num_key_value_heads") or heads,
+        head_dim=number("head_dim") or (hidden // heads if heads else 0),
     )
 
 
