@@ -213,7 +213,7 @@ def press(source: Path, target: Path, windows: list[list[int]], change: Change, 
 
     A layer's linears are all changed by what the layer shows them before any of them is, and the layers after it see the weights as
     stored. Where a weight, its inputs or the result hold NaN or infinity, or the method raises `KeptError`, the linear stays as it is.
-    Returns by linear what the method said, `error` (relative error of its output on the first windows: ‖ΔW X‖ / ‖W X‖), or `kept`.
+    Returns what the method said by linear, those left out of which it said nothing; `kept` with the reason.
     """
     given = Source(source)
     told: dict[str, dict[str, Scalar]] = {}
@@ -227,13 +227,11 @@ def press(source: Path, target: Path, windows: list[list[int]], change: Change, 
                     told[name] = dict(facts)
                 except KeptError as kept:
                     told[name] = {"kept": str(kept)}
-            for name, error in _errors(layer, new).items():
-                told[name]["error"] = error
             for name, weight in new.items():
                 layer.set_weight(name, weight)
                 out.add(f"{name}.weight", {f"{name}.weight": weight.t() if layer.conv1d else weight})
         out.copy_rest()
-    return told
+    return {name: facts for name, facts in told.items() if facts}
 
 
 def _changed(layer: Layer, name: str, change: Change, dtype: Any) -> tuple[Any, Mapping[str, Scalar]]:
@@ -247,21 +245,3 @@ def _changed(layer: Layer, name: str, change: Change, dtype: Any) -> tuple[Any, 
     if not stored.isfinite().all():
         raise KeptError("the changed weights hold NaN or infinity")
     return stored, facts
-
-
-def _errors(layer: Layer, new: Mapping[str, Any]) -> dict[str, float]:
-    sums: dict[str, float] = {}
-
-    def hook(name: str) -> Callable[[Any, tuple[Any, ...]], None]:
-        def look(_: Any, given: tuple[Any, ...]) -> None:
-            before, rows = layer.weight(name), given[0].detach().flatten(0, -2)
-            whole = float((rows @ before.t()).norm())
-            sums[name] = float((rows @ (before - new[name].float()).t()).norm()) / whole if whole else 0.0
-
-        return look
-
-    handles = [layer.linear(name).register_forward_pre_hook(hook(name)) for name in new]
-    layer.run(0)
-    for handle in handles:
-        handle.remove()
-    return {name: float(f"{value:.4g}") for name, value in sums.items()}
