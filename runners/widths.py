@@ -23,8 +23,8 @@ _STANDARD = {
     "gate_proj": ("mlp", "hidden"),
     "up_proj": ("mlp", "hidden"),
     "down_proj": ("hidden", "mlp"),
-    "q_norm": ("",),
-    "k_norm": ("",),
+    "q_norm": ("head",),
+    "k_norm": ("head",),
 }
 _GPT2 = {
     "wte": ("", "hidden"),
@@ -51,7 +51,7 @@ class Widths:
     def sizes(self) -> dict[str, int]:
         """The length of each axis by its name."""
         query, key = self.heads * self.head_dim, self.kv_heads * self.head_dim
-        return {"hidden": self.hidden, "mlp": self.mlp, "query": query, "key": key, "fused": 3 * query}
+        return {"hidden": self.hidden, "mlp": self.mlp, "query": query, "key": key, "fused": 3 * query, "head": self.head_dim}
 
     @property
     def config(self) -> dict[str, int]:

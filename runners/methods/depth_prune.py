@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 from hub.domain import Step
 from hub.errors import UnfitModel
-from runners import dense, method
-from runners.architectures import PER_LAYER_LISTS, architecture
-from runners.checkpoint import ModelShape, canonical, read_config, write_atomically
-from runners.headers import weight_files
+from runners import dense, depth, method
+from runners.architectures import architecture
+from runners.checkpoint import ModelShape
+from runners.checkpoint import shape as shape_of
 from runners.method import Outcome, PressContext, Promise
 
 FAMILY = "pruning"
@@ -41,22 +40,7 @@ def check(step: Step, shape: ModelShape) -> None:
 
 def promise(step: Step, shape: ModelShape) -> Promise:
     """The layers left are numbered anew from zero; all other tensors stay as they are."""
-    left = shape.layers - _removed(step, shape.layers)
-    tensors = _renumbered(shape.tensors, architecture(shape.architecture).layers, list(range(left)))
-    return method.unchanged(method.reshaped(shape, tensors, left))
-
-
-def _renumbered(tensors: Any, root: str, kept: list[int]) -> dict[str, Any]:
-    places = {old: new for new, old in enumerate(kept)}
-    out: dict[str, Any] = {}
-    for name, tensor in tensors.items():
-        if not name.startswith(f"{root}."):
-            out[name] = tensor
-            continue
-        number, _, rest = name.removeprefix(f"{root}.").partition(".")
-        if int(number) in places:
-            out[f"{root}.{places[int(number)]}.{rest}"] = tensor
-    return out
+    return method.unchanged(depth.shortened(shape, shape.layers - _removed(step, shape.layers)))
 
 
 def influence(model: Any, root: str, windows: list[list[int]]) -> list[float]:
@@ -86,29 +70,12 @@ def influence(model: Any, root: str, windows: list[list[int]]) -> list[float]:
 
 
 def apply(step: Step, source: Path, target: Path, context: PressContext) -> Outcome:
-    """Measure block influence once on the whole model, drop the lowest layers, and write a true config.json."""
-    config = read_config(source)
-    name = str(config["architectures"][0])
-    root = architecture(name).layers
-    model = dense.load(source, dtype="float32")
-    scores = influence(model, root, context.windows(step))
-    del model
+    """Measure block influence once on the whole model, in the dtype it is stored in, drop the lowest layers, and write a true config."""
+    shape = shape_of(source)
+    root = architecture(shape.architecture).layers
+    scores = influence(dense.load(source, dtype=dense.own_dtype(source)), root, context.windows(step))
     count = _removed(step, len(scores))
     dropped = sorted(range(len(scores)), key=lambda place: (scores[place], place))[:count]
     kept = [place for place in range(len(scores)) if place not in dropped]
-    _write_weights(source, target, name, root, kept)
-    config[architecture(name).count_key] = len(kept)
-    for key in PER_LAYER_LISTS:
-        if isinstance(config.get(key), list):
-            config[key] = [config[key][place] for place in kept]
-    write_atomically(target / "config.json", json.dumps(config, indent=2, sort_keys=True) + "\n")
-    return Outcome(layers={f"{root}.{place}": {"influence": score, "removed": place in dropped} for place, score in enumerate(scores)})
-
-
-def _write_weights(source: Path, target: Path, name: str, root: str, kept: list[int]) -> None:
-    from safetensors.torch import load_file, save_file
-
-    tensors: dict[str, Any] = {}
-    for path in weight_files(source):
-        tensors.update({new: tensor for old, tensor in load_file(path).items() if (new := canonical(old, name)) is not None})
-    save_file(_renumbered(tensors, root, kept), target / "model.safetensors", metadata={"format": "pt"})
+    depth.write(source, target, kept)
+    return Outcome(layers=depth.told(root, len(scores), kept, influence=[round(score, 6) for score in scores]))

@@ -344,3 +344,95 @@ def test_senseless_shares_are_refused(make: Make, params: dict[str, str | float]
         methods.get("width_prune").check(
             Step(method="width_prune", scheme="width", params=params, calibration=SHOWN), checkpoint.shape(make("llama"))
         )
+
+
+def test_depth_pruning_tells_each_layer_s_influence(make: Make) -> None:
+    import torch
+
+    source = make("qwen3", num_hidden_layers=4)
+    model, seen, _ = reference(source)
+    influence = []
+    for layer in range(4):
+        found = [(inputs[0][0], output[0] if output.dim() == 3 else output) for inputs, output in seen[f"model.layers.{layer}"]]
+        cosines = [(before * after).sum(-1) / before.norm(dim=-1) / after.norm(dim=-1) for before, after in found]
+        influence.append(1 - float(torch.cat(cosines).mean().detach()))
+    made, outcome = press("depth_prune", source, fraction=0.25)
+    told = [outcome.layers[f"model.layers.{layer}"] for layer in range(4)]
+    assert [facts["influence"] for facts in told] == pytest.approx(influence, abs=1e-5)
+    gone = influence.index(min(influence))
+    assert [facts["removed"] for facts in told] == [layer == gone for layer in range(4)]
+    left = dense.load(made, dtype="float64")
+    kept = [layer for layer in range(4) if layer != gone]
+    for new, old in enumerate(kept):
+        assert torch.equal(left.model.layers[new].mlp.up_proj.weight, model.model.layers[old].mlp.up_proj.weight)
+    assert len(left.config.layer_types) == 3
+
+
+def test_depth_pruning_keeps_the_promise_of_zeros_that_all_layers_made() -> None:
+    from dataclasses import replace
+
+    from runners.headers import Tensor
+
+    tensors = {f"model.layers.{layer}.mlp.{name}_proj.weight": Tensor(dtype="BF16", shape=(4, 4)) for layer in range(3) for name in "ab"}
+    shape = checkpoint.shape_of({"architectures": ["LlamaForCausalLM"], "num_hidden_layers": 3}, tensors, where="here")
+    zeros = {f"model.layers.{layer}.mlp.a_proj": 0.5 - layer / 10 for layer in range(3)} | {"model.layers.0.mlp.b_proj": 0.5}
+    promise = methods.get("depth_prune").promise(Step(method="depth_prune", scheme="depth"), replace(shape, zeros=zeros))
+    assert promise.shape.zeros == {f"model.layers.{layer}.mlp.a_proj": 0.3 for layer in range(2)}
+
+
+@pytest.mark.parametrize("kind", ["llama", "qwen3", "gpt2"])
+def test_a_student_of_layers_holds_evenly_spaced_ones(make: Make, kind: str) -> None:
+    import torch
+
+    source = make(kind, **{"n_layer" if kind == "gpt2" else "num_hidden_layers": 6})
+    made, outcome = press("student", source, "layers", layers=3)
+    removed = [facts["removed"] for facts in outcome.layers.values()]
+    assert [place for place, gone in enumerate(removed) if not gone] == [0, 2, 5]
+    teacher, student = dense.load(source, dtype="float32").base_model, dense.load(made, dtype="float32").base_model
+    root = "h" if kind == "gpt2" else "layers"
+    for new, old in zip(student.get_submodule(root), [teacher.get_submodule(root)[place] for place in (0, 2, 5)], strict=True):
+        assert all(torch.equal(a, b) for a, b in zip(new.parameters(), old.parameters(), strict=True))
+
+
+def test_distilbert_s_choice_of_layers() -> None:
+    assert methods.get("student").evenly(6, 12) == [0, 2, 4, 7, 9, 11]  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    ("kind", "params"),
+    [
+        ("llama", {"hidden": 32, "heads": 2, "kv_heads": 1}),
+        ("qwen3", {"hidden": 48, "intermediate": 64, "heads": 3, "kv_heads": 1, "head_dim": 8}),
+        ("gpt2", {"hidden": 32, "intermediate": 64, "heads": 2}),
+        ("gpt2", {}),
+    ],
+)
+def test_a_random_student_is_of_the_widths_asked_for_and_of_its_seed(make: Make, kind: str, params: dict[str, float]) -> None:
+    import torch
+
+    source = make(kind, dtype="bfloat16")
+    made, outcome = press("student", source, "random", layers=1, **params)
+    first = logits(made)
+    assert "random" in outcome.notes[0]
+    assert checkpoint.shape(made).dtype == "BF16"
+    made.rename(made.with_name("first"))
+    made, _ = press("student", source, "random", layers=1, **params)
+    assert torch.equal(logits(made), first)
+    made.rename(made.with_name("second"))
+    made, _ = press("student", source, "random", layers=1, seed=1, **params)
+    assert not torch.equal(logits(made), first)
+
+
+@pytest.mark.parametrize(
+    ("scheme", "params", "error", "says"),
+    [
+        ("layers", {"layers": 3}, UnfitModel, "3 layers, its teacher has 2"),
+        ("layers", {"hidden": 32}, UsageError, "whose widths are the teacher's"),
+        ("random", {"layers": -1}, UsageError, "at least 0"),
+        ("random", {"heads": 3}, UnfitModel, "64 hidden channels and 3 heads"),
+    ],
+)
+def test_students_that_cannot_be_are_refused(make: Make, scheme: str, params: dict[str, float], error: type[Exception], says: str) -> None:
+    step = Step(method="student", scheme=scheme, params=params)
+    with pytest.raises(error, match=says):
+        methods.get("student").check(step, checkpoint.shape(make("llama")))
