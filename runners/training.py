@@ -20,6 +20,7 @@ from hub.domain import Scalar, Step
 from hub.errors import UnfitModel
 from runners import method
 from runners.checkpoint import ModelShape
+from runners.formats import ZERO_TOLERANCE
 
 WARM_UP = 0.05
 CLIP = 1.0
@@ -118,10 +119,16 @@ def train(
     return last
 
 
+def zero_mask(weight: Any) -> Any | None:
+    """Return which entries of a pruned weight are not zero; None for a dense one, where the odd exact zero is chance."""
+    mask = weight.detach() != 0
+    return None if mask.float().mean() >= 1 - ZERO_TOLERANCE else mask
+
+
 def zero_masks(model: Any, shape: ModelShape) -> dict[Any, Any]:
-    """Return masks that keep every exact zero of the linear layers' weights: a pruned checkpoint stays pruned while it learns."""
+    """Return the masks of the pruned linears' weights, by parameter: a pruned checkpoint stays pruned while it learns."""
     weights = [model.get_submodule(linear.name).weight for linear in shape.linears]
-    return {weight: weight.detach() != 0 for weight in weights if bool((weight.detach() == 0).any())}
+    return {weight: mask for weight in weights if (mask := zero_mask(weight)) is not None}
 
 
 def logits(model: Any, batch: Any) -> Any:
