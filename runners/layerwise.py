@@ -172,7 +172,7 @@ def _embedded(model: Any, layers: Any, given: Source, batches: list[Any], root: 
 
 
 def _watch(layer: Layer, names: list[str], gram: bool) -> None:
-    """Run all batches through the layer and put into its `inputs` what each linear was shown."""
+    """Run all batches through the layer and put into its `inputs` what each linear was shown, those that share it side by side."""
     import torch
 
     found: dict[str, Inputs] = {}
@@ -201,7 +201,10 @@ def _watch(layer: Layer, names: list[str], gram: bool) -> None:
         seen.clear()
     for handle in handles:
         handle.remove()
-    layer.inputs.update({name: found[name] for name in names})
+    first: dict[int, int] = {}
+    for name in names:
+        first.setdefault(id(found[name]), len(first))
+    layer.inputs.update(sorted(((name, found[name]) for name in names), key=lambda item: first[id(item[1])]))
 
 
 Change = Callable[[str, Any, Inputs], tuple[Any, Mapping[str, Scalar]]]

@@ -57,9 +57,9 @@ def factor(gram: Any, damp: float) -> tuple[Any, float]:
         damped = gram.clone()
         damped.diagonal()[damped.diagonal() == 0] = 1.0
         damped.diagonal().add_(tried * damped.diagonal().mean())
-        lower, failed = torch.linalg.cholesky_ex(damped)
+        damped, failed = torch.linalg.cholesky_ex(damped)  # the same name: a layer's Gram matrix is large
         if not failed:
-            upper, failed = torch.linalg.cholesky_ex(torch.cholesky_inverse(lower), upper=True)
+            upper, failed = torch.linalg.cholesky_ex(torch.cholesky_inverse(damped), upper=True)
         if not failed and upper.isfinite().all():
             return upper, tried
     raise KeptError(f"its inputs' Gram matrix has no Cholesky factor, not even with a damping of {tried:g}")
