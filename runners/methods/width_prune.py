@@ -68,7 +68,7 @@ def _left(what: str, size: int, share: float, multiple: int) -> int:
 
 def _target(step: Step, shape: ModelShape) -> Widths:
     options, now = _options(step), widths.of(shape)
-    groups = _left("groups of heads", now.kv_heads, options.heads, 1)
+    groups = _left("groups of heads" if now.kv_heads != 1 else "group of heads", now.kv_heads, options.heads, 1)
     return replace(
         now,
         mlp=_left("neurons", now.mlp, options.mlp, options.multiple),

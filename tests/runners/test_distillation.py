@@ -208,6 +208,9 @@ def test_every_lesson_leaves_the_student_s_own_tensors_and_keeps_its_zeros(
         name = f"model.layers.{layer}.mlp.up_proj.weight"
         assert formats.zero_share(stored[name]) == pytest.approx(11 / 32)
         assert torch.equal(before[name] == 0, after[name] == 0)
+    shape = replace(checkpoint.shape(tiny[1]), zeros={"model.layers.0.mlp.up_proj": 1 / 3})
+    promise = methods.get("distil").promise(Step(method="distil", scheme=scheme, params=params), shape)
+    assert promise.shape.zeros == shape.zeros
     again = learnt(scheme, tiny, "-again", **params)
     assert all(torch.equal(tensor, after[name]) for name, tensor in weights(again).items())
 
