@@ -219,22 +219,26 @@ def press(source: Path, target: Path, windows: list[list[int]], change: Change, 
     Returns what the method said by linear, those left out of which it said nothing; `kept` with the reason.
     """
     given = Source(source)
-    told: dict[str, dict[str, Scalar]] = {}
+    told: dict[str, Mapping[str, Scalar]] = {}
     with Writer(target, given) as out:
-        new: dict[str, Any] = {}
         for layer in walk(source, windows, gram=gram):
-            new.clear()
-            for name in layer.inputs:
-                try:
-                    new[name], facts = _changed(layer, name, change, given.dtype(f"{name}.weight"))
-                    told[name] = dict(facts)
-                except KeptError as kept:
-                    told[name] = {"kept": str(kept)}
-            for name, weight in new.items():
-                layer.set_weight(name, weight)
-                out.add(f"{name}.weight", {f"{name}.weight": weight.t() if layer.conv1d else weight})
+            told.update(_press(layer, change, given, out))
         out.copy_rest()
-    return {name: facts for name, facts in told.items() if facts}
+    return {name: dict(facts) for name, facts in told.items() if facts}
+
+
+def _press(layer: Layer, change: Change, given: Source, out: Writer) -> dict[str, Mapping[str, Scalar]]:
+    new: dict[str, Any] = {}
+    told: dict[str, Mapping[str, Scalar]] = {}
+    for name in layer.inputs:
+        try:
+            new[name], told[name] = _changed(layer, name, change, given.dtype(f"{name}.weight"))
+        except KeptError as kept:
+            told[name] = {"kept": str(kept)}
+    for name, weight in new.items():
+        layer.set_weight(name, weight)
+        out.add(f"{name}.weight", {f"{name}.weight": weight.t() if layer.conv1d else weight})
+    return told
 
 
 def _changed(layer: Layer, name: str, change: Change, dtype: Any) -> tuple[Any, Mapping[str, Scalar]]:

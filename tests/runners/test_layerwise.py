@@ -293,7 +293,7 @@ def test_the_peak_of_memory_stays_far_below_the_model(samples: Path, tmp_path: P
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=True, env=environment)
     grown = json.loads(done.stdout.splitlines()[-1])
     print({name: f"{value / size:.2f} x {size / 1e6:.0f} MB" for name, value in grown.items()})
-    assert grown["layers"] < 0.6 * size
-    assert grown["tensors"] < 0.15 * size
+    assert grown["layers"] < 0.8 * size
+    assert grown["tensors"] < 0.2 * size
     for path in source.glob("*.safetensors"):
         assert (tmp_path / "made" / "layers" / path.name).read_bytes() == path.read_bytes()
