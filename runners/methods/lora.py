@@ -36,7 +36,7 @@ class _Options:
 
 
 def _options(step: Step) -> _Options:
-    values = method.options(step, rank=16, alpha=32, objective="teacher", tokens=65_536, batch=1, learning_rate=2e-3)
+    values = method.options(step, rank=16, alpha=32, objective="teacher", tokens=65_536, batch=1, learning_rate=5e-3)
     found = _Options(
         rank=int(values["rank"]),
         alpha=int(values["alpha"]),
@@ -61,33 +61,12 @@ def promise(step: Step, shape: ModelShape) -> Promise:  # noqa: ARG001 - one sig
 
 
 def apply(step: Step, source: Path, target: Path, context: PressContext) -> Outcome:
-    """Train the adapters on the frozen model, dropout off, and write the merged weights a tensor at a time in the dtype of the source."""
+    """Train, and write the merged weights a tensor at a time in the dtype of the source."""
     import torch
-    from peft import LoraConfig, inject_adapter_in_model
 
-    assert step.calibration is not None  # check() refuses a step without one
-    options, shape = _options(step), shape_of(source)
-    torch.manual_seed(step.calibration.seed)
-    windows = context.windows(step)
-    names = [linear.name for linear in shape.linears]
-    model = _frozen(source, step.scheme)
-    config = LoraConfig(
-        r=options.rank, lora_alpha=options.alpha, target_modules=names, fan_in_fan_out=shape.conv1d and step.scheme == "lora"
-    )
-    inject_adapter_in_model(config, model, adapter_name=ADAPTER)
-    layers = {name: model.get_submodule(name) for name in names}
-    given = Source(source)
-    masks = {name: mask for name in names if (mask := training.zero_mask(given.read(f"{name}.weight"))) is not None}
-    for name, mask in masks.items():
-        _learn_around(layers[name], mask.t() if shape.conv1d else mask)
-    teacher = dense.load(context.base_folder, dtype="float32") if options.objective == "teacher" else None
-    training.train(
-        model.parameters(),
-        training.batches(windows, options.budget.batch, step.calibration.seed),
-        training.objective(options.objective, model, teacher),
-        steps=options.budget.steps(windows),
-        learning_rate=options.budget.learning_rate,
-    )
+    model, masks = learn(step, source, context)
+    shape = shape_of(source)
+    layers = {linear.name: model.get_submodule(linear.name) for linear in shape.linears}
 
     def merged(name: str, tensor: Any) -> dict[str, Any]:
         linear = name.removesuffix(".weight")
@@ -100,6 +79,35 @@ def apply(step: Step, source: Path, target: Path, context: PressContext) -> Outc
     with torch.no_grad():
         rewrite(source, target, merged)
     return Outcome(notes=(method.SAME_MACHINE,))
+
+
+def learn(step: Step, source: Path, context: PressContext) -> tuple[Any, dict[str, Any]]:
+    """Return the frozen model with its trained adapters, dropout off, and the masks of its pruned weights, as they lie on disk."""
+    import torch
+    from peft import LoraConfig, inject_adapter_in_model
+
+    assert step.calibration is not None  # check() refuses a step without one
+    options, shape = _options(step), shape_of(source)
+    torch.manual_seed(step.calibration.seed)
+    windows = context.windows(step)
+    names = [linear.name for linear in shape.linears]
+    model = _frozen(source, step.scheme)
+    transposed = shape.conv1d and step.scheme == "lora"  # in 4 bits, transformers has made Conv1D a plain linear
+    config = LoraConfig(r=options.rank, lora_alpha=options.alpha, target_modules=names, fan_in_fan_out=transposed)
+    inject_adapter_in_model(config, model, adapter_name=ADAPTER)
+    given = Source(source)
+    masks = {name: mask for name in names if (mask := training.zero_mask(given.read(f"{name}.weight"))) is not None}
+    for name, mask in masks.items():
+        _learn_around(model.get_submodule(name), mask.t() if shape.conv1d else mask)
+    teacher = dense.load(context.base_folder, dtype="float32") if options.objective == "teacher" else None
+    training.train(
+        model.parameters(),
+        training.batches(windows, options.budget.batch, step.calibration.seed),
+        training.objective(options.objective, model, teacher),
+        steps=options.budget.steps(windows),
+        learning_rate=options.budget.learning_rate,
+    )
+    return model, masks
 
 
 def _frozen(source: Path, scheme: str) -> Any:

@@ -84,7 +84,8 @@ class Scores:
         with torch.no_grad():
             for weight, value in self._values.items():
                 torch.where(self._learner.masks[weight], weight, value, out=value)
-                self._learner.masks[weight] = masking.alive(self._scores[weight], share)
+                score = self._scores[weight]
+                self._learner.masks[weight] = masking.alive(score, share) & (score > -math.inf)
                 torch.mul(value, self._learner.masks[weight], out=weight)
 
 
