@@ -31,7 +31,7 @@ _DEFAULTS: dict[str, dict[str, Scalar]] = {
     "hard": {"text_weight": 0.0, "teacher": "online"},
     "text": _WRITTEN,
     "features": {**_SOFT, "match_weight": 1.0, "measure": "mse"},
-    "relations": {**_SOFT, "match_weight": 1.0, "relation": "values"},
+    "relations": {**_SOFT, "match_weight": 0.1, "relation": "values"},
     "on_policy": {**_WRITTEN, "temperature": 1.0, "own_share": 0.5, "beta": 0.5},
 }
 _ONE_OF = {"teacher": ("online", "offline"), "measure": distillation.MEASURES, "relation": ("values", "hidden")}
