@@ -29,24 +29,6 @@ def gptq(linear: Linear, *, bits: int, group_size: int) -> dict[str, Tensor]:
     }
 
 
-def pack_quantized(linear: Linear, dtype: str, *, bits: int, group_size: int) -> dict[str, Tensor]:
-    """compressed-tensors' pack-quantized: words of 32 bits along the inputs, scales in the model's own dtype."""
-    groups = ceil(linear.in_features / group_size) if group_size > 0 else 1
-    return {
-        f"{linear.name}.weight_packed": Tensor(dtype="I32", shape=(linear.out_features, ceil(linear.in_features * bits / 32))),
-        f"{linear.name}.weight_scale": Tensor(dtype=dtype, shape=(linear.out_features, groups)),
-        f"{linear.name}.weight_shape": Tensor(dtype="I64", shape=(2,)),
-    }
-
-
-def int_quantized(linear: Linear, dtype: str) -> dict[str, Tensor]:
-    """compressed-tensors' int-quantized: a byte a weight, one scale a row."""
-    return {
-        f"{linear.name}.weight": Tensor(dtype="I8", shape=(linear.out_features, linear.in_features)),
-        f"{linear.name}.weight_scale": Tensor(dtype=dtype, shape=(linear.out_features, 1)),
-    }
-
-
 def bitsandbytes_4bit(linear: Linear, *, quant_type: str, double: bool) -> dict[str, Tensor]:
     """bitsandbytes' 4-bit layout: two weights a byte, a maximum for every 64 weights, itself in 8 bits where doubly quantized."""
     weights = linear.out_features * linear.in_features
