@@ -1,12 +1,13 @@
 """Write a checkpoint in the compressed-tensors format a few tensors at a time, with llm-compressor's parts for models never loaded.
 
 `model_free_ptq`, which those parts belong to, reads a shard at a time, calibrates no inputs, and rounds in the weights' own dtype: in
-bfloat16 a quotient near 127 is itself off by up to a quarter, so one 8-bit weight in some dozen falls to the wrong level. Here weights
+bfloat16 a quotient near 127 is itself off by up to a quarter, so one 8-bit weight in eleven falls to the wrong level. Here weights
 are divided in float32 by the scales as they are stored; a float32 model gives `oneshot`'s very values.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from typing import Any
 from hub.domain import Scalar
 from hub.errors import BadCheckpoint
 from runners import dense
-from runners.checkpoint import ModelShape
+from runners.checkpoint import ModelShape, read_config, write_atomically
 from runners.checkpoint import shape as shape_of
 from runners.method import Outcome
 from runners.streaming import Source, Writer
@@ -133,12 +134,12 @@ def _calibrated(weights: Mapping[str, Any], wanted: Any) -> dict[str, Any]:
 
 
 def _error(module: Any) -> float:
-    """Return ‖W - Q(W)‖ / ‖W‖, 0 for weights that are all zero."""
+    """Return ‖W - Q(W)‖ / ‖W‖; for weights that are all zero ‖Q(W)‖."""
     from compressed_tensors.quantization.lifecycle.forward import forward_quantize
 
     weight = module.weight.data
-    lost = weight - forward_quantize(module, weight, "weight", module.quantization_scheme.weights)
-    return float(lost.norm() / weight.norm()) if weight.any() else 0.0
+    lost = (weight - forward_quantize(module, weight, "weight", module.quantization_scheme.weights)).norm()
+    return float(lost / weight.norm() if weight.any() else lost)
 
 
 def _tensors(name: str, module: Any, dtype: Any, scales: Mapping[str, Any]) -> dict[str, Any]:
@@ -155,6 +156,7 @@ def _tensors(name: str, module: Any, dtype: Any, scales: Mapping[str, Any]) -> d
 
 def _input_scales(source: Path, args: Any, windows: list[list[int]]) -> dict[str, dict[str, Any]]:
     """Return by linear the scale to which its inputs are rounded: least and greatest value over all windows, in the dense model."""
+    import torch
     from llmcompressor.observers import Observer
 
     from runners import layerwise
@@ -169,11 +171,15 @@ def _input_scales(source: Path, args: Any, windows: list[list[int]]) -> dict[str
         for handle in handles:
             handle.remove()
         for name, observer in observers.items():
+            dtype = given.dtype(f"{name}.weight")
+            greatest = torch.maximum(-observer.min_vals.min(), observer.max_vals.max())
             qparams = observer.get_qparams()
             if args.strategy == "tensor_group":
                 found[name] = {"input_global_scale": qparams["global_scale"]}
             else:
-                found[name] = {"input_scale": qparams["scale"].to(given.dtype(f"{name}.weight"))}
+                found[name] = {"input_scale": qparams["scale"].to(dtype)}
+            if greatest > torch.finfo(dtype).max:  # found in float32, but served in the model's dtype, where it is infinite
+                found[name] = {key: scale * torch.inf for key, scale in found[name].items()}
     return found
 
 
@@ -195,5 +201,12 @@ def _describe(target: Path, source: Path, wanted: Any, kept: list[str]) -> None:
         format=wanted.format,
         quantization_status=QuantizationStatus.COMPRESSED,
     )
-    described = {"version": compressed_tensors.__version__, **config.model_dump()}
-    dense.edit_config(target, dtype=dense.own_dtype(source), quantization_config=described)
+    # FP4 weights are unpacked to bfloat16 whatever the model's dtype, and then meet inputs of another one: it must run in bfloat16.
+    dtype = "bfloat16" if wanted.weights.type == "float" and wanted.weights.num_bits == 4 else dense.own_dtype(source)
+    whole = {
+        **read_config(target),
+        "dtype": dtype,
+        "quantization_config": {"version": compressed_tensors.__version__, **config.model_dump()},
+    }
+    whole.pop("torch_dtype", None)
+    write_atomically(target / "config.json", json.dumps(whole, indent=2, sort_keys=True) + "\n")
