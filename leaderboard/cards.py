@@ -5,16 +5,17 @@
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING
 
 from hub import names, policy
-from hub.domain import BaseRecord, Measurement, Protocol, Step, VariantRecord
+from hub.domain import Artifact, BaseRecord, Measurement, Protocol, Step, VariantRecord
 from hub.errors import PolicyRefusal
-from leaderboard import frontmatter, stats, text, words
+from leaderboard import frontmatter, stats, steps, text, words
 from leaderboard.gate import artifact_verdict, let_through
 from leaderboard.stats import Comparison, Estimate
 from leaderboard.text import Markdown, code, link, markdown
@@ -37,6 +38,7 @@ _NAMES = {
     "disk_size": "Size on disk",
     "bits_per_weight": "Bits per weight",
 }
+_MOST_SIBLINGS = 12
 Row = tuple[str, ...]
 
 
@@ -112,7 +114,9 @@ def _view(
     beside = stats.compare(record, base)
     base_link = link(record.base.repo_id, f"{hub_url}/{record.base.repo_id}")
     family = _family(record, siblings)
+    shown = _shortlist(record, base, family)
     verdict = artifact_verdict(record)
+    own, theirs = ({m.engine for m in found} for found in (record.measurements, base.measurements))
     return {
         "front_matter": Markdown(frontmatter.front_matter(record, base, repo_id=repo_id, hub_url=hub_url)),
         "name": repo_id.split("/")[-1],
@@ -121,13 +125,17 @@ def _view(
         "base": record.base,
         "verdict_line": words.verdict_line(record, base, beside),
         "research": record.recipe.track == "research",
-        "siblings": _sibling_rows(record, base, family, dict(extras.sibling_repos), hub_url),
+        "siblings": _sibling_rows(record, base, shown, dict(extras.sibling_repos), hub_url),
+        "family_size": len(family),
+        "shortened": len(shown) < len(family),
         "advice": words.advice(base, family),
         "quality": _rows(record, base, beside, ("perplexity", "kl_divergence", "same_top_token")),
         "protocol": beside.protocol,
         "protocol_words": words.protocol_words(extras.protocol, beside.protocol),
         "samples": _samples(record, beside.protocol),
-        "engines": sorted({measurement.engine for measurement in record.measurements}),
+        "engines": sorted(own),
+        "base_engines": sorted(theirs) if own and theirs and _kinds(own) != _kinds(theirs) else [],
+        "layers": steps.error_words(record.layers),
         "intervals": _intervals(record, beside.protocol),
         "in_turns": beside.decode is not None or beside.prefill is not None,
         "speed": _rows(record, base, beside, ("prefill_tokens_per_second", "decode_tokens_per_second", "load_time")),
@@ -136,10 +144,13 @@ def _view(
         "base_hardware": words.hardware(base.environment) if record.environment != base.environment else None,
         "endpoint": None if hub_url == PUBLIC_HUB else Markdown(text.safe_link(hub_url) or "THE_HUB"),
         "requirements": words.requirements(record),
+        "usage": [f"use/{words.usage(record.recipe.format)}.md.j2", "use/other.md.j2"],
+        "weights": _weights(artifact),
         "repo_id": Markdown(repo_id),
         "chat": _is_chat(record, base),
         "checks": [(check.name, check.detail) for check in verdict.checks] if verdict and verdict.passed else [],
         "steps": [_step_row(step) for step in record.recipe.steps],
+        "told": _told(artifact),
         "press": words.press_words(record),
         "libraries": [f"{name} {version}" for name, version in sorted(artifact.libraries.items())],
         "files": [(code(file.path), text.size(file.size), code(file.sha256)) for file in sorted(artifact.files, key=lambda f: f.path)],
@@ -155,6 +166,26 @@ def _view(
     }
 
 
+def _kinds(engines: Iterable[str]) -> set[str]:
+    """The engines' names without version and dtype."""
+    return {engine.partition(" ")[0] for engine in engines}
+
+
+def _weights(artifact: Artifact) -> Markdown:
+    """The name of the largest file, where it is one that can stand in a command."""
+    largest = max(artifact.files, key=lambda file: file.size, default=None)
+    plain = largest is not None and re.fullmatch(r"[\w][\w.-]*", largest.path, re.ASCII)
+    return Markdown(largest.path if largest and plain else "FILE")
+
+
+def _told(artifact: Artifact) -> list[Markdown]:
+    """What the steps told of themselves: their samples, decisions by layer, notes."""
+    told = []
+    for step in artifact.steps:
+        told += [steps.shown_words(step), steps.decided_words(step), *(markdown(note) for note in step.notes)]
+    return [sentence for sentence in told if sentence]
+
+
 def _argument(name: str) -> str:
     return name if re.fullmatch(r"[\w.:-]+", name, re.ASCII) else "RECIPE"
 
@@ -163,6 +194,23 @@ def _family(record: VariantRecord, siblings: Sequence[VariantRecord]) -> list[Va
     """The variants of the same base that passed the gate, this one among them, in a fixed order."""
     others = {other.variant_id: other for other in siblings if other.base == record.base and let_through(other)}
     return sorted({**others, record.variant_id: record}.values(), key=lambda item: (item.recipe.name, item.variant_id))
+
+
+def _shortlist(record: VariantRecord, base: BaseRecord, family: Sequence[VariantRecord]) -> list[VariantRecord]:
+    """Of a large family, return what no other beats on both size and divergence, spread over the sizes, and the record itself."""
+    if len(family) <= _MOST_SIBLINGS:
+        return list(family)
+    found = [(item, stats.compare(item, base)) for item in family if item.recipe.track == "serving"]
+    measured = [(beside.size.value, beside.kl_divergence.value, item) for item, beside in found if beside.size and beside.kl_divergence]
+    front: list[VariantRecord] = []
+    least = math.inf
+    for _, divergence, item in sorted(measured, key=lambda entry: entry[:2]):
+        if divergence < least:
+            least = divergence
+            front.append(item)
+    step = max(1.0, len(front) / (_MOST_SIBLINGS - 1))
+    chosen = {item.variant_id: item for item in (front[int(place * step)] for place in range(min(len(front), _MOST_SIBLINGS - 1)))}
+    return sorted({**chosen, record.variant_id: record}.values(), key=lambda item: (item.recipe.name, item.variant_id))
 
 
 def _sibling_rows(

@@ -9,44 +9,36 @@ import yaml
 
 from hub.domain import BaseRecord, Measurement, Recipe, VariantRecord
 from leaderboard import stats, text
+from leaderboard.families import DISTILLATION, EXPORT, LOW_RANK, PRUNING, RECOVERY, bits, families, family_of
 
 TAG = "modelpress"
-_NUMBER_FORMAT = re.compile(r"(?i)\A(?:nv|mx)?(?:w(\d+)a\d+|nf(\d+)|fp(\d+)|int(\d+)|q(\d+))")
 _SPARSITY = re.compile(r"(?:unstructured|\d+:\d+)\Z", re.ASCII)
 _INDEXED = ("perplexity", "perplexity_ratio", "kl_divergence", "same_top_token", "prefill_tokens_per_second", "decode_tokens_per_second")
 _LONGEST = 200
+# What the Hub calls the family of a step; quantization has the relation and its formats' tags.
+_DONE = {PRUNING: "pruned", DISTILLATION: "distilled", LOW_RANK: "low-rank", RECOVERY: "fine-tuned"}
+_FLOATS = ("fp8", "nvfp4", "mxfp4")
+# The library that opens a format; transformers where nothing else is named, none where no library does by itself.
+_LIBRARIES: dict[str, str | None] = {"gguf": "gguf", "onnx": "onnx", "openvino": "openvino", "low-rank": None}
 _LANGUAGE = re.compile(r"(?:[a-z]{2,3}(?:-[A-Za-z0-9]{2,8})*|code|multilingual)\Z", re.ASCII)
 
 
-def bits(scheme: str) -> int | None:
-    """Return the bits of a weight for a scheme that is a number format (W4A16: 4, NF4: 4, FP8_DYNAMIC: 8), None for others (2:4, 50%)."""
-    match = _NUMBER_FORMAT.match(scheme)
-    return int(next(group for group in match.groups() if group)) if match else None
-
-
-def families(recipe: Recipe) -> tuple[str, ...]:
-    """Return what the steps do, in order and each once: `quantized` (the scheme is a number format), `distilled` or `pruned`."""
-    found: dict[str, None] = {}
-    for step in recipe.steps:
-        if bits(step.scheme):
-            found["quantized"] = None
-        else:
-            found["distilled" if "distil" in step.method.lower() else "pruned"] = None
-    return tuple(found)
-
-
 def relation(recipe: Recipe) -> str:
-    """Return the Hub's `base_model_relation`: it knows none for pruned or distilled models, which are `finetune` with a tag."""
-    return "quantized" if "quantized" in families(recipe) else "finetune"
+    """Return the Hub's `base_model_relation`: `quantized` for fewer bits or another engine's file, else `finetune`.
+
+    The Hub knows no relation of its own for pruned, factorized or distilled models: those are `finetune` with a tag.
+    """
+    packed = any(bits(step.scheme) or family_of(step) == EXPORT for step in recipe.steps)
+    return "quantized" if packed else "finetune"
 
 
 def tags(recipe: Recipe, base: BaseRecord) -> list[str]:
     """Return the card's tags: what was done, with which method and format, and the scheme where it is a number format or a sparsity."""
-    wanted = [TAG, *(family for family in families(recipe) if family != "quantized")]
+    wanted = [TAG, *(_DONE[family] for family in families(recipe) if family in _DONE)]
     for step in recipe.steps:
         wanted.append(step.method)
         if width := bits(step.scheme):
-            wanted += [step.scheme.lower(), f"{width}-bit"]
+            wanted += [*(name for name in _FLOATS if step.scheme.lower().startswith(name)), step.scheme.lower(), f"{width}-bit"]
         elif _SPARSITY.match(step.scheme):
             wanted.append(step.scheme)
     if recipe.format != "dense":
@@ -65,7 +57,7 @@ def front_matter(record: VariantRecord, base: BaseRecord, *, repo_id: str, hub_u
         "license": _clip(candidate.license),
         "license_name": _clip(candidate.license_name),
         "license_link": license_link(record, base, hub_url),
-        "library_name": "transformers",
+        "library_name": _LIBRARIES.get(record.recipe.format, "transformers"),
         "pipeline_tag": _clip(candidate.pipeline_tag) or "text-generation",
         "base_model": [record.base.repo_id],
         "base_model_relation": relation(record.recipe),

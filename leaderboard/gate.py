@@ -15,6 +15,7 @@ from hub.codec import content_id
 from hub.domain import BaseRecord, Check, Facts, Measurement, Stage, VariantRecord, Verdict
 from hub.licences import LicenceDemands, demands
 from leaderboard import stats
+from leaderboard.steps import kept
 
 SIZE_TOLERANCE = 0.03
 # What publishing adds beside the artifact's own files, licence texts of the base apart.
@@ -60,7 +61,9 @@ def _names(names: Sequence[str], total: int | None = None) -> str:
 
 def _loads(facts: Facts) -> Check:
     if facts.loads:
-        return Check(name="loads", passed=True, detail=f"The checkpoint loads in a clean process and holds {facts.tensors} tensors.")
+        engine = f" with {facts.engine}" if facts.engine else ""
+        detail = f"The checkpoint loads in a clean process{engine} and holds {facts.tensors} tensors."
+        return Check(name="loads", passed=True, detail=detail)
     return Check(name="loads", passed=False, detail=f"The checkpoint does not load: {facts.load_error or 'no reason was given'}.")
 
 
@@ -121,6 +124,8 @@ def _packed(record: VariantRecord, facts: Facts) -> Check:
     if expected == 0 and not facts.not_packed:
         return Check(name="packed", passed=True, detail="The recipe packs no layer (dense format); the size is judged instead.")
     detail = f"{found} of {expected} layers are as promised ({record.recipe.scheme}); all must be."
+    if stayed := kept(record):
+        detail += f" {len(stayed)} more stayed in the base's precision, as the manifest says: {_names(tuple(stayed))}."
     passed = found == expected and not facts.not_packed
     if not passed:
         detail += f" The others: {_names(facts.not_packed, max(expected - found, len(facts.not_packed)))}."

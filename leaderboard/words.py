@@ -7,17 +7,29 @@ from collections.abc import Sequence
 
 from hub.domain import BaseRecord, Environment, Protocol, Recipe, VariantRecord
 from leaderboard import stats, text
+from leaderboard.families import PRUNING, families
 from leaderboard.stats import Comparison, Estimate
+from leaderboard.steps import kept_words
 from leaderboard.text import Markdown, markdown
 
 # What transformers needs beside torch to read a format.
-_READERS = {
-    "gptq": ("gptqmodel", "optimum"),
+_READERS: dict[str, tuple[str, ...]] = {
+    "dense": (),
+    "auto-round": ("auto-round", "accelerate"),
     "awq": ("gptqmodel", "accelerate"),
     "bitsandbytes": ("bitsandbytes", "accelerate"),
     "compressed-tensors": ("compressed-tensors",),
+    "gptq": ("gptqmodel", "optimum"),
     "torchao": ("torchao",),
 }
+# What reads the formats that transformers does not, all of it.
+_ENGINES = {
+    "gguf": ("llama-cpp-python",),
+    "low-rank": ("torch", "transformers", "safetensors"),
+    "onnx": ("onnxruntime", "transformers"),
+    "openvino": ("openvino", "transformers"),
+}
+_MOST_NAMES = 4
 
 
 def as_large(size: Estimate | None) -> bool:
@@ -103,7 +115,11 @@ def _best(rows: Sequence[tuple[str, Estimate | None]], base: Estimate | None = N
     if base:
         known.append(("the base model itself", base))
     best = [name for name, found in known if not any(stats.surely_better(other, found) for _, other in known)]
-    return best[0] if len(best) == 1 else f"{', '.join(best[:-1])} and {best[-1]} (these cannot be told apart)"
+    if len(best) == 1:
+        return best[0]
+    more = len(best) - _MOST_NAMES
+    *most, last = best if more <= 1 else [*best[:_MOST_NAMES], f"{more} more"]
+    return f"{', '.join(most)} and {last} (these cannot be told apart)"
 
 
 def protocol_words(protocol: Protocol | None, name: str | None) -> list[str]:
@@ -135,11 +151,16 @@ def requirements(record: VariantRecord) -> Markdown:
     """Return the packages that load the variant, pinned to the versions under which it was measured where they are known."""
     known = dict(record.artifact.libraries) if record.artifact else {}
     known.update(record.environment.libraries if record.environment else {})
-    names = ("torch", "transformers", *_READERS.get(record.recipe.format, ()))
+    names = _ENGINES.get(record.recipe.format) or ("torch", "transformers", *_READERS.get(record.recipe.format, ()))
     # A local build's mark (2.13.0+cpu) is no version that a package index has.
     versions = {name: known.get(name, "").split("+")[0] for name in names}
     pinned = (f'"{name}=={version}"' if re.fullmatch(r"[\w.!-]+", version, re.ASCII) else name for name, version in versions.items())
     return Markdown(" ".join(pinned))
+
+
+def usage(recipe_format: str) -> str:
+    """Return which of `templates/use` tells how to load a format; `other` where none does."""
+    return "transformers" if recipe_format in _READERS else recipe_format if recipe_format in _ENGINES else "other"
 
 
 def press_words(record: VariantRecord) -> str:
@@ -157,8 +178,9 @@ def limits(record: VariantRecord, beside: Comparison) -> list[str]:
     told = []
     if record.recipe.track == "research":
         told.append("A research variant: it shows what the method does to quality.")
+    told += kept_words(record)
     same = same_work(record.recipe, beside.size)
-    if same:
+    if same and PRUNING in families(record.recipe):
         told.append(
             "It is dense and as large as its base: zeros among the weights make neither the file smaller nor ordinary kernels faster."
         )

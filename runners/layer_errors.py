@@ -122,7 +122,12 @@ def _same_norms(twin: Any, original: Any) -> bool:
 
 
 def _widths(module: Any) -> tuple[int, int] | None:
-    """Return a linear layer's input and output width, whatever it is packed into; None for what is no linear layer."""
+    """Return a linear layer's input and output width, whatever it is packed or factorized into; None for what is no linear layer."""
+    import torch
+
+    if isinstance(module, torch.nn.Sequential) and len(module):
+        into, out = _widths(module[0]), _widths(module[-1])
+        return (into[0], out[1]) if into and out else None
     for inputs, outputs in (("in_features", "out_features"), ("nx", "nf")):
         if hasattr(module, inputs) and hasattr(module, outputs):
             return int(getattr(module, inputs)), int(getattr(module, outputs))

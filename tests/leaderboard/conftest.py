@@ -17,10 +17,12 @@ from hub.domain import (
     Environment,
     Facts,
     HubFile,
+    LayerError,
     Measurement,
     ModelRef,
     Recipe,
     Step,
+    StepRecord,
     Thresholds,
     VariantRecord,
     Verdict,
@@ -55,7 +57,9 @@ UNITS = {
 }
 
 
-def measured(metric: str, value: float, half: float = 0.0, *, protocol: str = PROTOCOL) -> Measurement:
+def measured(
+    metric: str, value: float, half: float = 0.0, *, protocol: str = PROTOCOL, engine: str = "transformers 5.17.0 bfloat16"
+) -> Measurement:
     """A measurement with a symmetric interval."""
     unit, higher = UNITS[metric]
     quality = metric in ("perplexity", "perplexity_ratio", "kl_divergence", "same_top_token")
@@ -69,7 +73,7 @@ def measured(metric: str, value: float, half: float = 0.0, *, protocol: str = PR
         interval="bootstrap over windows, 1000 draws" if quality else "Student's t over repeats",
         samples=96 if quality else 5,
         protocol=protocol,
-        engine="transformers",
+        engine=engine,
         measured_at=AT,
     )
 
@@ -147,12 +151,31 @@ def make_facts(**changes: object) -> Facts:
         prompt="def main(",
         generated_ids=(12, 44, 7, 301),
         generated_text="def main(self):",
+        engine="transformers 5.17.0 bfloat16",
     )
     return replace(facts, **changes)  # type: ignore[arg-type]
 
 
+def make_layers(**errors: float) -> tuple[LayerError, ...]:
+    """Errors of a decoder layer with its linear layers; double underscores stand for dots."""
+    protocol = "stdlib-calibration@256, 4 windows, seed 0"
+    return tuple(
+        LayerError(layer=f"model.layers.{name.replace('__', '.')}", error=error, tokens=1024, protocol=protocol)
+        for name, error in errors.items()
+    )
+
+
 def make_variant(
-    recipe: Recipe | None = None, *, kl: float = 0.0123, ratio: float = 1.021, decode: float = 95.0, size: int = 2_712_345
+    recipe: Recipe | None = None,
+    *,
+    kl: float = 0.0123,
+    ratio: float = 1.021,
+    decode: float = 95.0,
+    size: int = 2_712_345,
+    file: str = "model.safetensors",
+    steps: tuple[StepRecord, ...] = (),
+    layers: tuple[LayerError, ...] = (),
+    engine: str = "transformers 5.17.0 bfloat16",
 ) -> VariantRecord:
     """A pressed and measured variant that has no verdict yet."""
     recipe = recipe or make_recipe()
@@ -163,11 +186,12 @@ def make_variant(
         recipe=recipe,
         files=(
             ArtifactFile(path="config.json", size=1_204, sha256="c" * 64),
-            ArtifactFile(path="model.safetensors", size=size - 1_204, sha256="d" * 64),
+            ArtifactFile(path=file, size=size - 1_204, sha256="d" * 64),
         ),
         parameters=4_200_000,
         made_at=AT,
         libraries={"gptqmodel": "7.6.0", "torch": "2.13.0", "transformers": "5.17.0"},
+        steps=steps,
     )
     measurements = (
         measured("perplexity", 14.20 * ratio, 0.32),
@@ -190,11 +214,12 @@ def make_variant(
         artifact=artifact,
         press_seconds=31.4,
         press_peak_memory_bytes=1_400_000_000,
-        measurements=measurements,
+        measurements=tuple(replace(number, engine=engine) for number in measurements),
         environment=MACHINE,
         verdicts=(),
         release=None,
         failure=None,
+        layers=layers,
     )
 
 
@@ -215,6 +240,7 @@ def make() -> SimpleNamespace:
         recipe=make_recipe,
         variant=make_variant,
         facts=make_facts,
+        layers=make_layers,
         measured=measured,
         judged=with_verdict,
         verdict=Verdict,
