@@ -17,7 +17,7 @@ from hub.errors import BadCheckpoint
 from runners import dense
 from runners.checkpoint import ModelShape, read_config, write_atomically
 from runners.checkpoint import shape as shape_of
-from runners.method import Outcome
+from runners.method import SAME_MACHINE, Outcome
 from runners.streaming import Source, Writer
 
 NEEDS = ("llmcompressor", "compressed_tensors", "transformers", "torch")
@@ -74,7 +74,7 @@ def write(source: Path, target: Path, wanted: Any, *, windows: Sequence[list[int
             f"Not one linear of {source.name} can be quantized: {told[kept[0]]['kept']}.", hint="Choose another base model."
         )
     _describe(target, source, wanted, kept)
-    return Outcome(layers=told)
+    return Outcome(layers=told, notes=(SAME_MACHINE,) if windows else ())
 
 
 def _fused(shape: ModelShape) -> Iterator[list[str]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 from hub.domain import Step
@@ -56,4 +57,4 @@ def apply(step: Step, source: Path, target: Path, context: PressContext) -> Outc
     scheme = compressed.scheme(compressed.INT8_ROWS, compressed.INT8_STATIC if static else compressed.INT8_DYNAMIC)
     outcome = compressed.write(smoothed, target, scheme, windows=windows if static else ())
     shutil.rmtree(smoothed)
-    return outcome
+    return replace(outcome, notes=(method.SAME_MACHINE,))

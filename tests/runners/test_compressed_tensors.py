@@ -235,7 +235,8 @@ def test_a_bfloat16_model_loses_less_than_with_oneshot(samples: Path, tmp_path: 
 def test_static_scales_are_those_of_oneshot(tiny: Tiny, tmp_path: Path) -> None:
     source = tiny("float32")
     asked = step("w8a8", "W8A8", activations="static")
-    apply(asked, source, tmp_path / "ours")
+    outcome = apply(asked, source, tmp_path / "ours")
+    assert len(outcome.notes) == 1  # sums over text come out otherwise on other hardware
     windows = texts.windows(SHOWN, dense.tokenizer(source))
     one_shot(compressed.scheme(compressed.INT8_ROWS, compressed.INT8_STATIC), source, tmp_path / "theirs", windows)
     ours, theirs = tensors(tmp_path / "ours"), tensors(tmp_path / "theirs")
