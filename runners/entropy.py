@@ -19,13 +19,12 @@ from typing import BinaryIO
 
 from hub.errors import BadCheckpoint
 from runners.checkpoint import PARTIAL, disk_errors
-from runners.headers import BITS, MAX_HEADER, Stored, read_header, weight_files
+from runners.headers import BITS, MAX_HEADER, Stored, read_header, stored_tensors, weight_files
 
 MAGIC = b"MPHUFF01"
 CHUNK = 2**20
 """Elements that are coded together."""
 
-_FOREIGN = (".gguf", ".onnx", ".onnx_data", ".data", ".bin")
 _MOST_GAIN = 8
 """A Huffman code spends at least a bit on a byte, so an archive that promises more than this times its own size is none of ours."""
 
@@ -33,10 +32,14 @@ _MOST_GAIN = 8
 def coded_bytes(folder: Path) -> int:
     """Return the bytes that a checkpoint's weights take as archives: codes, their tables, headers and checksums.
 
-    Weights that do not lie in safetensors (GGUF, ONNX, OpenVINO) are coded byte by byte, for no header says what their elements are.
+    Of files of other engines (GGUF, ONNX, OpenVINO) the tensors are coded, and what lies around them counts as it is.
     """
-    foreign = sorted(path for path in folder.rglob("*") if path.suffix.lower() in _FOREIGN)
-    return sum(len(part) for path in foreign or weight_files(folder) for part in (_plain(path) if foreign else _archive(path)))
+    stored = stored_tensors(folder)
+    paths = {entry.path for entry in stored.values()}
+    if all(path.suffix == ".safetensors" for path in paths):
+        return sum(len(part) for path in weight_files(folder) for part in _archive(path))
+    around = sum(path.stat().st_size for path in paths) - sum(entry.end - entry.start for entry in stored.values())
+    return around + sum(len(code) for entry in stored.values() for code in _tensor(entry))
 
 
 def pack(source: Path, target: Path) -> int:
@@ -93,10 +96,12 @@ def _archive(source: Path) -> Iterator[bytes]:
     yield digest.digest()
 
 
-def _plain(source: Path) -> Iterator[bytes]:
-    with source.open("rb") as stream:
-        while chunk := stream.read(CHUNK):
-            yield _coded(chunk)
+def _tensor(stored: Stored) -> Iterator[bytes]:
+    with stored.path.open("rb") as stream:
+        stream.seek(stored.start)
+        for size, width in _chunks(stored):
+            chunk = stream.read(size)
+            yield from (_coded(chunk[plane::width]) for plane in range(width))
 
 
 def _restore(archive: BinaryIO, source: Path, out: BinaryIO, path: Path) -> None:
@@ -149,7 +154,7 @@ def _data_start(path: Path) -> int:
 
 def _chunks(stored: Stored) -> Iterator[tuple[int, int]]:
     """Give the bytes of each chunk of a tensor, and of one element (1 where elements are smaller than a byte)."""
-    width = max(1, BITS[stored.tensor.dtype] // 8)
+    width = max(1, int(BITS[stored.tensor.dtype]) // 8)  # types in blocks, as llama.cpp's, have no bytes of their own kind
     for start in range(stored.start, stored.end, CHUNK * width):
         yield min(CHUNK * width, stored.end - start), width
 

@@ -9,7 +9,7 @@ from types import ModuleType
 
 from hub.domain import LayerError, Measurement, Protocol
 from hub.errors import BadCheckpoint, Unavailable
-from runners import engines, metrics, quality, sizes, speed
+from runners import engines, entropy, metrics, quality, sizes, speed
 from runners.engines import Loaded
 from runners.intervals import Estimate
 from runners.layer_errors import layer_errors
@@ -56,6 +56,7 @@ def measure(
         peak_bytes=loads.peak_bytes,
         disk_bytes=sizes.disk_bytes(folder),
         tensor_bytes=sizes.tensor_bytes(folder),
+        coded_bytes=entropy.coded_bytes(folder),
         parameters=engine.count_parameters(folder),
         windows=windows,
     )

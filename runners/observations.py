@@ -46,7 +46,7 @@ class Observed:
     """Everything about a checkpoint that is not read from logits: seconds of each run, speed-ups over the base, bytes, parameters.
 
     `windows` holds, by quality metric, the mean per-token value of each window. `parameters` counts the weights that the checkpoint
-    stands for; `tensor_bytes` is what its tensors take, `disk_bytes` its files.
+    stands for; `tensor_bytes` is what its tensors take, `coded_bytes` what they take Huffman-coded, `disk_bytes` its files.
     """
 
     prompt_tokens: int
@@ -59,5 +59,6 @@ class Observed:
     peak_bytes: tuple[float, ...]
     disk_bytes: int
     tensor_bytes: int
+    coded_bytes: int
     parameters: int
     windows: dict[str, tuple[float, ...]] = field(default_factory=dict)

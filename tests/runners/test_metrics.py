@@ -27,6 +27,7 @@ FIXED = {
     "load_time": ("s", False, False),
     "peak_memory": ("B", False, False),
     "disk_size": ("B", False, False),
+    "entropy_coded_size": ("B", False, False),
     "bits_per_weight": ("bit", False, False),
 }
 OBSERVED = Observed(
@@ -40,6 +41,7 @@ OBSERVED = Observed(
     peak_bytes=(10.0, 30.0, 20.0),
     disk_bytes=1234,
     tensor_bytes=450,
+    coded_bytes=400,
     parameters=800,
 )
 

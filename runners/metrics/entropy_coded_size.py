@@ -1,0 +1,17 @@
+"""Bytes of all tensors after Huffman coding: what Deep Compression's last stage would store."""
+
+from __future__ import annotations
+
+from runners.intervals import Estimate, exact
+from runners.observations import Observed
+
+TITLE = "Entropy-coded size"
+SUMMARY = "bytes of all stored tensors after Huffman coding, each by itself, with code tables and headers; no engine runs them coded"
+UNIT = "B"
+HIGHER_IS_BETTER = False
+PAIRED = False
+
+
+def estimate(observed: Observed) -> Estimate:
+    """Return the exact count."""
+    return exact(float(observed.coded_bytes))
