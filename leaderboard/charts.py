@@ -38,7 +38,7 @@ class Axis:
 
 @dataclass(frozen=True, kw_only=True)
 class Point:
-    """A mark: where it lies with its intervals, its label, the row it links to, and how it is drawn."""
+    """A mark: where it lies with its intervals, its label, the row it links to, and how it is drawn; `shape` is one of `SHAPES`."""
 
     x: Estimate
     y: Estimate
@@ -47,7 +47,21 @@ class Point:
     tooltip: str
     base: bool = False
     front: bool = False
+    shape: str = "circle"
 
+
+# Outlines around (0, 0), all of about the same area as a circle of radius 5; shape, not colour, tells families apart.
+SHAPES = {
+    "circle": "",
+    "diamond": "M0-6.6L6.6 0L0 6.6L-6.6 0Z",
+    "up": "M0-6.4L6.2 4.6H-6.2Z",
+    "down": "M0 6.4L6.2-4.6H-6.2Z",
+    "cross": "M-2-6H2V-2H6V2H2V6H-2V2H-6V-2H-2Z",
+    "star": "M0-7L1.9-2.3L7-2.2L3 1L4.4 6L0 3.1L-4.4 6L-3 1L-7-2.2L-1.9-2.3Z",
+    "hexagon": "M-3-5.4H3L6.2 0L3 5.4H-3L-6.2 0Z",
+}
+CROWD = 24
+"""With more marks than this, a label that is not on the front must lie close to its mark."""
 
 Box = tuple[float, float, float, float]
 
@@ -75,10 +89,10 @@ def scatter(points: Sequence[Point], *, x: Axis, y: Axis, name: str) -> Markup:
     bars = [_bars(point, across, up) for point in points]
     parts = [*_grid(x_ticks, y_ticks, x, y, across, up), _front(points, places)]
     obstacles = [*(box for pair in bars for box in pair), *_along(_front_places(points, places))]
-    boxes = place_labels([p.label for p in points], places, obstacles)
+    boxes = place_labels([p.label for p in points], places, obstacles, first=[p.base or p.front for p in points])
     for point, place, bar in zip(points, places, bars, strict=True):
         parts.append(_mark(point, place, bar))
-    parts += [_label(point, place, box) for point, place, box in zip(points, places, boxes, strict=True)]
+    parts += [_label(point, place, box) for point, place, box in zip(points, places, boxes, strict=True) if box]
     frame = f'<svg class="chart" viewBox="0 0 {WIDTH} {HEIGHT}" role="group" aria-label="{_text(name)}">'
     return Markup(frame + "".join(parts) + "</svg>")  # noqa: S704 - every text in it went through _text()
 
@@ -104,26 +118,35 @@ def nice_ticks(low: float, high: float, count: int = 6) -> list[float]:
     return [round(index * step, 12) for index in range(first, max(last, first + 1) + 1)]
 
 
-def place_labels(labels: Sequence[str], places: Sequence[tuple[float, float]], obstacles: Iterable[Box]) -> list[Box]:
-    """Return a box for each label near its mark, none over another, a mark or an interval as long as there is room.
+def place_labels(
+    labels: Sequence[str], places: Sequence[tuple[float, float]], obstacles: Iterable[Box], *, first: Sequence[bool] = ()
+) -> list[Box | None]:
+    """Return a box for each label near its mark, none over another, a mark or an interval; None for a label that finds no room.
 
-    Greedy: marks with the closest neighbours choose first among eight directions at growing distance.
+    Greedy: those named in `first` choose before the others, and of each lot marks with the closest neighbours before the lonely, among
+    eight directions at growing distance. In a crowd the others stay close to their marks, whose titles and rows say the same.
     """
     taken = [(x - 7, y - 7, x + 7, y + 7) for x, y in places] + list(obstacles)
     chosen: dict[int, Box] = {}
-    order = sorted(range(len(places)), key=lambda i: min((math.dist(places[i], q) for j, q in enumerate(places) if j != i), default=0.0))
-    for index in order:
-        candidates = list(_candidates(places[index], len(labels[index]) * GLYPH))
-        box = next((c for c in candidates if not any(_overlap(c, other) for other in taken)), candidates[0])
-        taken.append(box)
-        chosen[index] = box
-    return [chosen[index] for index in range(len(places))]
+    early = list(first) or [True] * len(places)
+    near = [min((math.dist(place, other) for j, other in enumerate(places) if j != i), default=0.0) for i, place in enumerate(places)]
+    for index in sorted(range(len(places)), key=lambda i: (not early[i], near[i])):
+        reaches = _REACHES if early[index] or len(places) <= CROWD else _REACHES[:2]
+        candidates = _candidates(places[index], len(labels[index]) * GLYPH, reaches)
+        box = next((c for c in candidates if not any(_overlap(c, other) for other in taken)), None)
+        if box:
+            taken.append(box)
+            chosen[index] = box
+    return [chosen.get(index) for index in range(len(places))]
 
 
-def _candidates(place: tuple[float, float], width: float) -> Iterable[Box]:
+_REACHES = (10.0, 14.0, 22.0, 32.0, 44.0, 58.0, 76.0, 98.0)
+
+
+def _candidates(place: tuple[float, float], width: float, reaches: Sequence[float]) -> Iterable[Box]:
     x, y = place
     half = LINE / 2
-    for reach in (10.0, 14.0, 22.0, 32.0, 44.0, 58.0, 76.0, 98.0):
+    for reach in reaches:
         tilt = reach * 0.7
         for left, middle in (
             (x + reach, y), (x - reach - width, y), (x - width / 2, y - reach - half), (x - width / 2, y + reach + half),
@@ -132,7 +155,6 @@ def _candidates(place: tuple[float, float], width: float) -> Iterable[Box]:
             box = (left, middle - half, left + width, middle + half)
             if box[0] >= LEFT + 2 and box[2] <= WIDTH - 2 and box[1] >= TOP - 14 and box[3] <= HEIGHT - BOTTOM - 2:
                 yield box
-    yield (min(max(x + 10, LEFT), WIDTH - width - 2), y - half, min(max(x + 10, LEFT), WIDTH - width - 2) + width, y + half)
 
 
 def _overlap(first: Box, second: Box) -> bool:
@@ -216,9 +238,23 @@ def _mark(point: Point, place: tuple[float, float], bars: tuple[Box, Box]) -> st
     parts.append(f'<circle class="reach" cx="{x:.1f}" cy="{y:.1f}" r="14"/>')
     if lines:
         parts.append(f'<path class="err" d="{lines}"/>')
-    square = f'<rect x="{x - 5:.1f}" y="{y - 5:.1f}" width="10" height="10"/>'
-    parts.append(square if point.base else f'<circle cx="{x:.1f}" cy="{y:.1f}" r="5"/>')
+    parts.append(f'<rect x="{x - 5:.1f}" y="{y - 5:.1f}" width="10" height="10"/>' if point.base else _shape(point.shape, x, y))
     return "".join([*parts, "</a>"])
+
+
+def _shape(name: str, x: float, y: float) -> str:
+    outline = SHAPES[name]
+    return (
+        f'<path class="shape" transform="translate({x:.1f} {y:.1f})" d="{outline}"/>'
+        if outline
+        else f'<circle cx="{x:.1f}" cy="{y:.1f}" r="5"/>'
+    )
+
+
+def sign(shape: str) -> Markup:
+    """Return a shape alone, for a legend."""
+    drawn = _shape(shape, 8, 8)
+    return Markup(f'<svg class="sign" viewBox="0 0 16 16" aria-hidden="true">{drawn}</svg>')  # noqa: S704 - no text
 
 
 def _label(point: Point, place: tuple[float, float], box: Box) -> str:

@@ -1,4 +1,4 @@
-"""The data behind the site as files: CSV and JSON with the columns of the SQL view `v_results`, and a copy of the SQLite file."""
+"""The data behind the site: CSV and JSON with the columns of the SQL views `v_results` and `v_layers`, and a copy of the database."""
 
 from __future__ import annotations
 
@@ -18,6 +18,9 @@ RESULT_COLUMNS = (
     "base_model", "base_sha", "variant", "recipe", "method", "scheme", "format", "metric", "value", "unit",
     "ci_low", "ci_high", "higher_is_better", "protocol", "engine", "hardware", "measured_at",
 )  # fmt: skip
+LAYER_COLUMNS = (
+    "base_model", "base_sha", "variant", "recipe", "method", "scheme", "format", "layer", "error", "tokens", "protocol", "hardware",
+)  # fmt: skip
 ResultRow = dict[str, str | float | bool | None]
 
 
@@ -33,12 +36,23 @@ def base_results(base: BaseRecord) -> list[ResultRow]:
 
 def variant_results(variant: VariantRecord, name: str) -> list[ResultRow]:
     """Return a variant's measurements as rows of `v_results`; `name` tells it from every other variant."""
+    head = _head(variant, name)
+    return [_result(head, m, variant.environment) for m in variant.measurements]
+
+
+def variant_layers(variant: VariantRecord, name: str) -> list[ResultRow]:
+    """Return a variant's layer errors as rows of `v_layers`, but for the time."""
+    hardware = variant.environment.hardware if variant.environment else None
+    found = [{"layer": e.layer, "error": e.error, "tokens": e.tokens, "protocol": e.protocol, "hardware": hardware} for e in variant.layers]
+    return [{**_head(variant, name), **row} for row in found]
+
+
+def _head(variant: VariantRecord, name: str) -> dict[str, str]:
     recipe = variant.recipe
-    head = {
+    return {
         "base_model": variant.base.repo_id, "base_sha": variant.base.sha, "variant": name,
         "recipe": recipe.name, "method": recipe.method, "scheme": recipe.scheme, "format": recipe.format,
     }  # fmt: skip
-    return [_result(head, m, variant.environment) for m in variant.measurements]
 
 
 def variant_names(variants: Sequence[VariantRecord]) -> dict[str, str]:
@@ -55,12 +69,12 @@ def _result(head: dict[str, str], measurement: Measurement, environment: Environ
     return {**head, **tail, "hardware": environment.hardware if environment else None}
 
 
-def results_csv(rows: Iterable[ResultRow]) -> str:
+def results_csv(rows: Iterable[ResultRow], columns: Sequence[str] = RESULT_COLUMNS) -> str:
     """Return CSV (RFC 4180) with a header; text that a spreadsheet would run as a formula is neutralised."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\r\n")
-    writer.writerow(RESULT_COLUMNS)
-    writer.writerows([csv_cell(row[column]) for column in RESULT_COLUMNS] for row in rows)
+    writer.writerow(columns)
+    writer.writerows([csv_cell(row[column]) for column in columns] for row in rows)
     return out.getvalue()
 
 

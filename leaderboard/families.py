@@ -53,6 +53,13 @@ def families(recipe: Recipe) -> tuple[str, ...]:
 
 
 def family(recipe: Recipe) -> str:
-    """Return the one family that a recipe is listed under: `chain` where its steps are of several."""
+    """Return the one family that a recipe is listed under: `chain` where its steps are of several.
+
+    What a pruned model learns afterwards is the point of the recipe: pruning and distillation are listed under distillation, pruning and
+    recovery under recovery.
+    """
     found = families(recipe)
+    learnt = [name for name in found if name != PRUNING]
+    if len(learnt) == 1 and learnt[0] in (DISTILLATION, RECOVERY):
+        return learnt[0]
     return found[0] if len(found) == 1 else CHAIN

@@ -6,11 +6,29 @@ from collections.abc import Callable, Sequence
 
 from markupsafe import Markup
 
-from leaderboard.charts import Axis, Point, scatter
+from leaderboard import families
+from leaderboard.charts import Axis, Point, scatter, sign
+from leaderboard.families import family
 from leaderboard.queries import BasePage, Board, Group
 from leaderboard.rows import Row
 from leaderboard.stats import Estimate, pareto_front
 from leaderboard.text import percent_change, size, times
+
+SHAPE_OF = {
+    families.QUANTIZATION: "circle",
+    families.EXPORT: "up",
+    families.PRUNING: "diamond",
+    families.LOW_RANK: "hexagon",
+    families.DISTILLATION: "down",
+    families.RECOVERY: "cross",
+    families.CHAIN: "star",
+}
+
+
+def legend(group: Group) -> list[tuple[Markup, str]]:
+    """Return the sign and the title of each family in a group's charts; nothing where there is one alone."""
+    present = {family(row.recipe) for row in group.rows if row.recipe and row.percent}
+    return [(sign(SHAPE_OF[name]), families.TITLES[name]) for name in families.FAMILIES if name in present] if len(present) > 1 else []
 
 
 def size_chart(page: BasePage, group: Group) -> Markup:
@@ -52,6 +70,7 @@ def _chart(group: Group, across: Callable[[Row], Estimate | None], axis: Axis, n
             tooltip=f"{row.name}: {words(x)}, perplexity {'as the base' if row.is_base or not row.loss else percent_change(row.loss)}",
             base=row.is_base,
             front=index in front,
+            shape=SHAPE_OF[family(row.recipe)] if row.recipe else "circle",
         )
         for index, (row, x, y) in enumerate(shown)
     ]
@@ -70,4 +89,9 @@ def _bytes(value: float) -> str:
 
 
 def _signed(value: float) -> str:
-    return "0" if value == 0 else f"{'+' if value > 0 else '−'}{abs(value):,.10g} %"
+    if value == 0:
+        return "0"
+    # 2,000 % is written out; 20 k % fits into the margin.
+    large = ((1e9, 1e9, " G"), (1e6, 1e6, " M"), (1e4, 1e3, " k"))
+    factor, unit = next(((factor, unit) for least, factor, unit in large if abs(value) >= least), (1.0, " "))
+    return f"{'+' if value > 0 else '−'}{abs(value) / factor:,.10g}{unit}%"

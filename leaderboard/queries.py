@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -11,10 +12,15 @@ from hub.codec import content_id
 from hub.domain import BaseRecord, Environment, JobRecord, Measurement, Protocol, Recipe, Refusal, VariantRecord
 from hub.store import Store
 from leaderboard.choices import Choice, choose
+from leaderboard.families import FAMILIES, TITLES, family
 from leaderboard.rows import Row, base_row, ranked, safe_name, variant_row
 from leaderboard.stats import Estimate, pareto_front
 
 T = TypeVar("T")
+
+
+MOST_ROWS = 16
+"""The most rows of one base model that the front page shows; its own page has all of them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +36,25 @@ class Group:
         """The id of the group on its page."""
         return f"protocol-{safe_name(self.protocol or 'none')}"
 
+    @property
+    def families(self) -> list[tuple[str, str]]:
+        """The families of the rows' recipes, by name and title, in their fixed order."""
+        present = {row.family for row in self.rows}
+        return [(name, TITLES[name]) for name in FAMILIES if name in present]
+
+    @property
+    def best(self) -> tuple[Row, ...]:
+        """All rows where they are few; else the base, the answers to every aim, and what no row beats on size and quality by value."""
+        if len(self.rows) <= MOST_ROWS:
+            return self.rows
+        chosen = {choice.row.anchor for choice in self.choices}
+        least = math.inf
+        for row in sorted((row for row in self.rows if row.bytes and row.loss), key=lambda row: (row.bytes, row.loss and row.loss.value)):
+            if row.loss and row.loss.value < least:
+                least = row.loss.value
+                chosen.add(row.anchor)
+        return tuple(row for row in self.rows if row.is_base or row.anchor in chosen)
+
 
 @dataclass(frozen=True, kw_only=True)
 class BasePage:
@@ -40,6 +65,18 @@ class BasePage:
     variants: tuple[VariantRecord, ...]
     groups: tuple[Group, ...]
     refusals: tuple[Refusal, ...]
+
+    @property
+    def refused(self) -> list[tuple[str, list[str]]]:
+        """Why recipes do not fit: each reason once, with the recipes that it holds for."""
+        return reasons(self.refusals)
+
+    @property
+    def by_family(self) -> list[tuple[str, list[VariantRecord]]]:
+        """The variants under their families' titles, each in the order of the rows."""
+        ordered = self.ordered
+        found = [(TITLES[name], [variant for variant in ordered if family(variant.recipe) == name]) for name in FAMILIES]
+        return [(title, variants) for title, variants in found if variants]
 
     @property
     def main(self) -> Group:
@@ -64,6 +101,11 @@ class RecipePage:
     recipe: Recipe
     rows: tuple[tuple[BasePage, Row], ...]
 
+    @property
+    def family(self) -> str:
+        """The family that the recipe is listed under."""
+        return family(self.recipe)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Board:
@@ -78,14 +120,47 @@ class Board:
     environments: tuple[Environment, ...]
 
     @property
+    def refused(self) -> list[tuple[str, str, str, list[str]]]:
+        """What is refused: model, code, reason and recipes, each reason once a model."""
+        found: dict[tuple[str, str], list[Refusal]] = {}
+        for refusal in self.refusals:
+            found.setdefault((refusal.repo_id, refusal.code), []).append(refusal)
+        return [(repo, code, reason, recipes) for (repo, code), group in found.items() for reason, recipes in reasons(group)]
+
+    @property
     def states(self) -> Counter[str]:
         """How many variants are in which state, whatever protocol they were measured with."""
         return Counter(page.row(variant.variant_id).state.code for page in self.pages for variant in page.variants)
 
     @property
+    def shortened(self) -> bool:
+        """Whether the front page leaves rows to the models' own pages."""
+        return any(len(page.main.best) < len(page.main.rows) for page in self.pages)
+
+    @property
+    def families(self) -> list[tuple[str, str]]:
+        """The families of all variants' recipes, by name and title."""
+        present = {entry.family for entry in self.recipes}
+        return [(name, TITLES[name]) for name in FAMILIES if name in present]
+
+    @property
+    def recipes_by_family(self) -> list[tuple[str, list[RecipePage]]]:
+        """The recipes under their families' titles."""
+        found = [(TITLES[name], [entry for entry in self.recipes if entry.family == name]) for name in FAMILIES]
+        return [(title, entries) for title, entries in found if entries]
+
+    @property
     def measurements(self) -> int:
         """How many numbers the database holds."""
         return sum(len(page.record.measurements) + sum(len(v.measurements) for v in page.variants) for page in self.pages)
+
+
+def reasons(refusals: Iterable[Refusal]) -> list[tuple[str, list[str]]]:
+    """Return each reason once with the recipes (`all`: the model itself) that were refused for it."""
+    found: dict[str, list[str]] = {}
+    for refusal in refusals:
+        found.setdefault(refusal.reason, []).append(refusal.recipe or "all")
+    return list(found.items())
 
 
 def read_board(store: Store) -> Board:

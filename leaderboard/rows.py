@@ -9,6 +9,7 @@ from typing import Literal
 
 from hub.codec import content_id
 from hub.domain import BaseRecord, Environment, Measurement, ModelRef, Recipe, Release, VariantRecord, Verdict
+from leaderboard.families import families, family
 from leaderboard.stats import Comparison, Estimate, compare, find, ranks
 from leaderboard.text import percent_change, quantity, size, uncertain
 from leaderboard.words import as_large, same_work
@@ -131,6 +132,11 @@ class Row:
         return self.recipe is None
 
     @property
+    def family(self) -> str:
+        """The family that its recipe is listed under; empty for the base."""
+        return family(self.recipe) if self.recipe else ""
+
+    @property
     def published(self) -> bool:
         """Whether the variant can be downloaded and nothing speaks against it."""
         return self.state.code in ("verified", "published")
@@ -152,7 +158,7 @@ class Row:
         """What the filter looks through."""
         recipe = self.recipe
         parts = [self.base.repo_id, self.name, self.title, self.state.word]
-        parts += [recipe.method, recipe.scheme, recipe.format, recipe.track] if recipe else ["base dense"]
+        parts += [recipe.method, recipe.scheme, recipe.format, recipe.track, *families(recipe)] if recipe else ["base dense"]
         return " ".join(parts).lower()
 
 

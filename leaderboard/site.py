@@ -25,11 +25,12 @@ from leaderboard import exports
 from leaderboard.cards import PUBLIC_HUB
 from leaderboard.charts import interval_strip
 from leaderboard.choices import AIMS
-from leaderboard.pictures import size_chart, speed_chart, strip_range
+from leaderboard.pictures import legend, size_chart, speed_chart, strip_range
 from leaderboard.queries import Board, read_board
 from leaderboard.rows import COLUMNS
+from leaderboard.steps import kept, layer_summary, percent
 from leaderboard.text import duration, number, plain, size
-from leaderboard.words import hardware, protocol_words
+from leaderboard.words import hardware, protocol_words, usage
 
 MARKER = ".modelpress-site"
 _NO_SPACE = 28
@@ -132,7 +133,8 @@ def _write(board: Board, store: Store, folder: Path, hub_url: str) -> int:
     pages.page("index.html", "index.html.j2", strip=strip)
     for page in board.pages:
         pictures = {group.anchor: (size_chart(page, group), speed_chart(page, group)) for group in page.groups}
-        pages.page(f"models/{page.slug}.html", "model.html.j2", page=page, pictures=pictures, strip=strip)
+        legends = {group.anchor: legend(group) for group in page.groups}
+        pages.page(f"models/{page.slug}.html", "model.html.j2", page=page, pictures=pictures, legends=legends, strip=strip)
     for name in ("methods", "jobs", "protocol", "404"):
         pages.page(f"{name}.html", f"{name}.html.j2", strip=strip)
     (folder / MARKER).write_text("This folder is built by modelpress and replaced as a whole.\n", encoding="utf-8")
@@ -150,14 +152,17 @@ def _export(board: Board, store: Store, folder: Path) -> bool:
     """Write CSV, JSON and, from SQLite, a copy of the database; return whether there is one."""
     names = exports.variant_names([v for page in board.pages for v in page.variants])
     everything: list[exports.ResultRow] = []
+    layers: list[exports.ResultRow] = []
     (folder / "models").mkdir()
     for page in board.pages:
         rows = exports.base_results(page.record)
         for variant in page.variants:
             rows += exports.variant_results(variant, names[variant.variant_id])
+            layers += exports.variant_layers(variant, names[variant.variant_id])
         (folder / "models" / f"{page.slug}.json").write_text(exports.model_json(page.record, page.variants, rows), encoding="utf-8")
         everything += rows
     (folder / "results.csv").write_text(exports.results_csv(everything), encoding="utf-8", newline="")
+    (folder / "layers.csv").write_text(exports.results_csv(layers, exports.LAYER_COLUMNS), encoding="utf-8", newline="")
     (folder / "results.json").write_text(exports.results_json(everything, board.as_of), encoding="utf-8")
     if store.file is None:
         return False
@@ -176,6 +181,10 @@ def environment(hub_url: str) -> Environment:
         "duration": duration,
         "plain": plain,
         "count": _count,
+        "layers": layer_summary,
+        "percent": percent,
+        "kept": kept,
+        "usage": usage,
         "sentences": lambda protocol: protocol_words(protocol, protocol.name),
         "machine": hardware,
         "repo": partial(_repo_url, hub_url),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from hub.domain import LayerError, Scalar, StepRecord, VariantRecord
 from leaderboard import text
@@ -49,22 +50,48 @@ def single(errors: Sequence[LayerError]) -> tuple[str, list[LayerError]]:
     return ("linear layers", linear) if linear else ("decoder layers", list(errors))
 
 
-def error_words(errors: Sequence[LayerError]) -> Markdown:
-    """Return a sentence with the median and the worst of the layer errors; nothing where there are none."""
+@dataclass(frozen=True, kw_only=True)
+class LayerSummary:
+    """The layer errors of a variant in short: what they are of, how many, their median, and the worst ones."""
+
+    kind: str
+    count: int
+    median: float
+    worst: tuple[LayerError, ...]
+    tokens: int
+    protocol: str
+
+
+def layer_summary(errors: Sequence[LayerError]) -> LayerSummary | None:
+    """Sum up layer errors; None where there are none."""
     kind, found = single(errors)
     if not found:
-        return Markdown("")
-    worst = sorted(found, key=lambda error: -error.error)[:_WORST]
-    named = ", ".join(f"{code(error.layer)} {_percent(error.error)}" for error in worst)
-    middle = _percent(statistics.median(error.error for error in found))
-    against = "the base's output" if kind == "linear layers" else "what the base's layer adds to it"
-    return Markdown(
-        f"Error of single layers, given the base's own input (norm of the difference over that of {against}, {found[0].tokens:,} "
-        f"tokens of {markdown(found[0].protocol)}): median {middle} over {len(found)} {kind}; largest: {named}."
+        return None
+    return LayerSummary(
+        kind=kind,
+        count=len(found),
+        median=statistics.median(error.error for error in found),
+        worst=tuple(sorted(found, key=lambda error: -error.error)[:_WORST]),
+        tokens=found[0].tokens,
+        protocol=found[0].protocol,
     )
 
 
-def _percent(share: float) -> str:
+def error_words(errors: Sequence[LayerError]) -> Markdown:
+    """Return a sentence with the median and the worst of the layer errors; nothing where there are none."""
+    found = layer_summary(errors)
+    if found is None:
+        return Markdown("")
+    named = ", ".join(f"{code(error.layer)} {percent(error.error)}" for error in found.worst)
+    against = "the base's output" if found.kind == "linear layers" else "what the base's layer adds to it"
+    return Markdown(
+        f"Error of single layers, given the base's own input (norm of the difference over that of {against}, {found.tokens:,} "
+        f"tokens of {markdown(found.protocol)}): median {percent(found.median)} over {found.count} {found.kind}; largest: {named}."
+    )
+
+
+def percent(share: float) -> str:
+    """Return a share in per cent, two digits."""
     return f"{text.number(share * 100, 2)} %" if share >= 1e-6 else "0 %"
 
 

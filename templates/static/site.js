@@ -25,7 +25,7 @@ function sortTable(table, index, direction) {
       const order = isNaN(x) || isNaN(y) ? x.localeCompare(y) : x - y;
       return order * sign || a.dataset.at - b.dataset.at;
     });
-    body.append(...rows);
+    body.append(...rows, ...$$("tr.more", body));
   }
 }
 
@@ -56,30 +56,50 @@ function makeSortable(table) {
 }
 
 function makeFilter(form) {
-  const table = $("table.board");
+  const section = form.closest("section");
+  const table = $("table.board", section);
   const rows = $$("tr.row", table);
-  const shown = { verified: (code) => code === "verified" || code === "base", held: (code) => code === "held" || code === "failed" };
+  const shown = {
+    verified: (row) => ["verified", "base"].includes(row.dataset.state),
+    front: (row) => row.classList.contains("front"),
+    held: (row) => ["held", "failed"].includes(row.dataset.state),
+  };
+  const families = [...form.family.options].map((option) => option.value);
   const apply = () => {
     const words = form.q.value.toLowerCase().split(/\s+/).filter(Boolean);
     const keep = shown[form.state.value];
+    const family = form.family.value;
     let count = 0;
     for (const row of rows) {
-      const fits = words.every((word) => row.dataset.text.includes(word)) && (!keep || keep(row.dataset.state));
+      const fits = words.every((word) => row.dataset.text.includes(word)) && (!keep || keep(row)) && (!family || row.dataset.family === family);
       row.hidden = !fits;
       count += fits;
     }
     // A variant is never shown without the base that it is measured against.
     for (const body of table.tBodies) if ($("tr.row:not([hidden])", body)) $$("tr.base", body).forEach((row) => { row.hidden = false; });
     for (const body of table.tBodies) body.hidden = !$("tr.row:not([hidden])", body);
-    $(".nothing").hidden = count > 0;
+    $(".nothing", section).hidden = count > 0;
     $("output", form).textContent = count === rows.length ? `${count} rows` : `${count} of ${rows.length} rows`;
   };
   form.hidden = false;
   form.q.value = state.get("q") ?? "";
   form.state.value = shown[state.get("state")] ? state.get("state") : "";
+  form.family.value = families.includes(state.get("family")) ? state.get("family") : "";
   form.addEventListener("submit", (event) => event.preventDefault());
-  form.addEventListener("input", () => { remember("q", form.q.value.trim()); remember("state", form.state.value); apply(); });
+  form.addEventListener("input", () => {
+    remember("q", form.q.value.trim());
+    remember("state", form.state.value);
+    remember("family", form.family.value);
+    apply();
+  });
   apply();
+}
+
+// A link to something folded away opens it, where the browser does not by itself.
+function unfold() {
+  const target = document.getElementById(decodeURIComponent(location.hash.slice(1)));
+  const folded = target?.closest("details:not([open])");
+  if (folded) { folded.open = true; target.scrollIntoView(); }
 }
 
 function makeCopy(button) {
@@ -114,3 +134,5 @@ $$(".scroll").filter((box) => $(".board", box)).forEach(watchWidth);
 $$("form.filter").forEach(makeFilter);
 $$("button.copy").forEach(makeCopy);
 $$("svg a.mark").forEach(linkMark);
+addEventListener("hashchange", unfold);
+unfold();

@@ -227,6 +227,7 @@ def test_families_are_those_that_the_methods_name() -> None:
     assert {key: families.family_of(Step(method=key[0], scheme=key[1])) for key in found} == found
     assert set(found.values()) <= set(families.FAMILIES)
     assert families.family(recipe_of(("width_prune", "width"), ("distil", "logits"), ("rtn", "W4A16"))) == "chain"
+    assert families.family(recipe_of(("wanda", "2:4"), ("lora", "lora"))) == "recovery"
     assert families.family(recipe_of(("student", "layers"), ("distil", "logits"))) == "distillation"
 
 

@@ -20,6 +20,7 @@ from hub.domain import (
     HubFile,
     Job,
     JobResult,
+    LayerError,
     Measurement,
     ModelRef,
     Plan,
@@ -28,6 +29,7 @@ from hub.domain import (
     Refusal,
     Release,
     Step,
+    StepRecord,
     Thresholds,
     Verdict,
     variant_id,
@@ -126,6 +128,8 @@ class Outcome:
     decode: float
     bits: float
     end: str = "verified"
+    layers: tuple[LayerError, ...] = ()
+    steps: tuple[StepRecord, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -264,12 +268,14 @@ class World:
             parameters=family.parameters,
             made_at=AT.format(15),
             libraries={"torch": "2.13.0"},
+            steps=outcome.steps,
         )
         self.finish(press, artifact=artifact)
         if outcome.end == "pressed":
             return
         self.finish(
             measure,
+            layers=outcome.layers,
             measurements=(
                 measured("perplexity", family.perplexity * outcome.ratio, family.perplexity * 0.023),
                 measured("perplexity_ratio", outcome.ratio, outcome.half),
@@ -389,6 +395,31 @@ def write_full(world: World) -> None:
     """Write the three families."""
     world.write([LLAMA, QWEN, GPT2], refusals=REFUSALS)
     world.store.start(Job(kind="measure", base=GPT2.ref, protocol=PROTOCOL))
+
+
+@pytest.fixture(scope="session")
+def crowd_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A database of one base model with ninety variants of all families."""
+    file = tmp_path_factory.mktemp("crowd") / "modelpress.db"
+    kinds = (
+        ("gptq", "W4A16", "gptq"), ("rtn", "W8A16", "compressed-tensors"), ("wanda", "2:4", "dense"), ("gguf", "Q4_K_M", "gguf"),
+        ("low_rank", "svd", "low-rank"), ("distil", "logits", "dense"),
+    )  # fmt: skip
+    recipes, outcomes = [], {}
+    for index in range(90):
+        method, scheme, form = kinds[index % len(kinds)]
+        r = recipe(f"{method}-{index}", f"{method}, try {index}", "One of many.", form, (method, scheme))
+        recipes.append(replace(r, steps=(replace(r.steps[0], params={"seed": index}),)))
+        loss = 0.002 * 1.12**index
+        layers = (LayerError(layer="model.layers.0.mlp.up_proj", error=loss, tokens=1024, protocol="text@256"),)
+        steps = (StepRecord(method=method, layers={"model.layers.1.mlp.up_proj": {"kept": "not finite"}}),)
+        outcomes[r.name] = Outcome(
+            size=7.0 - (index * 37 % 90) / 20, ratio=1 + loss, half=loss / 20, kl=loss, decode=60 + index * 53 % 90, bits=8.0,
+            layers=layers, steps=steps, end="verified" if loss < 0.2 else "held",
+        )  # fmt: skip
+    with Store(f"sqlite:///{file}") as written:
+        World(written).write([replace(LLAMA, outcomes=outcomes)], recipes=recipes)
+    return file
 
 
 @pytest.fixture

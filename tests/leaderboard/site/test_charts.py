@@ -9,7 +9,7 @@ from itertools import combinations, pairwise
 
 import pytest
 
-from leaderboard.charts import HEIGHT, WIDTH, Axis, Point, interval_strip, nice_ticks, place_labels, scatter
+from leaderboard.charts import HEIGHT, SHAPES, WIDTH, Axis, Point, interval_strip, nice_ticks, place_labels, scatter, sign
 from leaderboard.stats import Estimate
 
 SIZE, LOSS = Axis(title="Size, MB", better="smaller", from_zero=True), Axis(title="Loss, %", better="lower", scale="asinh")
@@ -39,9 +39,33 @@ def overlap(a: tuple[float, ...], b: tuple[float, ...]) -> bool:
 def test_labels_of_crowded_marks_do_not_collide(spread: float) -> None:
     places = [(300 + spread * math.cos(i), 200 + spread * math.sin(i)) for i in range(9)]
     boxes = place_labels([f"gptq-w{i}a16-g128" for i in range(9)], places, [])
+    assert None not in boxes
+    boxes = [box for box in boxes if box]
     assert not [pair for pair in combinations(boxes, 2) if overlap(*pair)]
     assert not [1 for box in boxes for x, y in places if overlap(box, (x - 5, y - 5, x + 5, y + 5))]
     assert all(box[0] >= 0 and box[2] <= WIDTH and box[1] >= 0 and box[3] <= HEIGHT for box in boxes)
+
+
+def test_in_a_crowd_the_front_is_named_and_what_finds_no_room_is_not() -> None:
+    places = [(300 + 3 * (i % 10), 200 + 3 * (i // 10)) for i in range(90)]
+    boxes = place_labels([f"gptq-w{i}a16-g128" for i in range(90)], places, [], first=[i in (0, 45) for i in range(90)])
+    assert boxes[0]
+    assert boxes[45]
+    assert boxes.count(None) > 60
+    assert not [pair for pair in combinations([box for box in boxes if box], 2) if overlap(*pair)]
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_every_shape_is_drawn_where_the_mark_lies(shape: str) -> None:
+    svg = ET.fromstring(scatter([point(2, 40, shape=shape), point(4, 1)], x=SIZE, y=LOSS, name="chart"))
+    mark = svg.findall("a")[0]
+    drawn = mark.find("path[@class='shape']")
+    assert (drawn is None) == (shape == "circle")
+    if drawn is not None:
+        reach = mark.find("circle[@class='reach']")
+        assert reach is not None
+        assert drawn.get("transform") == f"translate({reach.get('cx')} {reach.get('cy')})"
+    ET.fromstring(sign(shape))
 
 
 def test_intervals_front_base_and_links_are_drawn() -> None:

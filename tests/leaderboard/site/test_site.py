@@ -299,6 +299,22 @@ def test_what_a_killed_build_left_is_cleared_away(full: Store, tmp_path: Path, h
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == [alive.name]
 
 
+def test_layer_errors_are_in_the_downloads(crowd_file: Path, tmp_path: Path, hub_url: str) -> None:
+    with Store(f"sqlite:///{crowd_file}") as store:
+        out = built(store, tmp_path / "site", hub_url)
+    rows = list(csv.DictReader(io.StringIO((out / "layers.csv").read_bytes().decode())))
+    with sqlite3.connect(out / "results.sqlite") as copy:
+        cursor = copy.execute("SELECT * FROM v_layers")
+        names = [name for name, *_ in cursor.description]
+        view = [dict(zip(names, map(str, row), strict=True)) for row in cursor]
+    assert [name for name in names if name != "measured_at"] == list(rows[0])
+    key = lambda row: row["variant"]  # noqa: E731
+    assert sorted(rows, key=key) == sorted(({k: v for k, v in row.items() if k != "measured_at"} for row in view), key=key)
+    page = (out / "models" / "modelpress-samples--sample-llama.html").read_text()
+    assert page.count("from transformers import AutoModelForCausalLM") == page.count("Load it in Python") > 0
+    assert "How to load gguf is on its" in page
+
+
 def test_a_folder_of_other_things_is_never_replaced(store: Store, tmp_path: Path, hub_url: str) -> None:
     (tmp_path / "precious.txt").write_text("mine")
     with pytest.raises(UsageError, match="not a site built here"):

@@ -36,6 +36,19 @@ def folder(full_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def address(folder: Path) -> Iterator[str]:
     """The site served on loopback from a sub-path, as a static host would."""
+    yield from served(folder)
+
+
+@pytest.fixture(scope="module")
+def crowded(crowd_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The site of a model with ninety variants."""
+    out = tmp_path_factory.mktemp("crowded") / "site"
+    with Store(f"sqlite:///{crowd_file}") as store:
+        site.build(store, out, hub_url="http://127.0.0.1:8757")
+    yield from served(out)
+
+
+def served(folder: Path) -> Iterator[str]:
     server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(folder.parent)))
     threading.Thread(target=server.serve_forever, daemon=True).start()
     yield f"http://127.0.0.1:{server.server_port}/site/"
@@ -126,9 +139,54 @@ def test_the_filter_by_state_keeps_the_base_beside_its_variants(page: Any, addre
 def test_two_clicks_from_the_front_page_to_a_command(page: Any, address: str) -> None:
     page.goto(address)
     page.locator("table.take a.pick").first.click()
-    command = page.locator("article:target pre").first
+    command = page.locator("div:target pre").first
     assert command.is_visible()
     assert "hf download modelpress/sample-llama-int8-w8a8" in command.inner_text()
+
+
+MODEL = "models/modelpress-samples--sample-llama.html"
+
+
+def test_ninety_variants_stay_readable(page: Any, crowded: str) -> None:
+    page.goto(crowded)
+    assert page.get_by_role("heading", name="The variants that nothing beats").is_visible()
+    assert len(names(page)) < 30
+    assert page.evaluate("document.documentElement.scrollHeight") < 6000
+    page.get_by_role("link", name="All 90 variants of sample-llama").click()
+    assert page.locator("table.board tr.row").count() == 91
+    overlaps = """() => [...document.querySelectorAll("svg.chart")].map((svg) => {
+        const boxes = [...svg.querySelectorAll("text.label")].map((label) => label.getBoundingClientRect());
+        return boxes.filter((a, i) => boxes.some((b, j) => j > i &&
+            a.left + 1 < b.right && b.left + 1 < a.right && a.top + 3 < b.bottom && b.top + 3 < a.bottom)).length;
+    })"""
+    assert page.evaluate(overlaps) == [0, 0]
+    assert page.locator("details.variant[open]").count() == 0
+    for name in ("methods.html", "jobs.html"):
+        page.goto(crowded + name)
+        assert page.evaluate("document.documentElement.scrollHeight") < 9000, name
+
+
+def test_the_filter_by_family_is_in_the_address(page: Any, crowded: str) -> None:
+    page.goto(crowded + MODEL)
+    page.get_by_label("Method").select_option("low-rank")
+    rows = page.locator("table.board tr.row:not([hidden])")
+    assert rows.count() == 1 + 15
+    assert "family=low-rank" in page.url
+    page.goto(f"{crowded}{MODEL}?family=export&state=verified")
+    assert 1 < rows.count() < 1 + 15
+    assert all("gguf" in text or "base" in text for text in rows.all_inner_texts())
+
+
+def test_a_link_to_a_folded_variant_opens_it(page: Any, crowded: str) -> None:
+    page.goto(crowded)
+    page.locator("table.take a.pick").first.click()
+    opened = page.locator("details.variant[open]")
+    opened.wait_for()
+    assert opened.count() == 1
+    assert "hf download" in opened.inner_text()
+    assert "Error of single layers" in opened.inner_text()
+    assert "Left in the base's precision" in opened.inner_text()
+    assert opened.bounding_box()["y"] < 900
 
 
 def test_works_without_javascript(browser: Any, address: str) -> None:
