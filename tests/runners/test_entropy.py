@@ -8,14 +8,16 @@ import json
 import random
 import zlib
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from hub.domain import ModelRef
 from hub.errors import BadCheckpoint
-from runners import entropy
+from runners import entropy, press, recipes, sizes
 
 
 def write(path: Path, tensors: dict[str, tuple[str, list[int], bytes]]) -> Path:
@@ -154,3 +156,28 @@ def test_hostile_archives_are_refused(tmp_path: Path, made: bytes, says: str) ->
     with pytest.raises(BadCheckpoint, match=says):
         entropy.unpack(tmp_path / "a.huff", tmp_path / "out")
     assert [path.name for path in tmp_path.iterdir()] == ["a.huff"]
+
+
+@pytest.mark.integration
+def test_pruned_weights_stay_zero_when_rounded_and_code_shorter(samples: Path, tmp_path: Path) -> None:
+    """Deep Compression's point: prune, quantize, and Huffman coding gains more than on the same bits alone."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    coded, packed = {}, {}
+    for name in ("rtn-w4a16-g64", "deep-compression"):
+        recipe = recipes.load(name)
+        steps = [replace(step, calibration=step.calibration and replace(step.calibration, samples=4)) for step in recipe.steps]
+        folder = tmp_path / name
+        press.press(ModelRef(repo_id="x/y", sha="0" * 40), samples / "sample-llama", replace(recipe, steps=tuple(steps)), folder)
+        coded[name], packed[name] = entropy.coded_bytes(folder), sizes.tensor_bytes(folder)
+    print({"packed": packed, "coded": coded})
+    assert packed["rtn-w4a16-g64"] == packed["deep-compression"]
+    assert coded["deep-compression"] < 0.9 * coded["rtn-w4a16-g64"] < 0.9 * packed["rtn-w4a16-g64"]
+
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "deep-compression").eval()
+    with torch.inference_mode():
+        model(torch.arange(40, 50)[None])  # unpacks the weights
+    weights = [module.weight for name, module in model.model.layers.named_modules() if isinstance(module, torch.nn.Linear)]
+    assert len(weights) == 28
+    assert all(float((weight == 0).float().mean()) >= 0.5 for weight in weights)
