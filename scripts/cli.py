@@ -11,7 +11,23 @@ import typer
 from typer.core import TyperGroup
 
 from hub.errors import ModelPressError
-from modelpress import bench, compress, discover, doctor, hub_serve, measure, plan, publish, recipes, run, site, status, verify, work
+from modelpress import (
+    bench,
+    compress,
+    discover,
+    doctor,
+    hub_serve,
+    measure,
+    methods,
+    plan,
+    publish,
+    recipes,
+    run,
+    site,
+    status,
+    verify,
+    work,
+)
 from modelpress.options import Options
 
 UNEXPECTED = 70
@@ -80,6 +96,7 @@ app.command("run")(run.run)
 app.command("status")(status.status)
 app.command("compress")(compress.compress)
 app.command("measure")(measure.measure)
+app.command("methods")(methods.methods)
 app.command("recipes")(recipes.recipes)
 app.command("doctor")(doctor.doctor)
 app.command("bench")(bench.bench)

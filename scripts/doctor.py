@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from runners.method import MethodInfo
 
 LIBRARIES = (
-    "torch", "transformers", "huggingface_hub", "gptqmodel", "llmcompressor", "compressed-tensors",
-    "bitsandbytes", "optimum", "lm-eval", "sqlalchemy",
+    "torch", "transformers", "huggingface_hub", "gptqmodel", "llmcompressor", "compressed-tensors", "bitsandbytes", "auto-round", "torchao",
+    "torch-pruning", "peft", "optimum", "gguf", "llama-cpp-python", "onnx", "onnxruntime", "openvino", "nncf", "lm-eval", "sqlalchemy",
 )  # fmt: skip
 
 
@@ -33,8 +33,12 @@ def doctor(ctx: typer.Context, as_json: AsJson = False) -> None:
     for name, value in report["machine"].items():
         typer.echo(f"{name:<10} {value}")
     for title in ("libraries", "methods", "engines"):
-        typer.echo(f"\n{title}")
-        for row in report[title]:
+        typer.echo(f"\n{title}: {sum(row['available'] for row in report[title])} of {len(report[title])} available")
+        family = ""
+        for row in sorted(report[title], key=lambda row: row.get("family", "")):
+            if row.get("family", "") != family:
+                family = row["family"]
+                typer.echo(f"  {family}")
             mark = "yes" if row["available"] else "NO "
             note = row.get("version") or row.get("summary") or ""
             typer.echo(f"  {mark} {row['name']:<20} {note if row['available'] else row['reason']}")
@@ -65,7 +69,7 @@ def examine(ctx: typer.Context) -> dict[str, Any]:
             else "none" + (" (the embedded hub makes its own)" if settings.hub.endpoint == "local" else ""),
         },
         "libraries": [library(name) for name in LIBRARIES],
-        "methods": [row(info, info.summary) for info in methods.available()],
+        "methods": [{**row(info, info.summary), "family": info.family, "schemes": info.schemes} for info in methods.available()],
         "engines": [row(info, f"runs {', '.join(info.formats)}") for info in engines.available()],
     }
 

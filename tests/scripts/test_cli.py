@@ -23,6 +23,7 @@ COMMANDS = (
     "status",
     "compress",
     "measure",
+    "methods",
     "recipes",
     "doctor",
     "bench",
@@ -131,6 +132,35 @@ def test_site_of_an_empty_folder(tmp_path: Path) -> None:
     done = modelpress("site", "--json", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "press" / "site" / "index.html").is_file()
+
+
+def test_methods_and_recipes_are_listed_by_family(tmp_path: Path) -> None:
+    from runners import methods, recipes
+
+    listed = modelpress("methods", cwd=tmp_path)
+    assert [name for name in methods.names() if f" {name} " not in listed.stdout] == []
+    assert {"quantization", "pruning", "distillation"} <= set(listed.stdout.splitlines())
+    assert {entry["name"] for entry in json.loads(modelpress("methods", "--json", cwd=tmp_path).stdout)} == set(methods.names())
+    table = modelpress("recipes", cwd=tmp_path).stdout
+    assert [name for name in recipes.names() if f" {name} " not in table] == []
+    assert max(map(len, table.splitlines())) <= 200
+    told = json.loads(modelpress("recipes", "--json", cwd=tmp_path).stdout)
+    assert {entry["recipe"]["name"]: entry["family"] for entry in told}["gptq-w4a16-g128"] == "quantization"
+    assert len(told) == len(recipes.names())
+
+
+def test_doctor_names_families(tmp_path: Path) -> None:
+    report = json.loads(modelpress("doctor", "--json", cwd=tmp_path).stdout)
+    assert {entry["name"]: entry["family"] for entry in report["methods"]}["wanda"] == "pruning"
+    assert "  pruning" in modelpress("doctor", cwd=tmp_path).stdout.splitlines()
+
+
+def test_the_marks_for_results_are_demanded(tmp_path: Path) -> None:
+    (tmp_path / "methods.md").write_text("# Methods\n")
+    done = modelpress("methods", "--write", "methods.md", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "does not hold the two marks" in done.stderr
+    assert modelpress("methods", "--write", "none.md", cwd=tmp_path).returncode == 2
 
 
 def test_doctor_never_shows_the_token(tmp_path: Path) -> None:
