@@ -20,8 +20,8 @@ _HEAD = (
     "Perplexity",
     "Against the base",
     "KL divergence, nats/token",
-    "Pressing: time",
-    "memory",
+    "Press time",
+    "Press memory",
     "Released",
 )
 

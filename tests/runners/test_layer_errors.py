@@ -13,6 +13,7 @@ import pytest
 
 from hub.domain import LayerError, ModelRef, StepRecord
 from runners import checkpoint, engines, layer_errors, recipes, texts
+from runners.engines import transformers
 from runners.layer_errors import TOKENS, WINDOWS
 from runners.press import press
 
@@ -25,20 +26,20 @@ Change = Callable[[dict[str, Any]], None]
 def folders(samples: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """A random Llama and a random GPT-2 of three layers, with the sample models' tokenizers, in float32."""
     import torch
-    import transformers
+    import transformers as library
 
     small = {"vocab_size": 2048, "initializer_range": 0.2}
-    llama = transformers.LlamaConfig(
+    llama = library.LlamaConfig(
         hidden_size=32, intermediate_size=64, num_hidden_layers=3, num_attention_heads=4, num_key_value_heads=2, **small
     )
-    gpt2 = transformers.GPT2Config(n_embd=32, n_layer=3, n_head=4, n_positions=128, **small)
+    gpt2 = library.GPT2Config(n_embd=32, n_layer=3, n_head=4, n_positions=128, **small)
     made = {}
     for name, config in (("sample-llama", llama), ("sample-gpt2", gpt2)):
         torch.manual_seed(0)
         made[name] = tmp_path_factory.mktemp(name)
         for path in samples.joinpath(name).glob("*token*"):
             shutil.copyfile(path, made[name] / path.name)
-        transformers.AutoModelForCausalLM.from_config(config).save_pretrained(made[name])
+        library.AutoModelForCausalLM.from_config(config).save_pretrained(made[name])
     return made
 
 
@@ -160,6 +161,20 @@ def test_removed_layers_are_named_by_the_manifest(
     assert {name.split(".")[2] for name in found} == {"0", "2"}
     assert found["model.layers.2.mlp.up_proj"].error == pytest.approx(0.5, rel=1e-5)
     assert found["model.layers.0.mlp.up_proj"].error == 0
+
+
+def test_layers_of_two_factors_are_compared_as_one(folders: dict[str, Path]) -> None:
+    import torch
+
+    base, twin = (engines.load("transformers").load(folders["sample-llama"]) for _ in range(2))
+    assert isinstance(base, transformers.Loaded)
+    assert isinstance(twin, transformers.Loaded)
+    name = "model.layers.0.mlp.up_proj"
+    into, out = torch.nn.Linear(32, 32, bias=False), torch.nn.Linear(32, 64, bias=False)
+    into.weight.data, out.weight.data = torch.eye(32), base.model.get_submodule(name).weight.data * 1.5
+    twin.model.set_submodule(name, torch.nn.Sequential(into, out))
+    found = {error.layer: error.error for error in layer_errors.layer_errors(folders["sample-llama"], twin, base)}
+    assert found[name] == pytest.approx(0.5, rel=1e-5)
 
 
 def test_an_engine_without_modules_has_no_layers(folders: dict[str, Path]) -> None:
