@@ -8,9 +8,11 @@ from collections.abc import MutableMapping
 from importlib import metadata
 from pathlib import Path
 
+import psutil
+
 from hub.domain import Artifact, ModelRef, Recipe, Step, StepRecord, variant_id
 from hub.errors import BadCheckpoint, Unavailable, UsageError
-from runners import checkpoint, methods, plugins, texts
+from runners import checkpoint, formats, methods, needs, plugins, rehearsal, texts
 from runners.checkpoint import ModelShape
 from runners.headers import stored_tensors
 from runners.method import INSTALL, Outcome, PressContext
@@ -22,6 +24,7 @@ DISTRIBUTIONS = (
     "gptqmodel",
     "llmcompressor",
     "optimum",
+    "peft",
     "safetensors",
     "torch",
     "transformers",
@@ -49,7 +52,8 @@ def press(
     """Press `source`, the base model's checkpoint, by `recipe` into the new folder `target`, and return its manifest.
 
     A target that holds this very variant already is left alone. Seconds by step are put into `stages`. `cache` is a folder where methods
-    keep what is dear to find and serves other recipes too; without one they find it anew.
+    keep what is dear to find and serves other recipes too; without one they find it anew. A model of some size is preceded by a rehearsal
+    on a tiny one of its kind, so that a failure to save is met first.
     Raises `BadCheckpoint`, `UnfitModel`, `Unavailable`, `UsageError`, `OutOfDisk`; nothing half-made stays behind.
     """
     target = target.absolute()  # so that `.` has a name, and nobody minds where the process stands
@@ -58,19 +62,26 @@ def press(
         return made
     stages = {} if stages is None else stages
     checkpoint.check(source)
-    final = check(recipe, checkpoint.shape(source))
+    shape = checkpoint.shape(source)
+    check(recipe, shape)
     require_libraries(recipe)
+    needs.require(recipe, shape, memory_bytes=psutil.virtual_memory().total, folder=target.parent)
     with checkpoint.partial(target) as work:
         scratch = work / ".steps" / "scratch"
         scratch.mkdir(parents=True)
         context = PressContext(base_folder=source, scratch=scratch, cache=cache or scratch)
-        result, steps = _chain(recipe, work / ".steps", context, stages)
+        if shape.bytes >= rehearsal.FROM_BYTES:
+            began = time.monotonic()
+            rehearsal.rehearse(recipe, source, work / ".steps" / "rehearsal")
+            stages["rehearse"] = time.monotonic() - began
+        result, steps = chain(recipe, work / ".steps", context, stages)
         began = time.monotonic()
         stored_tensors(result)
         for path in sorted(result.iterdir()):
             path.rename(work / path.name)
         shutil.rmtree(work / ".steps")
-        artifact = checkpoint.write(work, base=base, recipe=recipe, parameters=final.parameters, libraries=libraries(), steps=steps)
+        parameters = formats.promise_of(recipe, shape, steps).shape.parameters
+        artifact = checkpoint.write(work, base=base, recipe=recipe, parameters=parameters, libraries=libraries(), steps=steps)
         stages["finish"] = time.monotonic() - began
     return artifact
 
@@ -89,7 +100,11 @@ def _made_already(target: Path, wanted: str) -> Artifact | None:
     return artifact
 
 
-def _chain(recipe: Recipe, folder: Path, context: PressContext, stages: MutableMapping[str, float]) -> tuple[Path, tuple[StepRecord, ...]]:
+def chain(recipe: Recipe, folder: Path, context: PressContext, stages: MutableMapping[str, float]) -> tuple[Path, tuple[StepRecord, ...]]:
+    """Do the steps in order from `context.base_folder`, each into a folder of its own below `folder`.
+
+    Return the last one's folder and what each step did; seconds by method are put into `stages`.
+    """
     source = current = context.base_folder
     records = []
     for number, step in enumerate(recipe.steps, start=1):

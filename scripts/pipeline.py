@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from hub.dispatch import Counts
     from modelpress.session import Session
 
+ALL = "all"
 QUICK_MODELS = 1
 QUICK_RECIPES = ("gptq-w4a16-g64", "bnb-nf4")
 QUICK_PROTOCOL = "stdlib-heldout@512-quick"
@@ -71,9 +72,11 @@ def discover(session: Session) -> tuple[tuple[Candidate, ...], tuple[Refusal, ..
 
 
 def chosen_recipes(session: Session, selection: Selection) -> tuple[Recipe, ...]:
-    """Return the recipes asked for: by name or file, by --quick, by the settings, or the shipped defaults."""
+    """Return the recipes asked for: by name or file (`all`: every shipped one), by --quick, by the settings, or the shipped defaults."""
     from runners import recipes
 
+    if selection.recipes == (ALL,):
+        return tuple(recipes.load(name) for name in recipes.names())
     names: Sequence[str] = selection.recipes or (
         QUICK_RECIPES if selection.quick else session.settings.press.recipes or recipes.default_names()
     )
@@ -131,14 +134,27 @@ def forget_lost(session: Session) -> None:
 
 
 def misfit(session: Session, model: ModelRef, recipe: Recipe) -> str | None:
-    """Return why a recipe cannot be applied to a model, from its config and safetensors headers alone; None when it can."""
-    from runners import press
+    """Return why a recipe cannot be applied to a model here, from its config and safetensors headers alone; None when it can."""
+    from runners.needs import needs, too_large
 
     try:
-        press.check(recipe, session.shape(model))
+        reason = too_large(needs(recipe, session.shape(model)), session.memory_bytes)
+        return f"{recipe.name} {reason}" if reason else None
     except (UnfitModel, BadCheckpoint) as error:
         return error.message
-    return None
+
+
+def needed(session: Session, plan: Plan) -> dict[str, dict[str, float]]:
+    """Return by job id what each press of a plan takes: bytes of memory and of disk, and about how many seconds, from shapes alone."""
+    from runners.needs import needs
+
+    found: dict[str, dict[str, float]] = {}
+    cores = session.threads
+    for job in plan.jobs:
+        if job.kind == "press" and job.recipe:
+            takes = needs(job.recipe, session.shape(job.base))
+            found[job.id] = {"memory_bytes": takes.memory_bytes, "disk_bytes": takes.disk_bytes, "seconds": round(takes.seconds(cores), 1)}
+    return found
 
 
 def work(session: Session, plan: Plan) -> Counts:

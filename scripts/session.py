@@ -139,20 +139,27 @@ class Session:
         return self._shapes[model]
 
     @property
-    def workspace(self) -> Workspace:
-        """Where jobs find and leave things, and what each may use."""
+    def threads(self) -> int:
+        """The threads of a job."""
+        return self.settings.farm.threads or max(1, (os.cpu_count() or 1) // self.settings.farm.workers)
+
+    @property
+    def memory_bytes(self) -> int:
+        """The most memory a job may use."""
         import psutil
 
-        farm = self.settings.farm
-        threads = farm.threads or max(1, (os.cpu_count() or 1) // farm.workers)
-        memory = int(farm.memory_gib * 2**30) or int(psutil.virtual_memory().total * 0.8)
+        return int(self.settings.farm.memory_gib * 2**30) or int(psutil.virtual_memory().total * 0.8)
+
+    @property
+    def workspace(self) -> Workspace:
+        """Where jobs find and leave things, and what each may use."""
         return Workspace(
             endpoint=self.endpoint,
             cache_dir=str(self.folder / "cache"),
             artifacts_dir=str(self.artifacts),
-            threads=threads,
-            timeout_s=farm.timeout_s,
-            memory_bytes=memory,
+            threads=self.threads,
+            timeout_s=self.settings.farm.timeout_s,
+            memory_bytes=self.memory_bytes,
         )
 
     @cached_property

@@ -1,0 +1,123 @@
+"""What a recipe takes on a model of a given shape: memory, disk and arithmetic, said before it starts from shapes alone.
+
+Memory is an estimate to refuse what cannot fit, not to pack a machine to its rim; tests hold it against measured peaks. The seconds are an
+order of magnitude: operations over a nominal rate of this kind of processor.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from hub.domain import Recipe, Step
+from hub.errors import OutOfDisk, UnfitModel
+from runners import methods
+from runners.architectures import architecture
+from runners.checkpoint import ModelShape
+from runners.headers import Tensor
+from runners.method import Works
+
+GIB = 2**30
+OPERATIONS_PER_CORE = 2e10
+"""Float32 operations a second that one core of a common processor gives in matrix products."""
+START_SECONDS = 5.0
+"""What libraries take to be imported."""
+_FLOAT = 4  # bytes; methods compute in float32
+_BATCH = 4  # windows looked at together where a step does not say
+
+
+@dataclass(frozen=True, kw_only=True)
+class Needs:
+    """Peak memory above that of the libraries, bytes that lie on disk together at the most, and floating-point operations."""
+
+    memory_bytes: int
+    disk_bytes: int
+    operations: float
+
+    def seconds(self, cores: int) -> float:
+        """Return about how long that takes on a CPU: right to a small factor."""
+        return START_SECONDS + self.operations / (OPERATIONS_PER_CORE * max(1, cores))
+
+
+def needs(recipe: Recipe, shape: ModelShape) -> Needs:
+    """Return what a recipe takes; raise what `method.check` raises where a step does not fit."""
+    base, memory, disk, operations, before = shape, 0, 0, 0.0, 0
+    for step in recipe.steps:
+        method = methods.get(step.method)
+        method.check(step, shape)
+        promise = method.promise(step, shape)
+        largest = max(shape.tensors.values(), key=lambda tensor: tensor.numel, default=Tensor(dtype="F32", shape=(0,)))
+        memory = max(memory, _memory(method.WORKS, step, shape, base, largest.numel * _FLOAT, promise.bytes))
+        disk = max(disk, before + promise.bytes)
+        operations += _operations(method.WORKS, step, shape, base)
+        before, shape = promise.bytes, promise.shape
+    return Needs(memory_bytes=memory, disk_bytes=disk, operations=operations)
+
+
+def require(recipe: Recipe, shape: ModelShape, *, memory_bytes: int, folder: Path) -> None:
+    """Raise `UnfitModel` where a recipe takes more than `memory_bytes`, `OutOfDisk` where the disk of `folder` has too little left."""
+    import shutil
+
+    wanted = needs(recipe, shape)
+    if reason := too_large(wanted, memory_bytes):
+        raise UnfitModel(f"{recipe.name} {reason}.", hint="Use a machine with more memory, or a recipe that works a layer at a time.")
+    free = shutil.disk_usage(next(path for path in (folder, *folder.parents) if path.exists())).free
+    if wanted.disk_bytes > free:
+        raise OutOfDisk(
+            f"{recipe.name} writes about {wanted.disk_bytes / GIB:.1f} GiB; the disk of {folder} has {free / GIB:.1f} GiB left.",
+            hint="Free some space, or choose a folder on another disk.",
+        )
+
+
+def too_large(wanted: Needs, memory_bytes: int) -> str:
+    """Return in words that something takes more memory than there is; empty where it fits."""
+    if wanted.memory_bytes <= memory_bytes:
+        return ""
+    return f"takes about {wanted.memory_bytes / GIB:.1f} GiB of memory; there are {memory_bytes / GIB:.1f} GiB"
+
+
+def _memory(works: Works, step: Step, shape: ModelShape, base: ModelShape, largest: int, made: int) -> int:
+    if works == "streaming":
+        return 4 * largest
+    if works == "layerwise":
+        widest = max((linear.in_features for linear in shape.linears), default=0)
+        outside = sum(tensor.numel for name, tensor in shape.tensors.items() if not _inside(name, shape)) * _FLOAT
+        hidden = 2 * _shown(step) * shape.hidden_size * _FLOAT
+        return outside + 3 * _largest_layer(shape) * _FLOAT + hidden + 2 * 8 * widest**2
+    if works == "whole":
+        return shape.parameters * _FLOAT + made
+    tokens = _batch_tokens(step)
+    activations = tokens * (shape.layers * (16 * shape.hidden_size + 4 * shape.intermediate_size) + 6 * shape.vocab_size) * _FLOAT
+    return shape.parameters * 4 * _FLOAT + base.parameters * _FLOAT + activations
+
+
+def _operations(works: Works, step: Step, shape: ModelShape, base: ModelShape) -> float:
+    weights = sum(linear.out_features * linear.in_features for linear in shape.linears)
+    if works == "streaming":
+        return 20.0 * weights
+    if works == "training":
+        return float(step.params.get("tokens", _shown(step))) * (6.0 * shape.parameters + 2.0 * base.parameters)
+    statistics = sum(2.0 * _shown(step) * linear.in_features**2 + float(linear.in_features) ** 3 for linear in shape.linears)
+    return 4.0 * weights * _shown(step) + statistics
+
+
+def _shown(step: Step) -> int:
+    return step.calibration.samples * step.calibration.sequence_length if step.calibration else 0
+
+
+def _batch_tokens(step: Step) -> int:
+    return int(step.params.get("batch", _BATCH)) * (step.calibration.sequence_length if step.calibration else 1)
+
+
+def _inside(name: str, shape: ModelShape) -> bool:
+    return name.startswith(f"{architecture(shape.architecture).layers}.")
+
+
+def _largest_layer(shape: ModelShape) -> int:
+    root = architecture(shape.architecture).layers + "."
+    sums: dict[str, int] = {}
+    for name, tensor in shape.tensors.items():
+        if name.startswith(root):
+            number = name.removeprefix(root).partition(".")[0]
+            sums[number] = sums.get(number, 0) + tensor.numel
+    return max(sums.values(), default=0)
