@@ -23,6 +23,7 @@ from hub.codec import content_id, from_json, to_json
 from hub.domain import Artifact, ArtifactFile, ModelRef, Recipe, StepRecord, variant_id
 from hub.errors import BadCheckpoint, OutOfDisk
 from hub.policy import CARRIED
+from runners import readers
 from runners.architectures import KNOWN
 from runners.headers import INDEX, Tensor, stored_tensors, weight_files
 
@@ -101,7 +102,9 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 
 def format_of(folder: Path) -> str:
-    """Return how a checkpoint lies on disk, by what is in its folder: `dense`, or the quantization method that its config.json names."""
+    """Return how a checkpoint lies on disk: for another engine, by its file; else `dense`, or the quantization that config.json names."""
+    if exported := readers.format_of(folder):
+        return exported
     quantization = read_config(folder).get("quantization_config") or {}
     return str(quantization.get("quant_method") or "dense")
 
@@ -191,7 +194,8 @@ def _check_layers(architecture: str, layers: int, tensors: Mapping[str, Tensor],
 def folder_ref(folder: Path) -> ModelRef:
     """Name a local folder as a base model: its own name, pinned by a hash of config and weights in place of a commit."""
     check(folder)
-    files = [describe(path, folder) for path in (folder / "config.json", *weight_files(folder))]
+    weights = [folder / name for name in readers.weights_beside(folder)] or weight_files(folder)
+    files = [describe(path, folder) for path in (folder / "config.json", *weights)]
     name = re.sub(r"[^A-Za-z0-9._-]+", "-", folder.resolve().name).strip("-.") or "model"
     return ModelRef(repo_id=f"local/{name}", sha=f"local-{content_id(files)}")
 
@@ -204,7 +208,7 @@ def check(folder: Path) -> None:
         )
     read_config(folder)
     for path in sorted(folder.rglob("*")):
-        if path.suffix.lower() in FORBIDDEN_SUFFIXES:
+        if path.suffix.lower() in FORBIDDEN_SUFFIXES and not readers.harmless(path):
             raise BadCheckpoint(
                 f"The checkpoint {folder} holds {path.relative_to(folder)}; pickles and code are not opened.",
                 hint="Remove that file, or choose a model that is published as safetensors alone.",
@@ -224,7 +228,8 @@ def carry_over(source: Path, target: Path) -> None:
 
 def remove_strays(folder: Path, source: Path) -> None:
     """Remove everything that is neither config, weights, nor carried over from the source: logs, recipes, code that libraries leave."""
-    kept = {Path("config.json"), Path(INDEX)} | {path.relative_to(source) for pattern in CARRIED for path in source.glob(pattern)}
+    own = {Path(name) for name in ("config.json", INDEX, *readers.weights_beside(folder))}
+    kept = own | {path.relative_to(source) for pattern in CARRIED for path in source.glob(pattern)}
     for path in sorted(folder.rglob("*"), reverse=True):
         if path.is_dir():
             if not any(path.iterdir()):

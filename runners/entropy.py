@@ -154,7 +154,7 @@ def _data_start(path: Path) -> int:
 
 def _chunks(stored: Stored) -> Iterator[tuple[int, int]]:
     """Give the bytes of each chunk of a tensor, and of one element (1 where elements are smaller than a byte)."""
-    width = max(1, int(BITS[stored.tensor.dtype]) // 8)  # types in blocks, as llama.cpp's, have no bytes of their own kind
+    width = max(1, BITS.get(stored.tensor.dtype, 8) // 8)  # types in blocks, as llama.cpp's, have no bytes of their own kind
     for start in range(stored.start, stored.end, CHUNK * width):
         yield min(CHUNK * width, stored.end - start), width
 

@@ -1,4 +1,7 @@
-"""Safetensors headers, read and checked without torch: names, dtypes, shapes, and whether a file is whole."""
+"""A checkpoint's tensors, read and checked without torch: names, dtypes, shapes, places, and whether a file is whole.
+
+Safetensors headers are read here, the files of other engines by `runners.readers`.
+"""
 
 from __future__ import annotations
 
@@ -12,15 +15,20 @@ from hub.errors import BadCheckpoint
 
 BITS = {
     "BOOL": 8, "U8": 8, "I8": 8, "F8_E4M3": 8, "F8_E5M2": 8, "F8_E8M0": 8, "I16": 16, "U16": 16, "F16": 16, "BF16": 16,
-    "I32": 32, "U32": 32, "F32": 32, "I64": 64, "U64": 64, "F64": 64, "F4": 4, "C64": 64,
+    "I32": 32, "U32": 32, "F32": 32, "I64": 64, "U64": 64, "F64": 64, "F4": 4, "C64": 64, "I4": 4, "U4": 4,
 }  # fmt: skip
+BLOCKS = {
+    "Q4_0": (32, 18), "Q4_1": (32, 20), "Q5_0": (32, 22), "Q5_1": (32, 24), "Q8_0": (32, 34),
+    "Q2_K": (256, 84), "Q3_K": (256, 110), "Q4_K": (256, 144), "Q5_K": (256, 176), "Q6_K": (256, 210),
+}  # fmt: skip
+"""llama.cpp's types: how many weights of a row lie together, and in how many bytes, scales included."""
 MAX_HEADER = 100_000_000
 INDEX = "model.safetensors.index.json"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Tensor:
-    """A tensor as a safetensors header states it; dtype by its safetensors name (BF16, I32, …)."""
+    """A tensor as its file's header states it; dtype by its name in safetensors (BF16, I32, …) or in llama.cpp (Q4_K)."""
 
     dtype: str
     shape: tuple[int, ...]
@@ -33,7 +41,8 @@ class Tensor:
     @property
     def bytes(self) -> int:
         """Size of the data."""
-        return self.numel * BITS[self.dtype] // 8
+        weights, size = BLOCKS.get(self.dtype) or (8, BITS[self.dtype])
+        return -(-self.numel * size // weights)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,7 +117,11 @@ def weight_files(folder: Path) -> tuple[Path, ...]:
 
 
 def stored_tensors(folder: Path) -> dict[str, Stored]:
-    """Return all tensors of a checkpoint folder by name, in the order of their names."""
+    """Return all tensors of a checkpoint folder by name, in the order of their names, whatever its format."""
+    from runners import readers
+
+    if engine_file := readers.engine_file(folder):
+        return readers.read(engine_file)
     found: dict[str, Stored] = {}
     for path in weight_files(folder):
         found.update(read_header(path))

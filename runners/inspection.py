@@ -9,7 +9,7 @@ from typing import Any
 from hub.domain import Artifact, Facts, Recipe, StepRecord
 from hub.errors import ModelPressError
 from hub.policy import CARRIED
-from runners import checkpoint, engines, failures, formats, headers
+from runners import checkpoint, engines, failures, formats, headers, readers
 from runners.checkpoint import FORBIDDEN_SUFFIXES, MANIFEST
 
 PROMPT = "The function returns"
@@ -126,7 +126,7 @@ def _unexpected(folder: Path, manifest: Artifact | None) -> tuple[str, ...]:
     found = []
     for name, path in _files(folder).items():
         lower = name.lower()
-        if path.suffix.lower() in FORBIDDEN_SUFFIXES:
+        if path.suffix.lower() in FORBIDDEN_SUFFIXES and not readers.harmless(path):
             found.append(f"{name}: pickle or code")
         elif path.is_symlink() and not _in_cache(path, folder):
             found.append(f"{name}: symbolic link")

@@ -93,7 +93,7 @@ def test_every_method_promises_all_linears_and_says_so_in_bytes(name: str) -> No
         assert promise.changed
         assert all(tensor in promise.tensors for tensors in promise.changed.values() for tensor in tensors)
         assert 0 < promise.bytes <= sum(tensor.bytes for tensor in llama().tensors.values())
-        assert "model.embed_tokens.weight" in promise.tensors
+        assert method.FAMILY == "export" or "model.embed_tokens.weight" in promise.tensors
 
 
 def test_the_listing_imports_nothing_heavy() -> None:

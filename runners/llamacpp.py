@@ -1,0 +1,138 @@
+"""llama.cpp through llama-cpp-python's binding of its C functions: open a GGUF file, cut text into tokens, quantize."""
+
+from __future__ import annotations
+
+import ctypes
+from collections import deque
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from hub.errors import BadCheckpoint
+
+_said: deque[str] = deque(maxlen=8)  # what llama.cpp last complained of; its functions tell no reason
+_callback: Any = None
+_WARNING = 3
+
+
+def library() -> Any:
+    """Return the binding, its log turned from the terminal into `complaint`."""
+    global _callback
+    from llama_cpp import llama_cpp
+
+    if _callback is None:
+
+        @llama_cpp.llama_log_callback  # type: ignore[untyped-decorator]
+        def listen(level: int, text: bytes, _: Any) -> None:
+            if level >= _WARNING and (said := text.decode("utf-8", errors="replace").strip()):
+                _said.append(said)
+
+        _callback = listen  # the library calls it as long as it lives
+        llama_cpp.llama_log_set(listen, ctypes.c_void_p(0))
+        llama_cpp.llama_backend_init()
+    return llama_cpp
+
+
+def complaint() -> str:
+    """Return llama.cpp's last warnings and errors, in one line."""
+    return " ".join(_said)[-300:] or "it tells no reason"
+
+
+class Model:
+    """A GGUF file opened by llama.cpp; `vocab_only` leaves the weights alone. Raises `BadCheckpoint` where llama.cpp refuses it."""
+
+    def __init__(self, path: Path, *, vocab_only: bool = False) -> None:
+        """Open the file."""
+        self._library = library()
+        _said.clear()
+        settings = self._library.llama_model_default_params()
+        settings.vocab_only = vocab_only
+        self.handle = self._library.llama_model_load_from_file(str(path).encode(), settings)
+        if not self.handle:
+            raise BadCheckpoint(f"llama.cpp cannot load {path.name}: {complaint()}", hint="Press it again.")
+        self.vocab = self._library.llama_model_get_vocab(self.handle)
+
+    def tokenize(self, text: str) -> list[int]:
+        """Return the text's token ids, with the special tokens that the file says are added."""
+        data = text.encode()
+        room = len(data) + 8
+        ids = (self._library.llama_token * room)()
+        count = self._library.llama_tokenize(self.vocab, data, len(data), ids, room, True, True)
+        return list(ids[:count])
+
+    @property
+    def vocabulary(self) -> int:
+        """The number of tokens."""
+        return int(self._library.llama_vocab_n_tokens(self.vocab))
+
+    @property
+    def context_length(self) -> int:
+        """The longest sequence the model was trained for; 2**31 where the file does not say."""
+        return int(self._library.llama_model_n_ctx_train(self.handle)) or 2**31
+
+    def __del__(self) -> None:
+        """Give the memory back."""
+        if getattr(self, "handle", None):
+            self._library.llama_model_free(self.handle)
+            self.handle = None
+
+
+class Context:
+    """A place for one sequence of at most `size` tokens; `threads` as torch has them, so that two engines are compared fairly."""
+
+    def __init__(self, model: Model, size: int, threads: int) -> None:
+        """Take the memory."""
+        self._library = library()
+        self.model = model
+        self.size = size
+        settings = self._library.llama_context_default_params()
+        settings.n_ctx = settings.n_batch = size
+        settings.n_threads = settings.n_threads_batch = threads
+        _said.clear()
+        self.handle = self._library.llama_init_from_model(model.handle, settings)
+        if not self.handle:
+            raise BadCheckpoint(f"llama.cpp makes no context of {size} tokens: {complaint()}", hint="Use a protocol of shorter sequences.")
+
+    def forget(self) -> None:
+        """Empty the sequence."""
+        self._library.llama_memory_clear(self._library.llama_get_memory(self.handle), False)
+
+    def read(self, ids: Sequence[int], *, start: int, all_logits: bool) -> Any:
+        """Append tokens at position `start`; return the logits after each of them, or after the last: float32 (tokens, vocabulary).
+
+        The array is llama.cpp's own memory, overwritten by the next call.
+        """
+        import numpy as np
+
+        batch = self._library.llama_batch_init(len(ids), 0, 1)
+        try:
+            batch.n_tokens = len(ids)
+            for place, token in enumerate(ids):
+                batch.token[place] = token
+                batch.pos[place] = start + place
+                batch.n_seq_id[place] = 1
+                batch.seq_id[place][0] = 0
+                batch.logits[place] = all_logits or place == len(ids) - 1
+            if self._library.llama_decode(self.handle, batch):
+                raise BadCheckpoint(f"llama.cpp cannot run the model: {complaint()}", hint="Press it again with another recipe.")
+        finally:
+            self._library.llama_batch_free(batch)
+        shape = (len(ids) if all_logits else 1, self.model.vocabulary)
+        return np.ctypeslib.as_array(self._library.llama_get_logits(self.handle), shape=shape)
+
+    def __del__(self) -> None:
+        """Give the memory back, before the model's."""
+        if getattr(self, "handle", None):
+            self._library.llama_free(self.handle)
+            self.handle = None
+
+
+def quantize(source: Path, target: Path, scheme: str, threads: int) -> None:
+    """Write `source`, a dense GGUF file, as `target` in a file type such as Q4_K_M; raise `BadCheckpoint` where llama.cpp cannot."""
+    binding = library()
+    _said.clear()
+    settings = binding.llama_model_quantize_default_params()
+    settings.ftype = getattr(binding, f"LLAMA_FTYPE_MOSTLY_{scheme}")
+    settings.nthread = threads
+    if binding.llama_model_quantize(str(source).encode(), str(target).encode(), ctypes.byref(settings)):
+        raise BadCheckpoint(f"llama.cpp cannot quantize to {scheme}: {complaint()}", hint="Press it again with another recipe.")

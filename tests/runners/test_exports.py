@@ -1,0 +1,275 @@
+"""GGUF, ONNX and OpenVINO: what is written, read by loaders that are not ours, and by our readers and engines."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hub.domain import ModelRef
+from hub.errors import BadCheckpoint, UnfitModel
+from runners import checkpoint, engines, ggml, inspection, press, readers, recipes
+from runners.headers import Tensor, stored_tensors
+
+BASE = ModelRef(repo_id="modelpress-samples/tiny", sha="0" * 40)
+TEXTS = ("The function returns 3 333 tokens.\n\n\tx = [1, 2]  # don't", "ñandú 東京 🦙<|im_start|>user\nhi<|im_end|>", " a  b   c")
+SAMPLES = ("sample-llama", "sample-qwen3-chat", "sample-gpt2")
+
+
+@pytest.fixture(scope="module")
+def tiny(samples: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """Return what makes a random float32 model like a sample, with other numbers in its config where wanted."""
+
+    def make(sample: str, **changes: Any) -> Path:
+        import torch
+        from transformers import AutoConfig, AutoModelForCausalLM
+
+        folder = tmp_path_factory.mktemp("tiny") / sample
+        config = AutoConfig.from_pretrained(samples / sample)
+        config.update(changes)
+        torch.manual_seed(0)
+        model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+        for name, weight in model.named_parameters():  # norms and biases that are all one and zero would hide what is mixed up
+            if weight.dim() == 1:
+                torch.nn.init.normal_(weight, mean=float("norm" in name or "ln_" in name), std=0.2)
+        model.save_pretrained(folder)
+        checkpoint.carry_over(samples / sample, folder)
+        return folder
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def pressed(samples: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str], Path]:
+    """Return what presses a sample by a recipe, once."""
+    made: dict[tuple[str, str], Path] = {}
+
+    def get(recipe: str, sample: str) -> Path:
+        if (recipe, sample) not in made:
+            folder = tmp_path_factory.mktemp("pressed") / recipe
+            press.press(BASE, samples / sample, recipes.load(recipe), folder)
+            made[recipe, sample] = folder
+        return made[recipe, sample]
+
+    return get
+
+
+def base_logits(folder: Path, ids: list[int]) -> Any:
+    return engines.load("transformers").load(folder, dtype="float32").logits(ids)
+
+
+def divergence(wanted: Any, found: Any) -> float:
+    wanted, found = wanted.double().log_softmax(-1), found.double().log_softmax(-1)
+    return float((wanted.exp() * (wanted - found)).sum(-1).mean())
+
+
+def clean(code: str, *arguments: object) -> Any:
+    """Run code in a process of its own, in which nothing of ours is imported; return the JSON that it prints last."""
+    done = subprocess.run([sys.executable, "-c", code, *map(str, arguments)], capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+# --- all formats ---
+
+SMALL = {"gguf": "gguf-q8-0"}
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize("recipe", SMALL.values())
+@pytest.mark.parametrize("sample", SAMPLES)
+def test_the_gate_finds_nothing_and_the_engine_predicts_as_the_base(
+    samples: Path, pressed: Callable[[str, str], Path], sample: str, recipe: str
+) -> None:
+    folder = pressed(recipe, sample)
+    facts = inspection.inspect(folder, recipes.load(recipe), samples / sample)
+    assert facts.loads, facts.load_error
+    assert (facts.not_packed, facts.missing_files, facts.unexpected_files, facts.checksum_errors, facts.non_finite) == ((), (), (), (), ())
+    assert facts.packed_found == facts.packed_expected > 0
+    assert facts.tensor_bytes_found == pytest.approx(facts.tensor_bytes_expected, rel=0.001)
+    assert len(facts.generated_ids) == inspection.NEW_TOKENS
+
+    loaded = engines.for_folder(folder).load(folder)
+    ids = list(range(40, 140))
+    found = loaded.logits(ids)
+    assert 0 < divergence(base_logits(samples / sample, ids), found) < 0.01
+    assert loaded.logits(ids[:30]).argmax(-1).tolist() == found[:30].argmax(-1).tolist()  # what follows is not seen
+    assert loaded.context_length == 512
+    assert engines.for_folder(folder).count_parameters(folder) == checkpoint.shape(samples / sample).parameters
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize("recipe", SMALL.values())
+def test_greedy_writing_is_that_of_whole_passes(pressed: Callable[[str, str], Path], recipe: str) -> None:
+    loaded = engines.for_folder(pressed(recipe, "sample-llama")).load(pressed(recipe, "sample-llama"))
+    ids = loaded.encode(inspection.PROMPT)
+    written = loaded.generate(ids, 12)
+    whole = list(ids)
+    for _ in written:
+        whole.append(int(loaded.logits(whole)[-1].argmax()))
+    assert whole[len(ids) :] == written
+    assert all(seconds > 0 for seconds in loaded.time_generation(ids, 4))
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize("recipe", SMALL.values())
+def test_pressed_again_the_bytes_are_the_same(samples: Path, pressed: Callable[[str, str], Path], tmp_path: Path, recipe: str) -> None:
+    first = pressed(recipe, "sample-llama")
+    shutil.copytree(samples / "sample-llama", tmp_path / "elsewhere")
+    again = press.press(BASE, tmp_path / "elsewhere", recipes.load(recipe), tmp_path / "again")
+    written = checkpoint.read_manifest(first)
+    assert written is not None
+    assert again.files == written.files
+
+
+# --- GGUF ---
+
+
+@pytest.mark.integration
+def test_gguf_is_read_as_gguf_s_own_reader_reads_it(pressed: Callable[[str, str], Path]) -> None:
+    from gguf import GGUFReader
+
+    path = pressed("gguf-q4-k-m", "sample-qwen3-chat") / "model.gguf"
+    wanted = {
+        entry.name: (entry.tensor_type.name, tuple(int(size) for size in reversed(entry.shape)), int(entry.data_offset), int(entry.n_bytes))
+        for entry in GGUFReader(path).tensors
+    }
+    mine = {name: (it.tensor.dtype, it.tensor.shape, it.start, it.end - it.start) for name, it in readers.read(path).items()}
+    assert mine == wanted
+    assert {kind for kind, *_ in mine.values()} == {"F32", "Q4_K", "Q5_0", "Q6_K", "Q8_0"}  # widths of 192 and 512
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize("scheme", ggml.MIXTURES)
+@pytest.mark.parametrize(
+    ("sample", "changes"),
+    [
+        ("sample-llama", {"num_hidden_layers": 17, "hidden_size": 256, "intermediate_size": 288, "tie_word_embeddings": False}),
+        ("sample-qwen3-chat", {"num_hidden_layers": 3, "layer_types": ["full_attention"] * 3, "hidden_size": 96}),
+        ("sample-gpt2", {"n_layer": 9}),
+    ],
+)
+def test_types_are_foretold_as_llama_cpp_chooses_them(
+    tiny: Callable[..., Path], tmp_path: Path, sample: str, changes: dict[str, Any], scheme: str
+) -> None:
+    from runners import gguf_dense, llamacpp
+
+    source = tiny(sample, **changes)
+    gguf_dense.write(source, tmp_path / "dense.gguf", dtype="F32", scratch=tmp_path)
+    llamacpp.quantize(tmp_path / "dense.gguf", tmp_path / "made.gguf", scheme, 1)
+    found = {name: entry.tensor for name, entry in readers.read(tmp_path / "made.gguf").items()}
+    assert found == ggml.tensors(checkpoint.shape(source), scheme)
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize("sample", SAMPLES)
+def test_transformers_reads_the_gguf_file_back(samples: Path, pressed: Callable[[str, str], Path], sample: str) -> None:
+    import torch
+
+    code = (
+        "import json, sys, torch; from transformers import AutoConfig, AutoModelForCausalLM; folder = sys.argv[1];"
+        "config = AutoConfig.from_pretrained(folder);"  # from a Qwen3 file transformers does not read how wide a head is
+        "model = AutoModelForCausalLM.from_pretrained(folder, config=config, gguf_file='model.gguf', dtype=torch.float32);"
+        "print(json.dumps(model(torch.arange(40, 72)[None]).logits[0].tolist()))"
+    )
+    found = clean(code, pressed("gguf-q8-0", sample))
+    assert divergence(base_logits(samples / sample, list(range(40, 72))), torch.tensor(found)) < 0.01
+
+
+@pytest.mark.integration
+def test_the_gguf_file_has_the_base_s_tokens_and_chat_template(samples: Path, pressed: Callable[[str, str], Path]) -> None:
+    from transformers import AutoTokenizer
+
+    code = (
+        "import json, sys; from llama_cpp import Llama; it = Llama(sys.argv[1], vocab_only=True, verbose=False);"
+        "ids = [it.tokenize(text.encode(), add_bos=True, special=True) for text in sys.argv[2:]];"
+        "print(json.dumps([ids, it.metadata['tokenizer.chat_template']]))"
+    )
+    base = AutoTokenizer.from_pretrained(samples / "sample-qwen3-chat")
+    ids, template = clean(code, pressed("gguf-q8-0", "sample-qwen3-chat") / "model.gguf", *TEXTS)
+    assert ids == [base(text)["input_ids"] for text in TEXTS]
+    assert template == base.chat_template
+
+
+@pytest.mark.integration
+@pytest.mark.shared
+def test_merges_of_a_sentencepiece_tokenizer_keep_their_order(shared: Path, tmp_path: Path) -> None:
+    from transformers import AutoTokenizer
+
+    from runners import gguf_dense, llamacpp
+
+    source = shared / "models" / "stories260K"
+    gguf_dense.write(source, tmp_path / "dense.gguf", dtype="F32", scratch=tmp_path)
+    model = llamacpp.Model(tmp_path / "dense.gguf", vocab_only=True)
+    base = AutoTokenizer.from_pretrained(source)
+    story = "Once upon a time, there was a little dog.\nHe don't  like 12 apples! ñandú 🦙"
+    assert model.tokenize(story) == base(story)["input_ids"]
+
+
+@pytest.mark.integration
+def test_a_tokenizer_that_llama_cpp_cuts_otherwise_is_refused(samples: Path, tmp_path: Path) -> None:
+    shutil.copytree(samples / "sample-llama", tmp_path / "base")
+    path = tmp_path / "base" / "tokenizer.json"
+    settings = json.loads(path.read_text())
+    settings["pre_tokenizer"] = {
+        "type": "Sequence",
+        "pretokenizers": [{"type": "Digits", "individual_digits": True}, settings["pre_tokenizer"]],
+    }
+    path.write_text(json.dumps(settings))
+    with pytest.raises(UnfitModel, match=r"llama\.cpp"):
+        press.press(BASE, tmp_path / "base", recipes.load("gguf-q8-0"), tmp_path / "made")
+    assert not (tmp_path / "made").exists()
+
+
+def test_a_broken_gguf_file_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "model.gguf"
+    for content in (b"", b"GGUF", b"GGUF" + (3).to_bytes(4, "little") + (2**40).to_bytes(16, "little"), b"PK\x03\x04" * 10):
+        path.write_bytes(content)
+        with pytest.raises(BadCheckpoint, match=r"model\.gguf"):
+            stored_tensors(tmp_path)
+
+
+@pytest.mark.integration
+def test_a_truncated_gguf_file_is_told(pressed: Callable[[str, str], Path], tmp_path: Path) -> None:
+    shutil.copytree(pressed("gguf-q8-0", "sample-llama"), tmp_path / "cut")
+    path = tmp_path / "cut" / "model.gguf"
+    path.write_bytes(path.read_bytes()[:-100_000])
+    with pytest.raises(BadCheckpoint, match="promises"):
+        stored_tensors(tmp_path / "cut")
+    with pytest.raises(BadCheckpoint, match=r"llama\.cpp cannot load"):
+        engines.load("llama_cpp").load(tmp_path / "cut")
+
+
+def test_block_types_weigh_what_llama_cpp_says() -> None:
+    import gguf
+
+    from runners.headers import BLOCKS
+
+    for name, sizes in BLOCKS.items():
+        assert gguf.GGML_QUANT_SIZES[gguf.GGMLQuantizationType[name]] == sizes
+    assert Tensor(dtype="Q4_K", shape=(3, 512)).bytes == 3 * 2 * 144
+
+
+# --- what may lie in a folder ---
+
+
+def test_only_openvino_s_own_numbers_may_end_in_bin(tmp_path: Path) -> None:
+    weights = tmp_path / "openvino_model.bin"
+    weights.write_bytes(b"\x00" * 16)
+    assert not readers.harmless(weights)  # no model beside it
+    (tmp_path / "openvino_model.xml").write_text("<net/>")
+    assert readers.harmless(weights)
+    (tmp_path / "pytorch_model.bin").write_bytes(b"\x00" * 16)
+    assert not readers.harmless(tmp_path / "pytorch_model.bin")
+    for start in (b"\x80\x02", b"PK\x03\x04"):
+        weights.write_bytes(start + b"\x00" * 16)
+        assert not readers.harmless(weights)
+    weights.write_bytes(b"\x00" * 16)
+    (tmp_path / "model.safetensors").write_bytes(b"")
+    assert not readers.harmless(weights)
