@@ -15,8 +15,8 @@ import psutil
 from hub.domain import Environment
 
 LIBRARIES = (
-    "accelerate", "bitsandbytes", "compressed-tensors", "gptqmodel", "huggingface_hub", "llmcompressor", "modelpress", "numpy", "optimum",
-    "safetensors", "tokenizers", "torch", "transformers",
+    "accelerate", "auto-round", "bitsandbytes", "compressed-tensors", "gguf", "gptqmodel", "huggingface_hub", "llama-cpp-python",
+    "llmcompressor", "modelpress", "numpy", "optimum", "peft", "safetensors", "tokenizers", "torch", "torchao", "transformers",
 )  # fmt: skip
 _CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
 

@@ -5,30 +5,16 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import MutableMapping
-from importlib import metadata
 from pathlib import Path
 
 import psutil
 
 from hub.domain import Artifact, ModelRef, Recipe, Step, StepRecord, variant_id
 from hub.errors import BadCheckpoint, Unavailable, UsageError
-from runners import checkpoint, formats, methods, needs, plugins, rehearsal, texts
+from runners import checkpoint, environment, formats, methods, needs, plugins, rehearsal, texts
 from runners.checkpoint import ModelShape
 from runners.headers import stored_tensors
 from runners.method import INSTALL, Outcome, PressContext
-
-DISTRIBUTIONS = (
-    "accelerate",
-    "bitsandbytes",
-    "compressed-tensors",
-    "gptqmodel",
-    "llmcompressor",
-    "optimum",
-    "peft",
-    "safetensors",
-    "torch",
-    "transformers",
-)
 
 
 def check(recipe: Recipe, shape: ModelShape) -> ModelShape:
@@ -81,7 +67,7 @@ def press(
             path.rename(work / path.name)
         shutil.rmtree(work / ".steps")
         parameters = formats.promise_of(recipe, shape, steps).shape.parameters
-        artifact = checkpoint.write(work, base=base, recipe=recipe, parameters=parameters, libraries=libraries(), steps=steps)
+        artifact = checkpoint.write(work, base=base, recipe=recipe, parameters=parameters, libraries=environment.libraries(), steps=steps)
         stages["finish"] = time.monotonic() - began
     return artifact
 
@@ -135,17 +121,7 @@ def _record(step: Step, outcome: Outcome, context: PressContext) -> StepRecord:
 def require_libraries(recipe: Recipe) -> None:
     """Raise `Unavailable` naming the library that a step needs and this machine lacks."""
     for step in recipe.steps:
-        missing = plugins.missing(methods.get(step.method).NEEDS)
+        method = methods.get(step.method)
+        missing, install = plugins.missing(method.NEEDS), getattr(method, "INSTALL", INSTALL)
         if missing:
-            raise Unavailable(f"The method {step.method} needs {', '.join(missing)}, not installed here.", hint=f"Install with: {INSTALL}")
-
-
-def libraries() -> dict[str, str]:
-    """Return the versions of the libraries that take part in pressing, as far as they are installed."""
-    found = {}
-    for name in DISTRIBUTIONS:
-        try:
-            found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-    return found
+            raise Unavailable(f"The method {step.method} needs {', '.join(missing)}, not installed here.", hint=f"Install with: {install}")

@@ -36,7 +36,7 @@ def _info(name: str) -> MethodInfo:
             schemes=method.SCHEMES,
             available=not missing,
             reason=f"not installed here: {', '.join(missing)}" if missing else "",
-            install=INSTALL if missing else "",
+            install=getattr(method, "INSTALL", INSTALL) if missing else "",
         )
     except (ModelPressError, AttributeError) as error:
         return MethodInfo(
