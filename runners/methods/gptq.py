@@ -2,19 +2,28 @@
 
 Pressed again on the same machine with as many threads, the bytes are the same; other hardware sums in another order, and a weight near
 the middle of two levels may then fall to the other one.
+
+gptqmodel raises the damping by itself where a layer's matrix has no Cholesky factor. Where that does not help, or sums are not finite, it
+rounds the layer to nearest and goes on; such a layer is left out here in another run, and named.
 """
 
 from __future__ import annotations
 
 import contextlib
+import math
 import os
-from collections.abc import Iterator
+import re
+import shutil
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
-from hub.domain import Step
-from hub.errors import UnfitModel
+from hub.domain import Scalar, Step
+from hub.errors import BadCheckpoint, UnfitModel
 from runners import dense, formats, method
-from runners.checkpoint import ModelShape
+from runners.architectures import architecture
+from runners.checkpoint import ModelShape, read_config
+from runners.checkpoint import shape as shape_of
 from runners.method import Outcome, PressContext, Promise
 
 FAMILY = "quantization"
@@ -25,6 +34,13 @@ FORMAT = "gptq"
 NEEDS = ("gptqmodel", "optimum", "transformers", "torch")
 WORKS = "whole"
 WORD = 32
+CPU_GROUPS = (32, 64, 128, 256)
+
+_NOT_FINITE = "its weights hold NaN or infinity"
+_NO_FACTOR = "GPTQ's matrix has no Cholesky factor at any damping: its inputs on the calibration text are not finite, or too large"
+_NO_TEXT = "too little of the calibration text reached it"
+_NO_LOSS = "its rounding error is not finite"
+_NO_SCALES = "its scales leave float16"
 
 
 def _options(step: Step) -> tuple[int, int, bool, float]:
@@ -38,9 +54,9 @@ def _options(step: Step) -> tuple[int, int, bool, float]:
 
 
 def check(step: Step, shape: ModelShape) -> None:
-    """Refuse Conv1D models, and widths that groups, or words of 32 bits, do not divide."""
+    """Refuse Conv1D models, widths that groups, or words of 32 bits, do not divide, and what only a GPU could run."""
     method.check_common(step, shape, SCHEMES, calibrated=True)
-    group = _options(step)[1]
+    bits, group, _, _ = _options(step)
     if shape.conv1d:
         # gptqmodel packs Conv1D well, but GPT-2's weight initialisation in transformers 5.17 then asks for the dense weight and fails.
         raise UnfitModel(
@@ -56,6 +72,12 @@ def check(step: Step, shape: ModelShape) -> None:
                 f"gptq needs widths divisible by {WORD}, to pack into words; {linear.name} is {widths[0]} by {widths[1]}.",
                 hint="Use a w8a8 recipe for this model.",
             )
+    if bits == 4 and group not in CPU_GROUPS:
+        # transformers gives 4 bits to torch's own kernel, which says so only when the model first runs.
+        raise UnfitModel(
+            f"gptq runs 4 bits on a CPU in groups of {', '.join(map(str, CPU_GROUPS))} alone; the recipe has {group}.",
+            hint="Use a gptq recipe with one of these groups.",
+        )
 
 
 def promise(step: Step, shape: ModelShape) -> Promise:
@@ -65,16 +87,44 @@ def promise(step: Step, shape: ModelShape) -> Promise:
 
 
 def apply(step: Step, source: Path, target: Path, context: PressContext) -> Outcome:
-    """Quantize with gptqmodel in float32, which is several times faster than bf16 on a CPU without AMX."""
+    """Quantize with gptqmodel; again without the layers that failed, if any, until none fails.
+
+    Raises `BadCheckpoint` where not one layer can be quantized.
+    """
     # With one or two cores gptqmodel starts one worker and then asks for two of them; it reads this when its pool is first used.
     os.environ.setdefault("GPTQMODEL_CPU_WORKERS", str(max(2, (os.cpu_count() or 2) // 2)))
+    shape = shape_of(source)
+    dense.require_whole(source)
+    kept = {name.removesuffix(".weight"): _NOT_FINITE for name in formats.non_finite(source)}
+    kept = {linear.name: kept[linear.name] for linear in shape.linears if linear.name in kept}
+    while True:
+        if len(kept) == len(shape.linears):
+            raise BadCheckpoint(f"Not one linear can be quantized: {next(iter(kept.values()))}.", hint="Choose another base model.")
+        found, failed = _quantize(step, source, target, context, kept)
+        if not failed:
+            break
+        kept |= failed
+        shutil.rmtree(target)
+        target.mkdir()
+    _describe(target, shape, kept)
+    dense.settle(target, source)
+    layers = {name: {"kept": kept[name]} if name in kept else found[name] for name in (linear.name for linear in shape.linears)}
+    return Outcome(layers=layers, notes=(method.SAME_MACHINE,))
+
+
+def _quantize(
+    step: Step, source: Path, target: Path, context: PressContext, kept: Mapping[str, str]
+) -> tuple[dict[str, dict[str, Scalar]], dict[str, str]]:
+    """Quantize all linears but `kept` into `target`; return loss and damping of each by name, and those that failed with the reason.
+
+    In float32, which is several times faster than bf16 on a CPU without AMX.
+    """
     import torch
     from gptqmodel import GPTQModel
     from gptqmodel.quantization import QuantizeConfig
 
     bits, group, desc_act, damp = _options(step)
     assert step.calibration is not None  # check() refuses a step without one
-    dense.require_whole(source)
     torch.manual_seed(step.calibration.seed)
     samples = [{"input_ids": window, "attention_mask": [1] * len(window)} for window in context.windows(step)]
     config = QuantizeConfig(
@@ -85,14 +135,51 @@ def apply(step: Step, source: Path, target: Path, context: PressContext) -> Outc
         sym=True,
         damp_percent=damp,
         offload_to_disk=False,
+        dynamic={f"-:^{re.escape(name)}$": {} for name in kept} or None,
     )
     model = GPTQModel.load(str(source), config, dtype=torch.float32, device="cpu")
-    with _logs_in(context.scratch):
+    with _logs_in(context.scratch), _watching_retries() as retried:
         model.quantize(samples, batch_size=min(8, len(samples)), tokenizer=context.tokenizer)
     model.save(str(target))
-    _clean_config(target)
-    dense.settle(target, source)
-    return Outcome(notes=(method.SAME_MACHINE,))
+    root = architecture(shape_of(source).architecture).layers
+    found, failed = _read_log(model.quant_log, root)
+    failed |= dict.fromkeys(retried, _NO_LOSS)
+    wide = (name.removesuffix(".scales") for name in formats.non_finite(target) if name.endswith(".scales"))
+    return found, {**dict.fromkeys(wide, _NO_SCALES), **failed}
+
+
+def _read_log(log: list[dict[str, Any]], root: str) -> tuple[dict[str, dict[str, Scalar]], dict[str, str]]:
+    """Return loss and damping by linear from gptqmodel's log, and the linears that it rounded to nearest, with the reason."""
+    found: dict[str, dict[str, Scalar]] = {}
+    failed = {}
+    for entry in log:
+        name, loss = f"{root}.{entry['layer']}.{entry['module']}", str(entry["loss"])
+        if "fallback" in loss:  # "rtn fallback" without a factor, "fallback(rtn): 0.01" where too few tokens came
+            failed[name] = _NO_TEXT if "(" in loss else _NO_FACTOR
+        elif not math.isfinite(float(loss)):
+            failed[name] = _NO_LOSS
+        else:
+            found[name] = {"damp": float(entry["damp"]), "loss": float(loss)}
+    return found, failed
+
+
+@contextlib.contextmanager
+def _watching_retries() -> Iterator[set[str]]:
+    """Collect the names of layers that gptqmodel rounds to nearest for a loss that is NaN; its log then says a loss of 0."""
+    from gptqmodel.quantization.gptq import GPTQ
+
+    names: set[str] = set()
+    original = GPTQ.mock_hessian_inverse
+
+    def noted(self: Any, hessian: Any) -> Any:
+        names.add(self._named_module.full_name)
+        return original(self, hessian)
+
+    GPTQ.mock_hessian_inverse = noted
+    try:
+        yield names
+    finally:
+        GPTQ.mock_hessian_inverse = original
 
 
 @contextlib.contextmanager
@@ -108,11 +195,12 @@ def _logs_in(folder: Path) -> Iterator[None]:
         loop_processor._PROJECT_LOG_DIR = before
 
 
-def _clean_config(target: Path) -> None:
+def _describe(target: Path, shape: ModelShape, kept: Mapping[str, str]) -> None:
     # How the run was carried out (offloading, temporary folders) is no part of the model, and would change its hash every time.
-    from runners.checkpoint import read_config
-
     quantization = read_config(target)["quantization_config"]
-    kept = ("quantizer", "uri", "damp_percent", "damp_auto_increment", "static_groups", "true_sequential", "mse", "act_group_aware")
-    quantization["meta"] = {key: value for key, value in quantization.get("meta", {}).items() if key in kept}
+    told = ("quantizer", "uri", "damp_percent", "damp_auto_increment", "static_groups", "true_sequential", "mse", "act_group_aware")
+    quantization["meta"] = {key: value for key, value in quantization.get("meta", {}).items() if key in told}
+    if kept:
+        # `dynamic` is what gptqmodel and vLLM read; transformers knows this list alone.
+        quantization["modules_in_block_to_quantize"] = [[linear.name for linear in shape.linears if linear.name not in kept]]
     dense.edit_config(target, quantization_config=quantization)
