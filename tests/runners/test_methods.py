@@ -26,7 +26,10 @@ def llama(width: int = 256, mlp: int = 768, layers: int = 4, architecture: str =
         root = f"model.layers.{number}"
         tensors |= {f"{root}.self_attn.{name}_proj.weight": (width, width) for name in "qkvo"}
         tensors |= {f"{root}.mlp.{name}_proj.weight": (mlp, width) for name in ("gate", "up")}
-        tensors |= {f"{root}.mlp.down_proj.weight": (width, mlp), f"{root}.input_layernorm.weight": (width,)}
+        tensors |= {
+            f"{root}.mlp.down_proj.weight": (width, mlp),
+            **{f"{root}.{name}_layernorm.weight": (width,) for name in ("input", "post_attention")},
+        }
     return ModelShape(
         architecture=architecture,
         layers=layers,
