@@ -106,4 +106,6 @@ def _replace(model: Any, name: str, rank: int) -> None:
     inputs, outputs = (old.in_features, old.out_features) if hasattr(old, "in_features") else (old.nx, old.nf)
     into = torch.nn.Linear(inputs, rank, bias=False)
     out = torch.nn.Linear(rank, outputs, bias=old.bias is not None)
-    model.set_submodule(name, torch.nn.Sequential(OrderedDict(factor_in=into, factor_out=out)))
+    pair = torch.nn.Sequential(OrderedDict(factor_in=into, factor_out=out))
+    pair.in_features, pair.out_features = inputs, outputs  # so that it can be compared with the layer whose place it takes
+    model.set_submodule(name, pair)

@@ -75,6 +75,18 @@ def test_an_archive_unpacks_to_the_same_bytes_and_has_the_size_that_the_metric_s
     assert {path.name for path in tmp_path.iterdir()} == {"model.safetensors", "a.huff", "again"}
 
 
+def test_a_file_of_another_engine_is_coded_tensor_by_tensor(tmp_path: Path) -> None:
+    gguf = pytest.importorskip("gguf")
+    import numpy as np
+
+    writer = gguf.GGUFWriter(tmp_path / "model.gguf", "llama")
+    writer.add_tensor("token_embd.weight", np.zeros((64, 256), dtype=np.float32))
+    for stage in (writer.write_header_to_file, writer.write_kv_data_to_file, writer.write_tensors_to_file, writer.close):
+        stage()
+    around = (tmp_path / "model.gguf").stat().st_size - 65_536
+    assert around + 8_192 <= entropy.coded_bytes(tmp_path) < around + 8_192 + 200
+
+
 @settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(st.tuples(st.sampled_from([("U8", 1), ("BF16", 2), ("I32", 4), ("F64", 8)]), st.binary(max_size=400)), max_size=5))
 def test_any_tensors_come_back(tmp_path: Path, found: list[tuple[tuple[str, int], bytes]]) -> None:
