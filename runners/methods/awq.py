@@ -63,7 +63,7 @@ def check(step: Step, shape: ModelShape) -> None:
     group = _group_size(step)
     method.check_plain_linear(step, shape, "gptqmodel")
     first = f"{architecture(shape.architecture).layers}.0"
-    missing = next((name for pair in PAIRS for name in (pair[0], *pair[1]) if f"{first}.{name}.weight" not in shape.tensors), None)
+    missing = next((name for _, after in PAIRS for name in after if f"{first}.{name}.weight" not in shape.tensors), None)
     if missing:
         raise UnfitModel(f"awq knows decoder layers with {missing}; this model's have none.", hint="Use a gptq recipe for this model.")
     method.check_divisible(step, shape, group)

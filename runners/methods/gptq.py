@@ -12,15 +12,14 @@ from __future__ import annotations
 import contextlib
 import math
 import os
-import re
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from hub.domain import Scalar, Step
-from hub.errors import BadCheckpoint, UnfitModel
-from runners import dense, formats, method
+from hub.errors import BadCheckpoint
+from runners import dense, formats, gptq_files, method
 from runners.architectures import architecture
 from runners.checkpoint import ModelShape, read_config
 from runners.checkpoint import shape as shape_of
@@ -33,8 +32,6 @@ SCHEMES = ("W2A16", "W3A16", "W4A16", "W8A16")
 FORMAT = "gptq"
 NEEDS = ("gptqmodel", "optimum", "transformers", "torch")
 WORKS = "whole"
-WORD = 32
-CPU_GROUPS = (32, 64, 128, 256)
 
 _NOT_FINITE = "its weights hold NaN or infinity"
 _NO_FACTOR = "GPTQ's matrix has no Cholesky factor at any damping: its inputs on the calibration text are not finite, or too large"
@@ -54,36 +51,16 @@ def _options(step: Step) -> tuple[int, int, bool, float]:
 
 
 def check(step: Step, shape: ModelShape) -> None:
-    """Refuse Conv1D models, widths that groups, or words of 32 bits, do not divide, and what only a GPU could run."""
+    """Refuse what the format cannot hold, or transformers not run."""
     method.check_common(step, shape, SCHEMES, calibrated=True)
     bits, group, _, _ = _options(step)
-    if shape.conv1d:
-        # gptqmodel packs Conv1D well, but GPT-2's weight initialisation in transformers 5.17 then asks for the dense weight and fails.
-        raise UnfitModel(
-            f"gptq could pack {shape.architecture}, but transformers cannot load the result.",
-            hint="Use a bitsandbytes recipe for this model.",
-        )
-    if group > 0:
-        method.check_divisible(step, shape, group)
-    for linear in shape.linears:
-        widths = linear.out_features, linear.in_features
-        if any(width % WORD for width in widths):
-            raise UnfitModel(
-                f"gptq needs widths divisible by {WORD}, to pack into words; {linear.name} is {widths[0]} by {widths[1]}.",
-                hint="Use a w8a8 recipe for this model.",
-            )
-    if bits == 4 and group not in CPU_GROUPS:
-        # transformers gives 4 bits to torch's own kernel, which says so only when the model first runs.
-        raise UnfitModel(
-            f"gptq runs 4 bits on a CPU in groups of {', '.join(map(str, CPU_GROUPS))} alone; the recipe has {group}.",
-            hint="Use a gptq recipe with one of these groups.",
-        )
+    gptq_files.check(step, shape, bits=bits, group_size=group)
 
 
 def promise(step: Step, shape: ModelShape) -> Promise:
     """Every linear layer of the decoder is packed; embeddings, norms and the head stay as they are."""
     bits, group, _, _ = _options(step)
-    return method.replaced(shape, {linear.name: formats.gptq(linear, bits=bits, group_size=group) for linear in shape.linears})
+    return gptq_files.promise(shape, bits=bits, group_size=group)
 
 
 def apply(step: Step, source: Path, target: Path, context: PressContext) -> Outcome:
@@ -135,7 +112,7 @@ def _quantize(
         sym=True,
         damp_percent=damp,
         offload_to_disk=False,
-        dynamic={f"-:^{re.escape(name)}$": {} for name in kept} or None,
+        dynamic=gptq_files.dynamic(kept) or None,
     )
     model = GPTQModel.load(str(source), config, dtype=torch.float32, device="cpu")
     with _logs_in(context.scratch), _watching_retries() as retried:
@@ -200,7 +177,5 @@ def _describe(target: Path, shape: ModelShape, kept: Mapping[str, str]) -> None:
     quantization = read_config(target)["quantization_config"]
     told = ("quantizer", "uri", "damp_percent", "damp_auto_increment", "static_groups", "true_sequential", "mse", "act_group_aware")
     quantization["meta"] = {key: value for key, value in quantization.get("meta", {}).items() if key in told}
-    if kept:
-        # `dynamic` is what gptqmodel and vLLM read; transformers knows this list alone.
-        quantization["modules_in_block_to_quantize"] = [[linear.name for linear in shape.linears if linear.name not in kept]]
-    dense.edit_config(target, quantization_config=quantization)
+    linears = [linear.name for linear in shape.linears]
+    dense.edit_config(target, quantization_config={**quantization, **gptq_files.exceptions(linears, kept)})
