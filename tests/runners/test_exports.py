@@ -46,14 +46,37 @@ def tiny(samples: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..
 
 
 @pytest.fixture(scope="module")
-def pressed(samples: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str], Path]:
-    """Return what presses a sample by a recipe, once."""
+def short(samples: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Return what makes a model of the first two layers of a sample."""
+    made: dict[str, Path] = {}
+
+    def make(sample: str) -> Path:
+        from transformers import AutoConfig, AutoModelForCausalLM
+
+        if sample not in made:
+            config = AutoConfig.from_pretrained(samples / sample)
+            config.update({"num_hidden_layers": 2} | ({"layer_types": ["full_attention"] * 2} if "qwen" in sample else {}))
+            folder = tmp_path_factory.mktemp("short") / sample
+            AutoModelForCausalLM.from_pretrained(samples / sample, config=config).save_pretrained(folder)
+            checkpoint.carry_over(samples / sample, folder)
+            made[sample] = folder
+        return made[sample]
+
+    return make
+
+
+Pressed = Callable[[str, str], Path]
+
+
+@pytest.fixture(scope="module")
+def pressed(short: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> Pressed:
+    """Return what presses the short model of a sample by a recipe, once."""
     made: dict[tuple[str, str], Path] = {}
 
     def get(recipe: str, sample: str) -> Path:
         if (recipe, sample) not in made:
             folder = tmp_path_factory.mktemp("pressed") / recipe
-            press.press(BASE, samples / sample, recipes.load(recipe), folder)
+            press.press(BASE, short(sample), recipes.load(recipe), folder)
             made[recipe, sample] = folder
         return made[recipe, sample]
 
@@ -78,17 +101,20 @@ def clean(code: str, *arguments: object) -> Any:
 
 # --- all formats ---
 
-SMALL = {"gguf": "gguf-q8-0"}
+SMALL = {"gguf-q8-0": 0.01, "onnx-int8": 0.05}
+"""A recipe of each format with the divergence from the base on senseless text that is allowed."""
+PLAIN = ("gguf-q8-0", "onnx-int4")
+"""Recipes whose predictions do not depend on what is read together."""
 
 
 @pytest.mark.integration
-@pytest.mark.parametrize("recipe", SMALL.values())
+@pytest.mark.parametrize("recipe", SMALL)
 @pytest.mark.parametrize("sample", SAMPLES)
 def test_the_gate_finds_nothing_and_the_engine_predicts_as_the_base(
-    samples: Path, pressed: Callable[[str, str], Path], sample: str, recipe: str
+    short: Callable[[str], Path], pressed: Pressed, sample: str, recipe: str
 ) -> None:
     folder = pressed(recipe, sample)
-    facts = inspection.inspect(folder, recipes.load(recipe), samples / sample)
+    facts = inspection.inspect(folder, recipes.load(recipe), short(sample))
     assert facts.loads, facts.load_error
     assert (facts.not_packed, facts.missing_files, facts.unexpected_files, facts.checksum_errors, facts.non_finite) == ((), (), (), (), ())
     assert facts.packed_found == facts.packed_expected > 0
@@ -98,15 +124,14 @@ def test_the_gate_finds_nothing_and_the_engine_predicts_as_the_base(
     loaded = engines.for_folder(folder).load(folder)
     ids = list(range(40, 140))
     found = loaded.logits(ids)
-    assert 0 < divergence(base_logits(samples / sample, ids), found) < 0.01
-    assert loaded.logits(ids[:30]).argmax(-1).tolist() == found[:30].argmax(-1).tolist()  # what follows is not seen
+    assert 0 < divergence(base_logits(short(sample), ids), found) < SMALL[recipe]
     assert loaded.context_length == 512
-    assert engines.for_folder(folder).count_parameters(folder) == checkpoint.shape(samples / sample).parameters
+    assert engines.for_folder(folder).count_parameters(folder) == checkpoint.shape(short(sample)).parameters
 
 
 @pytest.mark.integration
-@pytest.mark.parametrize("recipe", SMALL.values())
-def test_greedy_writing_is_that_of_whole_passes(pressed: Callable[[str, str], Path], recipe: str) -> None:
+@pytest.mark.parametrize("recipe", PLAIN)
+def test_greedy_writing_is_that_of_whole_passes(pressed: Pressed, recipe: str) -> None:
     loaded = engines.for_folder(pressed(recipe, "sample-llama")).load(pressed(recipe, "sample-llama"))
     ids = loaded.encode(inspection.PROMPT)
     written = loaded.generate(ids, 12)
@@ -114,14 +139,15 @@ def test_greedy_writing_is_that_of_whole_passes(pressed: Callable[[str, str], Pa
     for _ in written:
         whole.append(int(loaded.logits(whole)[-1].argmax()))
     assert whole[len(ids) :] == written
+    assert loaded.logits(whole)[: len(ids)].argmax(-1).tolist() == loaded.logits(ids).argmax(-1).tolist()  # what follows is not seen
     assert all(seconds > 0 for seconds in loaded.time_generation(ids, 4))
 
 
 @pytest.mark.integration
-@pytest.mark.parametrize("recipe", SMALL.values())
-def test_pressed_again_the_bytes_are_the_same(samples: Path, pressed: Callable[[str, str], Path], tmp_path: Path, recipe: str) -> None:
+@pytest.mark.parametrize("recipe", SMALL)
+def test_pressed_again_the_bytes_are_the_same(short: Callable[[str], Path], pressed: Pressed, tmp_path: Path, recipe: str) -> None:
     first = pressed(recipe, "sample-llama")
-    shutil.copytree(samples / "sample-llama", tmp_path / "elsewhere")
+    shutil.copytree(short("sample-llama"), tmp_path / "elsewhere")
     again = press.press(BASE, tmp_path / "elsewhere", recipes.load(recipe), tmp_path / "again")
     written = checkpoint.read_manifest(first)
     assert written is not None
@@ -132,7 +158,7 @@ def test_pressed_again_the_bytes_are_the_same(samples: Path, pressed: Callable[[
 
 
 @pytest.mark.integration
-def test_gguf_is_read_as_gguf_s_own_reader_reads_it(pressed: Callable[[str, str], Path]) -> None:
+def test_gguf_is_read_as_gguf_s_own_reader_reads_it(pressed: Pressed) -> None:
     from gguf import GGUFReader
 
     path = pressed("gguf-q4-k-m", "sample-qwen3-chat") / "model.gguf"
@@ -169,7 +195,7 @@ def test_types_are_foretold_as_llama_cpp_chooses_them(
 
 @pytest.mark.integration
 @pytest.mark.parametrize("sample", SAMPLES)
-def test_transformers_reads_the_gguf_file_back(samples: Path, pressed: Callable[[str, str], Path], sample: str) -> None:
+def test_transformers_reads_the_gguf_file_back(short: Callable[[str], Path], pressed: Pressed, sample: str) -> None:
     import torch
 
     code = (
@@ -179,11 +205,11 @@ def test_transformers_reads_the_gguf_file_back(samples: Path, pressed: Callable[
         "print(json.dumps(model(torch.arange(40, 72)[None]).logits[0].tolist()))"
     )
     found = clean(code, pressed("gguf-q8-0", sample))
-    assert divergence(base_logits(samples / sample, list(range(40, 72))), torch.tensor(found)) < 0.01
+    assert divergence(base_logits(short(sample), list(range(40, 72))), torch.tensor(found)) < 0.01
 
 
 @pytest.mark.integration
-def test_the_gguf_file_has_the_base_s_tokens_and_chat_template(samples: Path, pressed: Callable[[str, str], Path]) -> None:
+def test_the_gguf_file_has_the_base_s_tokens_and_chat_template(short: Callable[[str], Path], pressed: Pressed) -> None:
     from transformers import AutoTokenizer
 
     code = (
@@ -191,7 +217,7 @@ def test_the_gguf_file_has_the_base_s_tokens_and_chat_template(samples: Path, pr
         "ids = [it.tokenize(text.encode(), add_bos=True, special=True) for text in sys.argv[2:]];"
         "print(json.dumps([ids, it.metadata['tokenizer.chat_template']]))"
     )
-    base = AutoTokenizer.from_pretrained(samples / "sample-qwen3-chat")
+    base = AutoTokenizer.from_pretrained(short("sample-qwen3-chat"))
     ids, template = clean(code, pressed("gguf-q8-0", "sample-qwen3-chat") / "model.gguf", *TEXTS)
     assert ids == [base(text)["input_ids"] for text in TEXTS]
     assert template == base.chat_template
@@ -213,8 +239,8 @@ def test_merges_of_a_sentencepiece_tokenizer_keep_their_order(shared: Path, tmp_
 
 
 @pytest.mark.integration
-def test_a_tokenizer_that_llama_cpp_cuts_otherwise_is_refused(samples: Path, tmp_path: Path) -> None:
-    shutil.copytree(samples / "sample-llama", tmp_path / "base")
+def test_a_tokenizer_that_llama_cpp_cuts_otherwise_is_refused(short: Callable[[str], Path], tmp_path: Path) -> None:
+    shutil.copytree(short("sample-llama"), tmp_path / "base")
     path = tmp_path / "base" / "tokenizer.json"
     settings = json.loads(path.read_text())
     settings["pre_tokenizer"] = {
@@ -236,7 +262,7 @@ def test_a_broken_gguf_file_is_told(tmp_path: Path) -> None:
 
 
 @pytest.mark.integration
-def test_a_truncated_gguf_file_is_told(pressed: Callable[[str, str], Path], tmp_path: Path) -> None:
+def test_a_truncated_gguf_file_is_told(pressed: Pressed, tmp_path: Path) -> None:
     shutil.copytree(pressed("gguf-q8-0", "sample-llama"), tmp_path / "cut")
     path = tmp_path / "cut" / "model.gguf"
     path.write_bytes(path.read_bytes()[:-100_000])
@@ -254,6 +280,82 @@ def test_block_types_weigh_what_llama_cpp_says() -> None:
     for name, sizes in BLOCKS.items():
         assert gguf.GGML_QUANT_SIZES[gguf.GGMLQuantizationType[name]] == sizes
     assert Tensor(dtype="Q4_K", shape=(3, 512)).bytes == 3 * 2 * 144
+
+
+# --- ONNX ---
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize("recipe", ["onnx-int8", "onnx-int4"])
+def test_onnx_is_read_as_onnx_s_own_library_reads_it(pressed: Pressed, recipe: str) -> None:
+    import onnx
+
+    path = pressed(recipe, "sample-llama") / "model.onnx"
+    onnx.checker.check_model(path)
+    model = onnx.load(path)
+    mine = readers.read(path)
+    assert set(mine) == {entry.name for entry in model.graph.initializer}
+    for entry in model.graph.initializer:
+        it = mine[entry.name]
+        assert it.tensor.shape == tuple(entry.dims)
+        assert it.path.read_bytes()[it.start : it.end] == onnx.numpy_helper.to_array(entry).tobytes()
+    assert b"site-packages" not in path.read_bytes()
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize(("recipe", "limit"), [("onnx-int8", 0.05), ("onnx-int4", 0.3)])
+@pytest.mark.parametrize("sample", SAMPLES)
+def test_plain_onnxruntime_runs_it_in_two_parts(
+    short: Callable[[str], Path], pressed: Pressed, sample: str, recipe: str, limit: float
+) -> None:
+    import torch
+
+    code = """
+import json, sys
+import numpy as np, onnxruntime
+session = onnxruntime.InferenceSession(sys.argv[1], providers=["CPUExecutionProvider"])
+past = {it.name: np.zeros((1, it.shape[1], 0, it.shape[3]), np.float32) for it in session.get_inputs() if it.name.startswith("past")}
+found = []
+for start, end in ((0, 20), (20, 32)):
+    given = {
+        "input_ids": np.arange(40 + start, 40 + end)[None],
+        "attention_mask": np.ones((1, end), np.int64),
+        "position_ids": np.arange(start, end)[None],
+    }
+    out = dict(zip([it.name for it in session.get_outputs()], session.run(None, given | past)))
+    past = {name: out[name.replace("past_key_values", "present")] for name in past}
+    found += out["logits"][0].tolist()
+print(json.dumps(found))
+"""
+    found = clean(code, pressed(recipe, sample) / "model.onnx")
+    assert divergence(base_logits(short(sample), list(range(40, 72))), torch.tensor(found)) < limit
+
+
+def test_a_broken_onnx_file_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "model.onnx"
+    for content in (b"x", b"\x3a\x7f", b"\x08\x08", b"\xff" * 40):
+        path.write_bytes(content)
+        with pytest.raises(BadCheckpoint, match=r"model\.onnx"):
+            stored_tensors(tmp_path)
+
+
+@pytest.mark.integration
+def test_onnx_data_must_lie_beside_and_be_whole(pressed: Pressed, tmp_path: Path) -> None:
+    import onnx
+
+    shutil.copytree(pressed("onnx-int4", "sample-llama"), tmp_path / "cut")
+    data = tmp_path / "cut" / "model.onnx_data"
+    data.write_bytes(data.read_bytes()[:-1000])
+    with pytest.raises(BadCheckpoint, match="looks for"):
+        stored_tensors(tmp_path / "cut")
+    with pytest.raises(BadCheckpoint, match="onnxruntime cannot load"):
+        engines.load("onnxruntime").load(tmp_path / "cut")
+    model = onnx.load(tmp_path / "cut" / "model.onnx", load_external_data=False)
+    outside = next(entry for entry in model.graph.initializer if entry.external_data)
+    next(entry for entry in outside.external_data if entry.key == "location").value = "../../secret"
+    (tmp_path / "cut" / "model.onnx").write_bytes(model.SerializeToString())
+    with pytest.raises(BadCheckpoint, match="outside its folder"):
+        stored_tensors(tmp_path / "cut")
 
 
 # --- what may lie in a folder ---
