@@ -16,7 +16,8 @@ from hub.domain import Environment
 
 LIBRARIES = (
     "accelerate", "auto-round", "bitsandbytes", "compressed-tensors", "gguf", "gptqmodel", "huggingface_hub", "llama-cpp-python",
-    "llmcompressor", "modelpress", "numpy", "optimum", "peft", "safetensors", "tokenizers", "torch", "torchao", "transformers",
+    "llmcompressor", "modelpress", "nncf", "numpy", "onnx", "onnxruntime", "onnxscript", "openvino", "optimum", "peft", "safetensors",
+    "tokenizers", "torch", "torchao", "transformers",
 )  # fmt: skip
 _CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
 

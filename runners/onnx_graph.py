@@ -108,6 +108,21 @@ def tidy(path: Path, linears: Collection[str], embedding: str) -> Any:
     return model
 
 
+def modules(path: Path) -> dict[str, str]:
+    """Return, for each node of an exported graph, the module that it came from, as transformers names it."""
+    import onnx
+
+    return {node.name: _module(node) for node in onnx.load(path, load_external_data=False).graph.node}
+
+
+def vectors(path: Path) -> dict[str, Any]:
+    """Return the model's tensors of one dimension, by the names that transformers gives them."""
+    import onnx
+
+    found = (entry for entry in onnx.load(path).graph.initializer if entry.name.startswith(_ROOT) and len(entry.dims) == 1)
+    return {entry.name.removeprefix(_ROOT): onnx.numpy_helper.to_array(entry) for entry in found}
+
+
 def _own(model: Any, array: Any, name: str) -> str:
     import numpy as np
     import onnx

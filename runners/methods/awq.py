@@ -14,7 +14,7 @@ from typing import Any
 
 from hub.domain import Scalar, Step
 from hub.errors import BadCheckpoint, UnfitModel
-from runners import dense, layerwise, method
+from runners import dense, gptq_files, layerwise, method
 from runners.architectures import architecture
 from runners.checkpoint import Linear, ModelShape
 from runners.headers import Tensor
@@ -107,8 +107,8 @@ def apply(step: Step, source: Path, target: Path, context: PressContext) -> Outc
         raise BadCheckpoint(f"Not one linear can be quantized: {told[kept[0]]['kept']}.", hint="Choose another base model.")
     config = {
         "quant_method": "awq", "bits": BITS, "group_size": group, "zero_point": True, "version": "gemm",
-        "modules_to_not_convert": ["lm_head", *kept],
-    }  # fmt: skip
+        "modules_to_not_convert": ["lm_head", *kept], **({"dynamic": gptq_files.dynamic(kept)} if kept else {}),
+    }  # fmt: skip  # gptqmodel reads `dynamic`, the others the list
     dense.edit_config(target, quantization_config=config)
     dense.settle(target, source)
     return Outcome(layers=dict(sorted(told.items())), notes=(method.SAME_MACHINE,))
@@ -258,4 +258,4 @@ def _words(levels: Any) -> Any:
 
     values = levels.to(torch.int64).reshape(len(levels), -1, WORD)
     words = sum(values[..., place] << (BITS * number) for number, place in enumerate(ORDER))
-    return words.to(torch.int32) if int(words.max()) < 2**31 else (words - (words >> 31 << 32)).to(torch.int32)
+    return words.to(torch.int32).contiguous()  # a word past 2**31 wraps around, as it is to

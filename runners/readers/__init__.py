@@ -15,7 +15,7 @@ FORMATS = {".gguf": "gguf", ".onnx": "onnx", ".xml": "openvino"}
 """Format by the suffix of the file to open."""
 
 OPENVINO = ("openvino_model.xml", "openvino_model.bin")
-_MAGIC_OF_PICKLES = (b"\x80", b"PK\x03\x04", b"\x1f\x8b")  # pickle, zip (as torch saves), gzip
+_MAGIC_OF_PICKLES = (*(bytes((0x80, protocol)) for protocol in range(2, 6)), b"PK\x03\x04", b"\x1f\x8b")  # pickle, zip (torch's), gzip
 
 
 def engine_file(folder: Path) -> Path | None:

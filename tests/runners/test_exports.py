@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 import subprocess
@@ -14,7 +15,7 @@ import pytest
 
 from hub.domain import ModelRef
 from hub.errors import BadCheckpoint, UnfitModel
-from runners import checkpoint, engines, ggml, inspection, press, readers, recipes
+from runners import checkpoint, engines, formats, ggml, inspection, press, readers, recipes
 from runners.headers import Tensor, stored_tensors
 
 BASE = ModelRef(repo_id="modelpress-samples/tiny", sha="0" * 40)
@@ -101,9 +102,9 @@ def clean(code: str, *arguments: object) -> Any:
 
 # --- all formats ---
 
-SMALL = {"gguf-q8-0": 0.01, "onnx-int8": 0.05}
+SMALL = {"gguf-q8-0": 0.01, "onnx-int8": 0.05, "openvino-int8": 0.01}
 """A recipe of each format with the divergence from the base on senseless text that is allowed."""
-PLAIN = ("gguf-q8-0", "onnx-int4")
+PLAIN = ("gguf-q8-0", "onnx-int4", "openvino-int8")
 """Recipes whose predictions do not depend on what is read together."""
 
 
@@ -356,6 +357,104 @@ def test_onnx_data_must_lie_beside_and_be_whole(pressed: Pressed, tmp_path: Path
     (tmp_path / "cut" / "model.onnx").write_bytes(model.SerializeToString())
     with pytest.raises(BadCheckpoint, match="outside its folder"):
         stored_tensors(tmp_path / "cut")
+
+
+# --- OpenVINO ---
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize("recipe", ["openvino-int8", "openvino-int4"])
+def test_openvino_is_read_as_openvino_reads_it(short: Callable[[str], Path], pressed: Pressed, recipe: str) -> None:
+    path = pressed(recipe, "sample-gpt2") / "openvino_model.xml"
+    code = """
+import hashlib, json, sys, openvino
+found = {}
+for op in openvino.Core().read_model(sys.argv[1]).get_ops():
+    if op.get_type_name() == "Constant":
+        data = hashlib.sha256(op.data.tobytes()).hexdigest() if op.get_element_type().bitwidth % 8 == 0 else ""
+        found[op.get_friendly_name()] = [list(op.shape), op.get_element_type().get_type_name(), data]
+print(json.dumps(found))
+"""
+    wanted = {name: found for name, found in clean(code, path).items() if not name.startswith("graph/")}
+    mine = readers.read(path)
+    assert mine.keys() == wanted.keys()
+    for name, it in mine.items():
+        sizes, kind, digest = wanted[name]
+        assert (list(it.tensor.shape), it.tensor.dtype.lower()) == (sizes, kind)
+        assert not digest or hashlib.sha256(it.path.read_bytes()[it.start : it.end]).hexdigest() == digest
+    names = set(checkpoint.shape(short("sample-gpt2")).tensors)
+    assert {name.partition("/")[0] for name in mine} == names
+    assert str(path.parent.parent) not in path.read_text()
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize(("recipe", "limit"), [("openvino-int8", 0.01), ("openvino-int4", 0.3)])
+@pytest.mark.parametrize("sample", SAMPLES)
+def test_plain_openvino_runs_it_in_two_parts(
+    short: Callable[[str], Path], pressed: Pressed, sample: str, recipe: str, limit: float
+) -> None:
+    import torch
+
+    code = """
+import json, sys
+import numpy as np, openvino
+settings = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": 1}
+request = openvino.Core().compile_model(sys.argv[1], "CPU", settings).create_infer_request()
+found = []
+for start, end in ((0, 20), (20, 32)):
+    request.infer({
+        "input_ids": np.arange(40 + start, 40 + end)[None],
+        "attention_mask": np.ones((1, end), np.int64),
+        "position_ids": np.arange(start, end)[None],
+        "beam_idx": np.zeros(1, np.int32),
+    })
+    found += request.get_tensor("logits").data[0].tolist()
+print(json.dumps(found))
+"""
+    found = clean(code, pressed(recipe, sample) / "openvino_model.xml")
+    assert divergence(base_logits(short(sample), list(range(40, 72))), torch.tensor(found)) < limit
+
+
+@pytest.mark.integration
+def test_an_untied_head_is_rounded_by_itself(tiny: Callable[..., Path], tmp_path: Path) -> None:
+    source = tiny("sample-llama", num_hidden_layers=2, tie_word_embeddings=False)
+    for name in ("openvino-int4", "onnx-int4"):
+        press.press(BASE, source, recipes.load(name), tmp_path / name)
+        packing = formats.packed(tmp_path / name, recipes.load(name), checkpoint.shape(source))
+        assert packing.not_packed == packing.extra == ()
+        assert packing.bytes_found == packing.bytes_expected
+        ids = list(range(40, 72))
+        assert divergence(base_logits(source, ids), engines.for_folder(tmp_path / name).load(tmp_path / name).logits(ids)) < 0.02
+
+
+@pytest.mark.integration
+def test_openvino_and_nncf_report_to_nobody() -> None:
+    code = """
+import json
+from runners import openvino_graph
+openvino_graph.library()
+import nncf
+from openvino.tools.ovc import telemetry
+import sys
+loaded = [name for name, module in sys.modules.items() if name.startswith("openvino_telemetry") and module]
+print(json.dumps([loaded, type(telemetry).__module__]))
+"""
+    assert clean(code) == [[], "openvino.tools.ovc.telemetry_stub"]
+
+
+@pytest.mark.integration
+def test_a_broken_openvino_model_is_told(pressed: Pressed, tmp_path: Path) -> None:
+    shutil.copytree(pressed("openvino-int8", "sample-gpt2"), tmp_path / "cut")
+    data = tmp_path / "cut" / "openvino_model.bin"
+    data.write_bytes(data.read_bytes()[:-1000])
+    with pytest.raises(BadCheckpoint, match="is said to lie at"):
+        stored_tensors(tmp_path / "cut")
+    with pytest.raises(BadCheckpoint, match="OpenVINO cannot load"):
+        engines.load("openvino").load(tmp_path / "cut")
+    for content in (b"", b"<net>", b"<net></net>"):
+        (tmp_path / "cut" / "openvino_model.xml").write_bytes(content)
+        with pytest.raises(BadCheckpoint, match=r"openvino_model\.xml"):
+            stored_tensors(tmp_path / "cut")
 
 
 # --- what may lie in a folder ---
