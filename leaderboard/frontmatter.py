@@ -9,7 +9,7 @@ import yaml
 
 from hub.domain import BaseRecord, Measurement, Recipe, VariantRecord
 from leaderboard import stats, text
-from leaderboard.families import DISTILLATION, EXPORT, LOW_RANK, PRUNING, RECOVERY, bits, families, family_of
+from leaderboard.families import DISTILLATION, EXPORT, LOW_RANK, PRUNING, QUANTIZATION, RECOVERY, bits, families
 
 TAG = "modelpress"
 _SPARSITY = re.compile(r"(?:unstructured|\d+:\d+)\Z", re.ASCII)
@@ -28,8 +28,7 @@ def relation(recipe: Recipe) -> str:
 
     The Hub knows no relation of its own for pruned, factorized or distilled models: those are `finetune` with a tag.
     """
-    packed = any(bits(step.scheme) or family_of(step) == EXPORT for step in recipe.steps)
-    return "quantized" if packed else "finetune"
+    return "quantized" if {QUANTIZATION, EXPORT} & set(families(recipe)) else "finetune"
 
 
 def tags(recipe: Recipe, base: BaseRecord) -> list[str]:
@@ -41,6 +40,8 @@ def tags(recipe: Recipe, base: BaseRecord) -> list[str]:
             wanted += [*(name for name in _FLOATS if step.scheme.lower().startswith(name)), step.scheme.lower(), f"{width}-bit"]
         elif _SPARSITY.match(step.scheme):
             wanted.append(step.scheme)
+        elif step.method == "mixed":
+            wanted.append("mixed-precision")
     if recipe.format != "dense":
         wanted.append(recipe.format)
     if recipe.track == "research":

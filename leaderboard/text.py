@@ -99,9 +99,9 @@ def uncertain(estimate: Estimate, *, scale: float = 1.0, signed: bool = False) -
         return f"{sign}{number(value)}" if value > 0 else number(value)
     decimals = decimals_for(min(x for x in (high - value, value - low) if x > 0))
     if not _symmetric(estimate):
-        return f"{value:{sign},.{decimals}f} ({low:{sign},.{decimals}f} to {high:{sign},.{decimals}f})"
+        return f"{value:{sign}z,.{decimals}f} ({low:{sign}z,.{decimals}f} to {high:{sign}z,.{decimals}f})"
     half = estimate.half_width * abs(scale)
-    return f"{value:{sign},.{decimals}f} ± {half:,.{decimals}f}"
+    return f"{value:{sign}z,.{decimals}f} ± {half:,.{decimals}f}"
 
 
 def _symmetric(estimate: Estimate) -> bool:

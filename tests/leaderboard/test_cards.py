@@ -17,7 +17,7 @@ from markdown_it import MarkdownIt
 
 from hub.domain import Calibration, Protocol, Recipe, Step, StepRecord, Thresholds, VariantRecord
 from hub.errors import PolicyRefusal
-from leaderboard import cards, families, words
+from leaderboard import cards, families, frontmatter, words
 from leaderboard.cards import Change, Extras
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -265,6 +265,12 @@ def test_what_was_done_is_in_relation_and_tags(make: SimpleNamespace) -> None:
     assert {"pruned", "wanda", "unstructured", "research"} <= set(pruned["tags"])
     assert {"pruned", "distilled"} <= set(distilled["tags"])
     assert not {"depth", "logits"} & set(distilled["tags"]), "a word of another meaning on the Hub"
+    mixed = recipe_of(("mixed", "WxA16"))
+    assert frontmatter.relation(mixed) == "quantized", "its scheme names no single width"
+    assert "mixed-precision" in frontmatter.tags(mixed, make.base())
+    fresh = recipe_of(("student", "random"), ("distil", "logits"))
+    assert frontmatter.relation(fresh) == "finetune"
+    assert "pruned" not in frontmatter.tags(fresh, make.base())
 
 
 @pytest.mark.parametrize(

@@ -113,6 +113,7 @@ def test_numbers_show_the_digits_that_their_uncertainty_allows(estimate: Estimat
 def test_a_ratio_as_a_change() -> None:
     assert text.percent_change(near(1.034, 0.005)) == "+3.4 ± 0.5 %"
     assert text.percent_change(near(0.98, 0.004)) == "-2.0 ± 0.4 %"
+    assert text.percent_change(near(0.99999, 0.0005)) == "+0.00 ± 0.05 %", "zero has no minus"
 
 
 @pytest.mark.parametrize(("cell", "written"), [("=1+1", "'=1+1"), ("-x", "'-x"), (" @a", "' @a"), ("ok", "ok"), (-3, -3), ("\tx", "'\tx")])
