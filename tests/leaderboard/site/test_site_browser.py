@@ -166,6 +166,26 @@ def test_ninety_variants_stay_readable(page: Any, crowded: str) -> None:
         assert page.evaluate("document.documentElement.scrollHeight") < 9000, name
 
 
+@pytest.mark.parametrize("width", [1440, 390])
+def test_a_long_table_keeps_its_head_and_names_in_sight(width: int, page: Any, crowded: str) -> None:
+    page.set_viewport_size({"width": width, "height": 900})
+    page.goto(crowded + MODEL)
+    page.evaluate("document.querySelector('.tall').scrollIntoView()")
+    page.evaluate("document.querySelector('.tall').scrollTo(300, 2000)")
+    places = """() => {
+        const [box, name, head] = [".tall", "thead th.name", "thead th[data-key=kl_divergence]"].map((s) =>
+            document.querySelector(s).getBoundingClientRect());
+        return [name.left - box.left, head.top - box.top, innerHeight - box.bottom];
+    }"""
+    left, top, below = page.evaluate(places)
+    assert (abs(left) < 60, abs(top) < 2, below >= 0) == (True, True, True), (left, top, below)
+    row = page.locator("table.board tr.row").nth(70).get_attribute("id")
+    page.goto("about:blank")
+    page.goto(f"{crowded}{MODEL}#{row}")
+    target = page.locator("tr:target").bounding_box()
+    assert 100 < target["y"] < 850, "a link to a row shows it below the head"
+
+
 def test_the_filter_by_family_is_in_the_address(page: Any, crowded: str) -> None:
     page.goto(crowded + MODEL)
     page.get_by_label("Method").select_option("low-rank")
