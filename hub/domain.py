@@ -1,4 +1,4 @@
-"""The words of the project as frozen types; JSON for them goes through `hub.codec` alone."""
+"""The words of the project as frozen types (what came of the work is in `hub.history`); JSON for them goes through `hub.codec` alone."""
 
 from __future__ import annotations
 
@@ -10,9 +10,7 @@ from hub.codec import content_id
 
 Scalar = str | int | float | bool
 JobKind = Literal["press", "measure", "inspect"]
-JobState = Literal["planned", "running", "done", "failed"]
 Track = Literal["serving", "research"]
-Stage = Literal["artifact", "release"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -314,44 +312,6 @@ class JobOrder:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Check:
-    """One question of the gate and its answer."""
-
-    name: str
-    passed: bool
-    detail: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class Verdict:
-    """The gate's answer on an artifact (`stage` artifact) or on downloaded bytes (`stage` release)."""
-
-    variant_id: str
-    stage: Stage
-    subject: str
-    checks: tuple[Check, ...]
-    judged_at: str
-
-    @property
-    def passed(self) -> bool:
-        """Whether every check passed."""
-        return all(check.passed for check in self.checks)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Release:
-    """An artifact published at a commit; `verified_at` is set when the downloaded bytes passed the gate."""
-
-    variant_id: str
-    repo_id: str
-    sha: str
-    artifact_digest: str
-    url: str
-    released_at: str
-    verified_at: str | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
 class HubFile:
     """A file as the Hub lists it; `sha256` is None for files kept in git itself, whose `blob_id` is a git SHA-1."""
 
@@ -404,44 +364,3 @@ class Plan:
     jobs: tuple[Job, ...]
     refusals: tuple[Refusal, ...]
     done: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class JobRecord:
-    """A job as the store knows it."""
-
-    job: Job
-    state: JobState
-    attempts: int
-    updated_at: str
-    seconds: float | None = None
-    failure: Failure | None = None
-    stages: Mapping[str, float] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, kw_only=True)
-class BaseRecord:
-    """A base model with its own measurements, as the store knows it."""
-
-    candidate: Candidate
-    rank: int
-    measurements: tuple[Measurement, ...]
-    environment: Environment | None
-
-
-@dataclass(frozen=True, kw_only=True)
-class VariantRecord:
-    """A variant with all that happened to it, as the store knows it."""
-
-    variant_id: str
-    base: ModelRef
-    recipe: Recipe
-    artifact: Artifact | None
-    press_seconds: float | None
-    press_peak_memory_bytes: int | None
-    measurements: tuple[Measurement, ...]
-    environment: Environment | None
-    verdicts: tuple[Verdict, ...]
-    release: Release | None
-    failure: Failure | None
-    layers: tuple[LayerError, ...] = ()

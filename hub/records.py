@@ -15,25 +15,18 @@ from hub.codec import from_json
 from hub.domain import (
     Artifact,
     ArtifactFile,
-    BaseRecord,
     Candidate,
-    Check,
     Environment,
     Failure,
     Job,
-    JobRecord,
-    JobState,
     LayerError,
     Measurement,
     ModelRef,
     Recipe,
     Refusal,
-    Release,
-    Stage,
     StepRecord,
-    VariantRecord,
-    Verdict,
 )
+from hub.history import BaseRecord, Check, JobRecord, JobState, Release, Stage, VariantRecord, Verdict
 from hub.tables import (
     ArtifactRow,
     EnvironmentRow,

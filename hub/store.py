@@ -18,21 +18,9 @@ from sqlalchemy.orm import Session
 from hub import records
 from hub.codec import from_json, to_json
 from hub.database import Database
-from hub.domain import (
-    BaseRecord,
-    Candidate,
-    Facts,
-    Failure,
-    Job,
-    JobRecord,
-    JobResult,
-    Plan,
-    Refusal,
-    Release,
-    VariantRecord,
-    Verdict,
-)
+from hub.domain import Candidate, Facts, Failure, Job, JobResult, Plan, Refusal
 from hub.errors import BadDocument, StoreError
+from hub.history import BaseRecord, JobRecord, Release, VariantRecord, Verdict
 from hub.rows import add_artifact, add_layer_errors, add_measurements, environment_row_id, job_row, model_row, now, refuse
 from hub.tables import (
     ArtifactRow,

@@ -13,8 +13,9 @@ from functools import cache
 from typing import TYPE_CHECKING
 
 from hub import names, policy
-from hub.domain import Artifact, BaseRecord, Measurement, Protocol, Step, VariantRecord
+from hub.domain import Artifact, Measurement, Protocol, Step
 from hub.errors import PolicyRefusal
+from hub.history import BaseRecord, VariantRecord
 from leaderboard import frontmatter, stats, steps, text, words
 from leaderboard.gate import artifact_verdict, let_through
 from leaderboard.stats import Comparison, Estimate

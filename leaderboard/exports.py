@@ -11,7 +11,8 @@ from contextlib import closing
 from pathlib import Path
 
 from hub.codec import to_json
-from hub.domain import BaseRecord, Environment, Measurement, VariantRecord
+from hub.domain import Environment, Measurement
+from hub.history import BaseRecord, VariantRecord
 from leaderboard.text import csv_cell
 
 RESULT_COLUMNS = (

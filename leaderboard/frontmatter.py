@@ -7,7 +7,8 @@ from typing import Any
 
 import yaml
 
-from hub.domain import BaseRecord, Measurement, Recipe, VariantRecord
+from hub.domain import Measurement, Recipe
+from hub.history import BaseRecord, VariantRecord
 from leaderboard import stats, text
 from leaderboard.families import DISTILLATION, EXPORT, LOW_RANK, PRUNING, QUANTIZATION, RECOVERY, bits, families
 

@@ -12,7 +12,8 @@ from collections.abc import Sequence
 from fnmatch import fnmatchcase
 
 from hub.codec import content_id
-from hub.domain import BaseRecord, Check, Facts, Measurement, Stage, VariantRecord, Verdict
+from hub.domain import Facts, Measurement
+from hub.history import BaseRecord, Check, Stage, VariantRecord, Verdict
 from hub.licences import LicenceDemands, demands
 from leaderboard import stats
 from leaderboard.steps import kept

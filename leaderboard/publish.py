@@ -18,8 +18,9 @@ from typing import TYPE_CHECKING
 
 from hub import policy
 from hub.codec import from_json
-from hub.domain import Artifact, ArtifactFile, BaseRecord, Failure, HubFile, Job, ModelRef, Protocol, Release, VariantRecord, Verdict
+from hub.domain import Artifact, ArtifactFile, Failure, HubFile, Job, ModelRef, Protocol
 from hub.errors import BadCheckpoint, BadDocument, GateRefusal, HubConflict, PolicyRefusal, StoreError
+from hub.history import BaseRecord, Release, VariantRecord, Verdict
 from leaderboard import cards, gate, stats
 from leaderboard.cards import Change, Extras
 

@@ -9,7 +9,8 @@ from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from hub.codec import content_id
-from hub.domain import BaseRecord, Environment, JobRecord, Measurement, Protocol, Recipe, Refusal, VariantRecord
+from hub.domain import Environment, Measurement, Protocol, Recipe, Refusal
+from hub.history import BaseRecord, JobRecord, VariantRecord
 from hub.store import Store
 from leaderboard.choices import Choice, choose
 from leaderboard.families import FAMILIES, TITLES, family

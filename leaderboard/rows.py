@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from hub.codec import content_id
-from hub.domain import BaseRecord, Environment, Measurement, ModelRef, Recipe, Release, VariantRecord, Verdict
+from hub.domain import Environment, Measurement, ModelRef, Recipe
+from hub.history import BaseRecord, Release, VariantRecord, Verdict
 from leaderboard.families import families, family
 from leaderboard.stats import Comparison, Estimate, compare, find, ranks
 from leaderboard.text import percent_change, quantity, size, uncertain

@@ -18,8 +18,8 @@ from urllib.parse import quote, urlsplit
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from hub.domain import Release
 from hub.errors import OutOfDisk, UsageError
+from hub.history import Release
 from hub.store import Store
 from leaderboard import exports
 from leaderboard.cards import PUBLIC_HUB

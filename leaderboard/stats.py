@@ -10,7 +10,8 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from hub.domain import BaseRecord, Measurement, VariantRecord
+from hub.domain import Measurement
+from hub.history import BaseRecord, VariantRecord
 
 QUALITY = ("perplexity", "perplexity_ratio", "kl_divergence")
 

@@ -7,7 +7,8 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from hub.domain import LayerError, Scalar, StepRecord, VariantRecord
+from hub.domain import LayerError, Scalar, StepRecord
+from hub.history import VariantRecord
 from leaderboard import text
 from leaderboard.text import Markdown, code, markdown
 

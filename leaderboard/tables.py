@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from hub.domain import Refusal, VariantRecord
+from hub.domain import Refusal
+from hub.history import VariantRecord
 from leaderboard.families import FAMILIES, TITLES, family
 from leaderboard.queries import BasePage, Board, reasons
 from leaderboard.rows import Cell, Row

@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from hub.domain import BaseRecord, Environment, Protocol, Recipe, VariantRecord
+from hub.domain import Environment, Protocol, Recipe
+from hub.history import BaseRecord, VariantRecord
 from leaderboard import stats, text
 from leaderboard.families import PRUNING, families
 from leaderboard.stats import Comparison, Estimate

@@ -15,7 +15,7 @@ from modelpress.options import AsJson, emit
 from modelpress.plan import Models, Quick, Recipes
 
 if TYPE_CHECKING:
-    from hub.domain import JobRecord
+    from hub.history import JobRecord
 
 STAGES = {"download": "download", "load": "load", "quality": "measure", "speed": "measure", "finish": "save"}
 PARTS = {

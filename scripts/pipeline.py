@@ -9,8 +9,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hub.domain import BaseRecord, Candidate, Failure, Job, ModelRef, Plan, Recipe, Refusal, Release, VariantRecord, Verdict
+from hub.domain import Candidate, Failure, Job, ModelRef, Plan, Recipe, Refusal
 from hub.errors import BadCheckpoint, ModelPressError, UnfitModel, UsageError
+from hub.history import BaseRecord, Release, VariantRecord, Verdict
 from modelpress.progress import JobLines
 
 if TYPE_CHECKING:

@@ -15,7 +15,8 @@ from modelpress.options import AsJson, console, emit
 from modelpress.plan import Models, Quick, Recipes, RetryFailed
 
 if TYPE_CHECKING:
-    from hub.domain import Measurement, Refusal, VariantRecord
+    from hub.domain import Measurement, Refusal
+    from hub.history import VariantRecord
     from modelpress.pipeline import Refused, Selection
     from modelpress.session import Session
 

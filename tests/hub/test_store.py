@@ -17,8 +17,9 @@ from typing import Any
 
 import pytest
 
-from hub.domain import Check, Environment, JobResult, LayerError, ModelRef, Plan, Refusal, Release, StepRecord, VariantRecord, Verdict
+from hub.domain import Environment, JobResult, LayerError, ModelRef, Plan, Refusal, StepRecord
 from hub.errors import BadDocument, StoreError
+from hub.history import Check, Release, VariantRecord, Verdict
 from hub.store import Store
 from hub.tables import HEAD, Table
 

@@ -10,10 +10,8 @@ import pytest
 from hub.domain import (
     Artifact,
     ArtifactFile,
-    BaseRecord,
     Calibration,
     Candidate,
-    Check,
     Environment,
     Facts,
     HubFile,
@@ -24,10 +22,9 @@ from hub.domain import (
     Step,
     StepRecord,
     Thresholds,
-    VariantRecord,
-    Verdict,
     variant_id,
 )
+from hub.history import BaseRecord, Check, VariantRecord, Verdict
 
 PROTOCOL = "stdlib-heldout@512"
 AT = "2026-11-20T10:00:00+00:00"

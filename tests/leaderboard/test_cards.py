@@ -15,8 +15,9 @@ import yaml
 from huggingface_hub import ModelCard
 from markdown_it import MarkdownIt
 
-from hub.domain import Calibration, Protocol, Recipe, Step, StepRecord, Thresholds, VariantRecord
+from hub.domain import Calibration, Protocol, Recipe, Step, StepRecord, Thresholds
 from hub.errors import PolicyRefusal
+from hub.history import VariantRecord
 from leaderboard import cards, families, frontmatter, words
 from leaderboard.cards import Change, Extras
 

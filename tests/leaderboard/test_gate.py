@@ -5,7 +5,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from hub.domain import Check, Facts, VariantRecord, Verdict
+from hub.domain import Facts
+from hub.history import Check, VariantRecord, Verdict
 from leaderboard.gate import judge
 
 

@@ -20,8 +20,9 @@ import pytest
 
 from hub.client import HubClient
 from hub.codec import from_json, to_json
-from hub.domain import Artifact, ArtifactFile, Failure, Job, JobResult, Plan, Protocol, VariantRecord
+from hub.domain import Artifact, ArtifactFile, Failure, Job, JobResult, Plan, Protocol
 from hub.errors import BadCheckpoint, GateRefusal, HubConflict, HubRefused, PolicyRefusal
+from hub.history import VariantRecord
 from hub.local.process import LocalHub
 from hub.settings import Settings
 from hub.store import Store

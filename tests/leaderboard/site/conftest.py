@@ -14,7 +14,6 @@ from hub.domain import (
     ArtifactFile,
     Calibration,
     Candidate,
-    Check,
     Environment,
     Failure,
     HubFile,
@@ -27,13 +26,12 @@ from hub.domain import (
     Protocol,
     Recipe,
     Refusal,
-    Release,
     Step,
     StepRecord,
     Thresholds,
-    Verdict,
     variant_id,
 )
+from hub.history import Check, Release, Verdict
 from hub.store import Store
 from leaderboard.exports import copy_sqlite
 

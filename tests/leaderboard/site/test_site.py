@@ -339,7 +339,7 @@ def test_the_first_view_is_small(full: Store, tmp_path: Path, hub_url: str) -> N
 
 
 def test_ascii_shell_words_are_quoted(hub_url: str) -> None:
-    from hub.domain import Release
+    from hub.history import Release
 
     hostile = Release(variant_id="v", repo_id="a/b; rm -rf ~", sha="x$(id)", artifact_digest="d", url="u", released_at="t")
     command = site.environment(hub_url).filters["fetch"](hostile)
