@@ -141,6 +141,7 @@ def _view(
         "in_turns": beside.decode is not None or beside.prefill is not None,
         "speed": _rows(record, base, beside, ("prefill_tokens_per_second", "decode_tokens_per_second", "load_time")),
         "memory": _rows(record, base, beside, ("disk_size", "peak_memory", "bits_per_weight")),
+        "coded": words.coded_words(record, base, beside.protocol),
         "hardware": words.hardware(record.environment),
         "base_hardware": words.hardware(base.environment) if record.environment != base.environment else None,
         "endpoint": None if hub_url == PUBLIC_HUB else Markdown(text.safe_link(hub_url) or "THE_HUB"),

@@ -28,9 +28,10 @@ from leaderboard.choices import AIMS
 from leaderboard.pictures import legend, size_chart, speed_chart, strip_range
 from leaderboard.queries import Board, read_board
 from leaderboard.rows import COLUMNS
+from leaderboard.stats import find
 from leaderboard.steps import kept, layer_summary, percent
 from leaderboard.text import duration, number, plain, size
-from leaderboard.words import hardware, protocol_words, usage
+from leaderboard.words import entropy_coded, hardware, protocol_words, usage
 
 MARKER = ".modelpress-site"
 _NO_SPACE = 28
@@ -184,6 +185,7 @@ def environment(hub_url: str) -> Environment:
         "layers": layer_summary,
         "percent": percent,
         "kept": kept,
+        "coded_size": lambda variant: find(variant.measurements, "entropy_coded_size") if entropy_coded(variant.recipe) else None,
         "usage": usage,
         "sentences": lambda protocol: protocol_words(protocol, protocol.name),
         "machine": hardware,

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from hub.domain import Environment, Protocol, Recipe
 from hub.history import BaseRecord, VariantRecord
 from leaderboard import stats, text
-from leaderboard.families import PRUNING, families
+from leaderboard.families import PRUNING, QUANTIZATION, families
 from leaderboard.stats import Comparison, Estimate
 from leaderboard.steps import kept_words
 from leaderboard.text import Markdown, markdown
@@ -172,6 +172,28 @@ def press_words(record: VariantRecord) -> str:
     if record.press_peak_memory_bytes is not None:
         parts.append(f"used at most {text.size(record.press_peak_memory_bytes)} of memory")
     return f"Pressing {' and '.join(parts)}." if parts else ""
+
+
+def entropy_coded(recipe: Recipe) -> bool:
+    """Return whether a recipe is Deep Compression but for its last stage, so that its size after entropy coding is to be told."""
+    return {PRUNING, QUANTIZATION} <= set(families(recipe))
+
+
+def coded_words(record: VariantRecord, base: BaseRecord, protocol: str | None) -> Markdown:
+    """Return what the weights would take after Huffman coding, and what that size is not; nothing for recipes not made for it."""
+    if not entropy_coded(record.recipe):
+        return Markdown("")
+    coded, stored = (stats.find(record.measurements, metric, protocol) for metric in ("entropy_coded_size", "disk_size"))
+    theirs = stats.find(base.measurements, "entropy_coded_size", protocol)
+    if coded is None or stored is None:
+        return Markdown("")
+    against = f"; the base's, coded in the same way, take {text.size(theirs.value)}" if theirs else ""
+    return Markdown(
+        "Pruning and rounding leave few different values, many of them zero, and such data can be packed further without loss. "
+        "With every tensor Huffman-coded, the last stage of [Deep Compression](https://arxiv.org/abs/1510.00149), the weights would take "
+        f"**{text.size(coded.value)}**{against}. That is what an archive would take: the files here are not coded "
+        f"({text.size(stored.value)}), and no engine runs coded weights."
+    )
 
 
 def limits(record: VariantRecord, beside: Comparison) -> list[str]:

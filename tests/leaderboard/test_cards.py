@@ -347,6 +347,23 @@ def test_only_another_hub_needs_its_address(make: SimpleNamespace) -> None:
     assert f"export HF_ENDPOINT={LOCAL}\n" in render(make, record, hub_url=LOCAL)
 
 
+def test_deep_compression_says_what_coding_would_gain_and_that_nothing_is_coded(make: SimpleNamespace) -> None:
+    size = make.measured("disk_size", 2_600_000.0)
+    base = replace(make.base(), measurements=(*make.base().measurements, replace(size, metric="entropy_coded_size", value=5.6e6)))
+    cards_of = []
+    for pairs in (
+        (Step(method="sparsegpt", scheme="unstructured"), Step(method="rtn", scheme="W4A16")),
+        (Step(method="rtn", scheme="W4A16"),),
+    ):
+        record = make.variant(make.recipe("deep", format="compressed-tensors", steps=pairs))
+        coded = replace(size, metric="entropy_coded_size", value=1.234e6)
+        record = make.judged(replace(record, measurements=(*record.measurements, coded)))
+        cards_of.append(cards.render(record, base, (), repo_id="modelpress/x", hub_url=cards.PUBLIC_HUB))
+    assert "the weights would take **1.23 MB**; the base's, coded in the same way, take 5.60 MB." in cards_of[0]
+    assert "no engine runs coded weights" in cards_of[0]
+    assert "Huffman" not in cards_of[1], "no recipe made for it"
+
+
 def test_siblings_that_did_not_pass_are_left_out(make: SimpleNamespace) -> None:
     record = family(make)[0]
     failed = make.variant(make.recipe("bad", steps=(Step(method="rtn", scheme="W2A16"),)), kl=5.0)
