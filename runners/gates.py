@@ -157,7 +157,7 @@ def magnitude(tensors: Iterable[tuple[str, Any]], shape: ModelShape, power: int)
     for name, tensor in tensors:
         layer = int(name.removeprefix(root).partition(".")[0]) if name.startswith(root) else -1
         for dimension, axis in enumerate(widths.axes(name, tensor.dim(), shape.conv1d)):
-            if not axis:
+            if axis in ("", "head"):  # tokens; a norm of each head's channels, which stays whole
                 continue
             others = [other for other in range(tensor.dim()) if other != dimension]
             found = tensor.double().abs().pow(power)

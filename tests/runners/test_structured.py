@@ -257,10 +257,11 @@ def test_taylor_scores_are_weight_times_gradient(make: Make, kind: str) -> None:
 
 
 @pytest.mark.parametrize("power", [1, 2])
-def test_magnitude_scores_are_norms_of_all_weights_of_a_structure(make: Make, power: int) -> None:
+@pytest.mark.parametrize("kind", ["llama", "qwen3"])
+def test_magnitude_scores_are_norms_of_all_weights_of_a_structure(make: Make, kind: str, power: int) -> None:
     import numpy as np
 
-    folder = make("llama", attention_bias=True, tie_word_embeddings=False)
+    folder = make(kind, attention_bias=True, tie_word_embeddings=False)  # Qwen3 has norms of a head's channels besides
     model = dense.load(folder, dtype="float64")
     model.requires_grad_(False)
     tensors = dict(model.named_parameters())
