@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING
@@ -135,7 +135,7 @@ def _view(
         "protocol_words": words.protocol_words(extras.protocol, beside.protocol),
         "samples": _samples(record, beside.protocol),
         "engines": sorted(own),
-        "base_engines": sorted(theirs) if own and theirs and _kinds(own) != _kinds(theirs) else [],
+        "base_engines": sorted(theirs) if stats.other_engine(record.measurements, base.measurements) else [],
         "layers": steps.error_words(record.layers),
         "intervals": _intervals(record, beside.protocol),
         "in_turns": beside.decode is not None or beside.prefill is not None,
@@ -166,11 +166,6 @@ def _view(
             f"modelpress compress {record.base.repo_id}@{record.base.sha} --recipe {_argument(record.recipe.name)} --out DIR"
         ),
     }
-
-
-def _kinds(engines: Iterable[str]) -> set[str]:
-    """The engines' names without version and dtype."""
-    return {engine.partition(" ")[0] for engine in engines}
 
 
 def _weights(artifact: Artifact) -> Markdown:

@@ -11,13 +11,14 @@ from hub.codec import content_id
 from hub.domain import Environment, Measurement, ModelRef, Recipe
 from hub.history import BaseRecord, Release, VariantRecord, Verdict
 from leaderboard.families import families, family
-from leaderboard.stats import Comparison, Estimate, compare, find, ranks
+from leaderboard.stats import Comparison, Estimate, compare, find, other_engine, ranks
 from leaderboard.text import percent_change, quantity, size, uncertain
 from leaderboard.words import as_large, same_work
 
 StateCode = Literal["base", "verified", "published", "held", "passed", "measured", "pressed", "failed", "waiting"]
 Tone = Literal["", "better", "worse"]
 _UNIT_IN_HEADING = ("bits_per_weight", "kl_divergence", "decode_tokens_per_second", "prefill_tokens_per_second", "load_time")
+_SPEED_AND_MEMORY = ("decode_tokens_per_second", "prefill_tokens_per_second", "peak_memory")
 EXACT_ONE = Estimate(value=1, low=1, high=1)
 
 
@@ -104,7 +105,10 @@ class State:
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """A base model or variant under one protocol; `rank` is by perplexity against the base, shared where intervals overlap."""
+    """A base model or variant under one protocol; `rank` is by perplexity against the base, shared where intervals overlap.
+
+    `engine` is what ran it where the base ran in another one, and empty otherwise.
+    """
 
     anchor: str
     slug: str
@@ -123,6 +127,7 @@ class Row:
     release: Release | None
     environment: Environment | None
     verdicts: tuple[Verdict, ...] = ()
+    engine: str = ""
     rank: int | None = None
     tied: bool = False
     on_front: bool = False
@@ -194,6 +199,11 @@ def variant_row(variant: VariantRecord, base: BaseRecord, protocol: str | None, 
     disk = find(variant.measurements, "disk_size")
     size_on_disk = disk.value if disk else float(variant.artifact.bytes) if variant.artifact else None
     cells = _cells(variant.measurements, beside, variant.base.sha, variant.environment, variant.recipe)
+    engines = other_engine(variant.measurements, base.measurements)
+    if engines:
+        for key in {*_SPEED_AND_MEMORY} & {*cells}:
+            if cells[key].note:
+                cells[key] = replace(cells[key], note=f"{cells[key].note}, other engine")
     if disk is None and size_on_disk is not None:
         cells["disk_size"] = replace(_split(size(size_on_disk)), sort=size_on_disk, origin="sum of the artifact's files")
     return Row(
@@ -214,6 +224,7 @@ def variant_row(variant: VariantRecord, base: BaseRecord, protocol: str | None, 
         release=variant.release,
         environment=variant.environment,
         verdicts=variant.verdicts,
+        engine=engines[0] if engines else "",
     )
 
 

@@ -120,6 +120,17 @@ def find(measurements: Iterable[Measurement], metric: str, protocol: str | None 
     return max(matching, key=lambda m: m.measured_at, default=None)
 
 
+def engines(measurements: Iterable[Measurement]) -> set[str]:
+    """Return the names of the engines that measured, without version and dtype."""
+    return {m.engine.partition(" ")[0] for m in measurements}
+
+
+def other_engine(variant: Iterable[Measurement], base: Iterable[Measurement]) -> tuple[str, str] | None:
+    """Return the engines of variant and base where they are not the same, so that ratios of speed and memory are of engines too."""
+    mine, theirs = engines(variant), engines(base)
+    return (" and ".join(sorted(mine)), " and ".join(sorted(theirs))) if mine and theirs and mine != theirs else None
+
+
 def shared_protocol(variant: Iterable[Measurement], base: Iterable[Measurement]) -> str | None:
     """Return the protocol under which the variant's quality and its base's were both measured; with the most samples if several."""
     variant, base = list(variant), list(base)

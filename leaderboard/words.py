@@ -67,7 +67,9 @@ def verdict_line(record: VariantRecord, base: BaseRecord, beside: Comparison) ->
     if beside.decode and record.environment:
         where = markdown(record.environment.hardware)
         speed = f"**{text.times(beside.decode)}** the base's speed, both timed in turns"
-        sentences.append(f"On {where} it decodes at {speed}: {_faster(record.recipe, beside, beside.decode)}")
+        engines = stats.other_engine(record.measurements, base.measurements)
+        ran = f" (it in {markdown(engines[0])}, the base in {markdown(engines[1])})" if engines else ""
+        sentences.append(f"On {where} it decodes at {speed}{ran}: {_faster(record.recipe, beside, beside.decode)}")
     if beside.memory and not same_work(record.recipe, beside.size):
         sentences.append(f"Running it takes {text.times(beside.memory)} the base's peak memory")
     return Markdown(

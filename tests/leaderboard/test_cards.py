@@ -194,6 +194,7 @@ def test_every_format_says_how_it_is_loaded(make: SimpleNamespace) -> None:
         in card
     )
     assert "two engines" not in render(make, awq(make))
+    assert "the base's speed, both timed in turns (it in llama-cpp-python, the base in transformers): **slower" in card
 
 
 def test_a_card_of_a_large_family_stays_short(make: SimpleNamespace) -> None:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from leaderboard import stats, text
+from leaderboard import rows, stats, text
 from leaderboard.stats import Estimate
 
 
@@ -139,3 +139,15 @@ def test_csv_cells_are_no_formulas(cell: object, written: object) -> None:
 )
 def test_only_plain_links_are_kept(address: str, kept: bool) -> None:
     assert (text.safe_link(address) is not None) is kept
+
+
+def test_a_factor_over_two_engines_says_so(make: SimpleNamespace) -> None:
+    beside = {
+        engine: rows.variant_row(make.variant(engine=engine), make.base(), make.protocol, "x")
+        for engine in ("llama-cpp-python 0.3.36 float32", "transformers 5.17.0 float16")
+    }
+    own, other = beside["transformers 5.17.0 float16"], beside["llama-cpp-python 0.3.36 float32"]
+    assert (own.engine, other.engine) == ("", "llama-cpp-python")
+    assert own.cells["decode_tokens_per_second"].note == "0.45×, slower"
+    assert other.cells["decode_tokens_per_second"].note == "0.45×, slower, other engine"
+    assert "engine" not in other.cells["disk_size"].note
