@@ -19,9 +19,10 @@ from typing import Any
 
 import psutil
 
+from hub import names
 from hub.codec import content_id, from_json, to_json
 from hub.domain import Artifact, ArtifactFile, ModelRef, Recipe, StepRecord, variant_id
-from hub.errors import BadCheckpoint, OutOfDisk
+from hub.errors import BadCheckpoint, BadDocument, OutOfDisk
 from hub.policy import CARRIED
 from runners import readers
 from runners.architectures import KNOWN
@@ -30,6 +31,7 @@ from runners.headers import INDEX, Tensor, stored_tensors, weight_files
 MANIFEST = "modelpress.json"
 FORBIDDEN_SUFFIXES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".h5", ".msgpack", ".npz", ".py", ".so", ".joblib", ".dill")
 PARTIAL = ".partial-"
+_PRESS_THE_BASE = "Press the model it was made from."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,7 +139,12 @@ def canonical(name: str, architecture: str) -> str | None:
 
 
 def shape(folder: Path) -> ModelShape:
-    """Return a dense checkpoint's shape from config.json and the safetensors headers, without torch."""
+    """Return a dense checkpoint's shape from config.json and the safetensors headers, without torch.
+
+    Raises `BadCheckpoint` where it is the model of another engine, or as `shape_of` does.
+    """
+    if exported := readers.format_of(folder):
+        raise BadCheckpoint(f"{folder} holds a model in the format {exported}; a dense one was expected.", hint=_PRESS_THE_BASE)
     return shape_of(read_config(folder), {name: stored.tensor for name, stored in stored_tensors(folder).items()}, where=str(folder))
 
 
@@ -148,9 +155,7 @@ def shape_of(config: Mapping[str, Any], stored: Mapping[str, Tensor], *, where: 
     """
     if quantization := config.get("quantization_config"):
         method = quantization.get("quant_method", "unknown")
-        raise BadCheckpoint(
-            f"The checkpoint {where} is already quantized ({method}); a dense one was expected.", hint="Press the model it was made from."
-        )
+        raise BadCheckpoint(f"The checkpoint {where} is already quantized ({method}); a dense one was expected.", hint=_PRESS_THE_BASE)
     named = config.get("architectures")
     architecture = str(named[0]) if isinstance(named, list) and named else "unknown"
     tensors = {name: tensor for raw, tensor in stored.items() if (name := canonical(raw, architecture)) is not None}
@@ -265,9 +270,18 @@ def write(
 
 
 def read_manifest(folder: Path) -> Artifact | None:
-    """Return the artifact of a checkpoint, None where no manifest was written; raise `BadDocument` where it is not valid."""
+    """Return the artifact of a checkpoint, None where no manifest was written.
+
+    Raises `BadDocument` where it is not valid, or lists files outside the folder: whoever follows it would read them.
+    """
     path = folder / MANIFEST
-    return from_json(Artifact, path.read_bytes(), where=str(path)) if path.is_file() else None
+    if not path.is_file():
+        return None
+    artifact = from_json(Artifact, path.read_bytes(), where=str(path))
+    outside = next((file.path for file in artifact.files if file.path.startswith("/") or ".." in file.path.split("/")), None)
+    if outside is not None:
+        raise BadDocument(f"{path} lists a file outside its folder: {names.shown(outside)}.", hint="Do not use this checkpoint.")
+    return artifact
 
 
 def write_atomically(path: Path, text: str) -> None:

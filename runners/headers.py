@@ -6,11 +6,13 @@ Safetensors headers are read here, the files of other engines by `runners.reader
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 from typing import Any
 
+from hub import names
 from hub.errors import BadCheckpoint
 
 BITS = {
@@ -23,6 +25,7 @@ BLOCKS = {
 }  # fmt: skip
 """llama.cpp's types: how many weights of a row lie together, and in how many bytes, scales included."""
 MAX_HEADER = 100_000_000
+MAX_DIMENSIONS, MAX_SIZE = 8, 2**48
 INDEX = "model.safetensors.index.json"
 
 
@@ -55,6 +58,16 @@ class Stored:
     end: int
 
 
+def stated(dtype: str, sizes: Sequence[Any]) -> Tensor:
+    """Return a tensor as a file states it; raise `ValueError` for sizes that no tensor has.
+
+    Nothing is multiplied before: the product of a million large sizes would take hours.
+    """
+    if len(sizes) > MAX_DIMENSIONS or not all(type(size) is int and 0 <= size <= MAX_SIZE for size in sizes):
+        raise ValueError(f"{names.shown(str(sizes[:MAX_DIMENSIONS]))} are no sizes of a tensor")
+    return Tensor(dtype=dtype, shape=tuple(sizes))
+
+
 def read_header(path: Path) -> dict[str, Stored]:
     """Return the tensors of one safetensors file; raise `BadCheckpoint` where it is truncated or not safetensors."""
     size = path.stat().st_size
@@ -68,7 +81,11 @@ def read_header(path: Path) -> dict[str, Stored]:
             stored = {name: _stored(path, 8 + length, entry) for name, entry in header.items() if name != "__metadata__"}
         except (ValueError, KeyError, TypeError, AttributeError, ArithmeticError, RecursionError) as error:
             raise _broken(path, "its safetensors header is not valid") from error
-    needed = max((tensor.end for tensor in stored.values()), default=8 + length)
+    needed = 8 + length
+    for tensor in sorted(stored.values(), key=lambda tensor: (tensor.start, tensor.end)):
+        if tensor.start != needed:
+            raise _broken(path, "its tensors overlap or leave gaps")
+        needed = tensor.end
     if needed != size:
         raise _broken(path, f"its header promises {needed:,} bytes, the file has {size:,}")
     return stored
@@ -76,8 +93,8 @@ def read_header(path: Path) -> dict[str, Stored]:
 
 def _stored(path: Path, offset: int, entry: dict[str, Any]) -> Stored:
     begin, end = entry["data_offsets"]
-    tensor = Tensor(dtype=str(entry["dtype"]), shape=tuple(int(n) for n in entry["shape"]))
-    if tensor.bytes != end - begin or begin < 0 or any(n < 0 for n in tensor.shape):
+    tensor = stated(entry["dtype"], entry["shape"])
+    if type(begin) is not int or type(end) is not int or begin < 0 or tensor.bytes != end - begin:
         raise ValueError(f"a tensor of {tensor.bytes} bytes lies in {end - begin}")
     return Stored(tensor=tensor, path=path, start=offset + begin, end=offset + end)
 
@@ -98,13 +115,16 @@ def weight_files(folder: Path) -> tuple[Path, ...]:
         return (single,)
     if index.is_file():
         try:
-            names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-            outside = any(Path(name).name != name for name in names)
+            found = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+            strange = next((name for name in found if "/" in name or names.path_fault(name)), None)
         except (ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
             raise BadCheckpoint(f"{INDEX} in {folder} is not a valid index.", hint="Download the checkpoint again.") from error
-        if outside:
-            raise BadCheckpoint(f"{INDEX} in {folder} names files outside the folder.", hint="Do not use this checkpoint.")
-        files = tuple(folder / name for name in names)
+        if strange is not None:
+            raise BadCheckpoint(
+                f"{INDEX} in {folder} names files outside the folder, or such as none is called: {names.shown(strange)}.",
+                hint="Do not use this checkpoint.",
+            )
+        files = tuple(folder / name for name in found)
     else:
         files = tuple(sorted(folder.glob("*.safetensors")))
     missing = [path.name for path in files if not path.is_file()]

@@ -47,7 +47,7 @@ def weights_beside(folder: Path) -> tuple[str, ...]:
 
 def harmless(path: Path) -> bool:
     """Whether a file with a suffix of pickles is the numbers of an OpenVINO model, by its name, its neighbour, its first bytes."""
-    if path.name != OPENVINO[1] or format_of(path.parent) != "openvino":
+    if path.name != OPENVINO[1] or not path.is_file() or format_of(path.parent) != "openvino":
         return False
     with path.open("rb") as stream:
         return not stream.read(4).startswith(_MAGIC_OF_PICKLES)

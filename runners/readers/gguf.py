@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import struct
-from math import prod
 from pathlib import Path
 from typing import BinaryIO
 
 from hub.errors import BadCheckpoint
-from runners.headers import Stored, Tensor
+from hub.names import shown
+from runners.headers import Stored, stated
 
 MAGIC = b"GGUF"
 _SCALARS = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}
@@ -17,7 +17,9 @@ _DTYPES = {
     0: "F32", 1: "F16", 2: "Q4_0", 3: "Q4_1", 6: "Q5_0", 7: "Q5_1", 8: "Q8_0", 10: "Q2_K", 11: "Q3_K", 12: "Q4_K", 13: "Q5_K", 14: "Q6_K",
     24: "I8", 25: "I16", 26: "I32", 27: "I64", 28: "F64", 30: "BF16",
 }  # fmt: skip
-_MOST = 2**24  # tensors, keys, or entries of an array: more is no model
+_MOST = 2**24  # bytes of a string, numbers of an array: more is no model
+_MOST_ENTRIES = 2**20  # tensors, keys, or strings of an array: a vocabulary of 262,144 tokens has half a million merges
+_MOST_DIMENSIONS = 4
 
 
 def read(path: Path) -> dict[str, Stored]:
@@ -25,7 +27,7 @@ def read(path: Path) -> dict[str, Stored]:
     try:
         with path.open("rb") as stream:
             return _read(path, stream)
-    except (ValueError, KeyError, struct.error, OverflowError, RecursionError) as error:
+    except (ValueError, KeyError, OSError, struct.error, OverflowError, RecursionError) as error:
         raise BadCheckpoint(
             f"{path.name} in {path.parent} is truncated, corrupt, or no GGUF file: {error}.", hint="Download the file again."
         ) from error
@@ -35,7 +37,7 @@ def _read(path: Path, stream: BinaryIO) -> dict[str, Stored]:
     if stream.read(4) != MAGIC:
         raise ValueError("it does not begin with GGUF")
     version, count, keys = struct.unpack("<IQQ", _take(stream, 20))
-    if version not in (2, 3) or count > _MOST or keys > _MOST:
+    if version not in (2, 3) or count > _MOST_ENTRIES or keys > _MOST_ENTRIES:
         raise ValueError(f"version {version}, {count} tensors and {keys} keys")
     alignment = 32
     for _ in range(keys):
@@ -48,11 +50,12 @@ def _read(path: Path, stream: BinaryIO) -> dict[str, Stored]:
     placed = {}
     for _ in range(count):
         name = _string(stream).decode()
-        size = struct.unpack(f"<{(dims := _number(stream, '<I'))}Q", _take(stream, 8 * dims))
+        dimensions = _number(stream, "<I")
+        if name in placed or dimensions > _MOST_DIMENSIONS:
+            raise ValueError(f"the tensor {shown(name)} comes twice or has {dimensions} dimensions")
+        size = struct.unpack(f"<{dimensions}Q", _take(stream, 8 * dimensions))
         kind, offset = struct.unpack("<IQ", _take(stream, 12))
-        if name in placed or prod(size) > 2**48:
-            raise ValueError(f"the tensor {name} of {size}")
-        placed[name] = (Tensor(dtype=_DTYPES[kind], shape=tuple(reversed(size))), offset)
+        placed[name] = (stated(_DTYPES[kind], size[::-1]), offset)
     start = -(-stream.tell() // alignment) * alignment
     found = {
         name: Stored(tensor=tensor, path=path, start=start + offset, end=start + offset + tensor.bytes)
@@ -84,7 +87,7 @@ def _skip(stream: BinaryIO, kind: int) -> None:
         _string(stream)
     elif kind == _ARRAY:
         inner, count = _number(stream, "<I"), _number(stream, "<Q")
-        if count > _MOST:
+        if count > (_MOST if inner in _SCALARS else _MOST_ENTRIES):
             raise ValueError(f"an array of {count} entries")
         if inner in _SCALARS:
             stream.seek(_SCALARS[inner] * count, 1)

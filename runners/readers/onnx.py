@@ -8,18 +8,20 @@ from __future__ import annotations
 
 import mmap
 from collections.abc import Iterator
-from math import prod
 from pathlib import Path
 from typing import Any
 
+from hub import names
 from hub.errors import BadCheckpoint
-from runners.headers import Stored, Tensor
+from runners.headers import MAX_DIMENSIONS, Stored, stated
 
 _DTYPES = {
     1: "F32", 2: "U8", 3: "I8", 4: "U16", 5: "I16", 6: "I32", 7: "I64", 9: "BOOL", 10: "F16", 11: "F64", 12: "U32", 13: "U64", 16: "BF16",
     17: "F8_E4M3", 19: "F8_E5M2", 21: "U4", 22: "I4",
 }  # fmt: skip
 _GRAPH, _INITIALIZER, _TYPED_DATA = 7, 5, (4, 5, 6, 7, 10, 11)
+_MOST_FIELDS = 2**18  # of one message: a graph has a few thousand nodes and tensors
+_LONGEST_NUMBER = 10  # bytes
 
 Range = tuple[int, int]
 
@@ -55,25 +57,25 @@ def _tensor(path: Path, data: Any, place: Range) -> tuple[str, Stored]:
             entry = {number: data[slice(*text)].decode() for number, text in _fields(data, found) if isinstance(text, tuple)}
             outside[entry[1]] = entry[2]
         elif field in _TYPED_DATA:
-            raise ValueError(f"the tensor {name} is stored value by value")
-    tensor = Tensor(dtype=_DTYPES[kind], shape=tuple(sizes))
+            raise ValueError(f"the tensor {names.shown(name)} is stored value by value")
+    tensor = stated(_DTYPES[kind], sizes)
     if outside:
         inside, path = _outside(path, outside), path.with_name(outside["location"])
     start, end = inside or (0, 0)
-    if end - start != tensor.bytes or prod(sizes) < 0:
-        raise ValueError(f"the tensor {name} of {tensor.bytes:,} bytes lies in {end - start:,}")
+    if end - start != tensor.bytes:
+        raise ValueError(f"the tensor {names.shown(name)} of {tensor.bytes:,} bytes lies in {end - start:,}")
     return name, Stored(tensor=tensor, path=path, start=start, end=end)
 
 
 def _outside(path: Path, told: dict[str, str]) -> Range:
     """Return the bytes of a tensor in the file beside, which must lie beside and be long enough."""
     name = told["location"]
-    if Path(name).name != name:
-        raise ValueError(f"it names data outside its folder: {name}")
+    if "/" in name or names.path_fault(name):
+        raise ValueError(f"it names data outside its folder: {names.shown(name)}")
     start = int(told.get("offset", 0))
     end = start + int(told["length"])
     size = path.with_name(name).stat().st_size
-    if not 0 <= start <= end <= size:
+    if not 0 <= start <= end <= size or not path.with_name(name).is_file():
         raise ValueError(f"it looks for {end:,} bytes in {name}, which has {size:,}")
     return start, end
 
@@ -81,7 +83,9 @@ def _outside(path: Path, told: dict[str, str]) -> Range:
 def _fields(data: Any, place: Range) -> Iterator[tuple[int, int | Range]]:
     """Give the fields of a message: number, and the value of a number or the place of anything longer."""
     at, end = place
-    while at < end:
+    for _ in range(_MOST_FIELDS):
+        if at >= end:
+            return
         tag, at = _varint(data, at, end)
         field, kind = tag >> 3, tag & 7
         if kind == 0:
@@ -93,10 +97,13 @@ def _fields(data: Any, place: Range) -> Iterator[tuple[int, int | Range]]:
             raise ValueError("it ends within a field")
         yield field, (at, at + size)
         at += size
+    raise ValueError(f"a message of more than {_MOST_FIELDS:,} fields")
 
 
 def _packed(data: Any, place: Range) -> list[int]:
     found, (at, end) = [], place
+    if end - at > _LONGEST_NUMBER * MAX_DIMENSIONS:
+        raise ValueError("a tensor of too many dimensions")
     while at < end:
         value, at = _varint(data, at, end)
         found.append(value)

@@ -8,7 +8,8 @@ from typing import cast
 from xml.etree import ElementTree
 
 from hub.errors import BadCheckpoint
-from runners.headers import Stored, Tensor
+from hub.names import shown
+from runners.headers import MAX_DIMENSIONS, MAX_HEADER, Stored, stated
 from runners.readers import OPENVINO
 
 SMALL = re.compile(r"graph/\d+")
@@ -24,13 +25,15 @@ def read(path: Path) -> dict[str, Stored]:
     """Return the model's constants by name; raise `BadCheckpoint` where a file is truncated or no OpenVINO model."""
     try:
         data = path.with_name(OPENVINO[1])
-        size = data.stat().st_size
+        size = data.stat().st_size if data.is_file() else 0
+        if path.stat().st_size > MAX_HEADER:
+            raise ValueError(f"it has more than {MAX_HEADER:,} bytes")
         found = {}
         for layer in ElementTree.parse(path).getroot().iter("layer"):  # noqa: S314 - expat itself limits what entities become
             if layer.get("type") == "Const":
                 name, stored = _constant(layer, data, size)
                 if name in found:
-                    raise ValueError(f"two constants are called {name}")
+                    raise ValueError(f"two constants are called {shown(name)}")
                 if not SMALL.fullmatch(name) or stored.tensor.bytes > MOST:
                     found[name] = stored
         if not found:
@@ -46,9 +49,10 @@ def _constant(layer: ElementTree.Element, data: Path, size: int) -> tuple[str, S
     told = layer.find("data")
     if told is None:
         raise ValueError("a constant without data")
-    sizes = tuple(int(text) for text in told.attrib["shape"].split(",") if text.strip())
+    sizes = [int(text) for text in told.attrib["shape"].split(",", MAX_DIMENSIONS) if text.strip()]
     start, length = int(told.attrib["offset"]), int(told.attrib["size"])
-    tensor, name = Tensor(dtype=_DTYPES[told.attrib["element_type"]], shape=sizes), cast(str, layer.get("name", ""))
+    tensor, name = stated(_DTYPES[told.attrib["element_type"]], sizes), cast(str, layer.get("name", ""))
     if tensor.bytes != length or not 0 <= start <= start + length <= size:
-        raise ValueError(f"the tensor {name} of {tensor.bytes:,} bytes is said to lie at {start:,} to {start + length:,} of {size:,}")
+        where = f"is said to lie at {start:,} to {start + length:,} of {size:,}"
+        raise ValueError(f"the tensor {shown(name)} of {tensor.bytes:,} bytes {where}")
     return name, Stored(tensor=tensor, path=data, start=start, end=start + length)
