@@ -25,7 +25,7 @@ def compress(
     log: Log = None,
     as_json: AsJson = False,
 ) -> None:
-    """Press MODEL with a recipe into a folder that transformers loads."""
+    """Press MODEL with a recipe into a folder that transformers loads, or the engine of the recipe's format (GGUF, ONNX, OpenVINO)."""
     import time
 
     from modelpress.quiet import quiet

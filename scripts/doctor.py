@@ -18,10 +18,15 @@ if TYPE_CHECKING:
     from runners.engines import EngineInfo
     from runners.method import MethodInfo
 
-LIBRARIES = (
-    "torch", "transformers", "huggingface_hub", "gptqmodel", "llmcompressor", "compressed-tensors", "bitsandbytes", "auto-round", "torchao",
-    "torch-pruning", "peft", "optimum", "gguf", "llama-cpp-python", "onnx", "onnxruntime", "openvino", "nncf", "lm-eval", "sqlalchemy",
-)  # fmt: skip
+# By the extra that brings them; the empty one stands for what is always there.
+LIBRARIES = {
+    "": ("huggingface_hub", "sqlalchemy"),
+    "press": (
+        "torch", "transformers", "gptqmodel", "llmcompressor", "compressed-tensors", "bitsandbytes", "auto-round", "torchao", "peft",
+        "optimum", "lm-eval",
+    ),
+    "export": ("gguf", "llama-cpp-python", "onnx", "onnxruntime", "openvino", "nncf"),
+}  # fmt: skip
 
 
 def doctor(ctx: typer.Context, as_json: AsJson = False) -> None:
@@ -68,7 +73,7 @@ def examine(ctx: typer.Context) -> dict[str, Any]:
             if settings.hub.token
             else "none" + (" (the embedded hub makes its own)" if settings.hub.endpoint == "local" else ""),
         },
-        "libraries": [library(name) for name in LIBRARIES],
+        "libraries": [library(name, extra) for extra, names in LIBRARIES.items() for name in names],
         "methods": [{**row(info, info.summary), "family": info.family, "schemes": info.schemes} for info in methods.available()],
         "engines": [row(info, f"runs {', '.join(info.formats)}") for info in engines.available()],
     }
@@ -79,12 +84,13 @@ def row(info: MethodInfo | EngineInfo, summary: str) -> dict[str, Any]:
     return {"name": info.name, "available": info.available, "reason": info.reason, "install": info.install, "summary": summary}
 
 
-def library(name: str) -> dict[str, Any]:
-    """Return whether a package is installed, without importing it."""
+def library(name: str, extra: str) -> dict[str, Any]:
+    """Return whether a package is installed, without importing it, and else what installs it."""
     try:
         return {"name": name, "available": True, "version": version(name), "reason": "", "install": ""}
     except PackageNotFoundError:
-        return {"name": name, "available": False, "version": "", "reason": "not installed", "install": "pip install 'modelpress[press]'"}
+        install = f"pip install 'modelpress[{extra}]'" if extra else "pip install modelpress"
+        return {"name": name, "available": False, "version": "", "reason": "not installed", "install": install}
 
 
 def gpus() -> list[str]:

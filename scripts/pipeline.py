@@ -76,12 +76,11 @@ def chosen_recipes(session: Session, selection: Selection) -> tuple[Recipe, ...]
     """Return the recipes asked for: by name or file (`all`: every shipped one), by --quick, by the settings, or the shipped defaults."""
     from runners import recipes
 
-    if selection.recipes == (ALL,):
-        return tuple(recipes.load(name) for name in recipes.names())
-    names: Sequence[str] = selection.recipes or (
+    asked: Sequence[str] = selection.recipes or (
         QUICK_RECIPES if selection.quick else session.settings.press.recipes or recipes.default_names()
     )
-    return tuple(recipes.load(name) for name in names)
+    names = [name for word in asked for name in (recipes.names() if word == ALL else [word])]
+    return tuple(recipes.load(name) for name in dict.fromkeys(names))
 
 
 def chosen_bases(session: Session, selection: Selection) -> tuple[BaseRecord, ...]:

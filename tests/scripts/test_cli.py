@@ -7,9 +7,14 @@ import os
 import subprocess
 import sys
 import time
+import tomllib
 from pathlib import Path
+from typing import TYPE_CHECKING, cast
 
 import pytest
+
+if TYPE_CHECKING:
+    from modelpress.session import Session
 
 REPO = Path(__file__).resolve().parents[2]
 COMMANDS = (
@@ -153,6 +158,27 @@ def test_doctor_names_families(tmp_path: Path) -> None:
     report = json.loads(modelpress("doctor", "--json", cwd=tmp_path).stdout)
     assert {entry["name"]: entry["family"] for entry in report["methods"]}["wanda"] == "pruning"
     assert "  pruning" in modelpress("doctor", cwd=tmp_path).stdout.splitlines()
+
+
+def test_doctor_knows_all_libraries_by_the_extra_that_brings_them() -> None:
+    from modelpress import doctor
+
+    project = tomllib.loads((REPO / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    for extra, names in doctor.LIBRARIES.items():
+        brought = {line.split("==")[0].lower() for line in (project["optional-dependencies"][extra] if extra else project["dependencies"])}
+        assert not {name.lower() for name in names} - brought, extra
+    assert doctor.library("no-such-package", "export")["install"] == "pip install 'modelpress[export]'"
+
+
+def test_all_recipes_go_with_one_of_your_own(tmp_path: Path) -> None:
+    from modelpress import pipeline
+    from runners import recipes
+
+    own = tmp_path / "own.toml"
+    own.write_bytes((REPO / "runners" / "recipes" / "bnb-nf4.toml").read_bytes())
+    selection = pipeline.Selection(recipes=("all", str(own), "bnb-nf4"))
+    chosen = pipeline.chosen_recipes(cast("Session", None), selection)
+    assert [recipe.name for recipe in chosen] == [*recipes.names(), "own"]
 
 
 def test_the_marks_for_results_are_demanded(tmp_path: Path) -> None:
