@@ -12,10 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from hub.domain import Scalar, Step
-from runners import dense, method, training
-from runners.checkpoint import ModelShape
+from runners import dense, masks, method, training
 from runners.checkpoint import shape as shape_of
-from runners.method import Outcome, PressContext, Promise
+from runners.method import Outcome, PressContext
 
 SCHEMES = ("unstructured",)
 NEEDS = ("transformers", "torch")
@@ -41,24 +40,9 @@ def options(step: Step, **rest: Scalar) -> Options:
     return Options(sparsity=sparsity, objective=objective, budget=training.budget(step, values), rest={name: values[name] for name in rest})
 
 
-def promise(shape: ModelShape, sparsity: float) -> Promise:
-    """All tensors keep their shapes; each linear has the given share of zeros, or what an earlier step promised where that is more."""
-    return method.unchanged(shape, zeros={linear.name: max(sparsity, shape.zeros.get(linear.name, 0.0)) for linear in shape.linears})
-
-
 def alive(score: Any, share: float) -> Any:
     """Return a mask without the `share` of least scores, exactly round(share × entries) of them; of equal scores the earlier go first."""
-    import torch
-
-    flat = score.flatten()
-    count = round(flat.numel() * share)
-    mask = torch.ones(flat.numel(), dtype=torch.bool)
-    if count:
-        threshold = flat.kthvalue(count).values  # a selection, not a sort: this is done for every weight after every step
-        mask = flat > threshold
-        equal = (flat == threshold).nonzero().flatten()
-        mask[equal[count - int((flat < threshold).sum()) :]] = True
-    return mask.reshape(score.shape)
+    return ~masks.least(score, sparsity=share, scheme="unstructured")
 
 
 def cubic(number: int, steps: int, *, share: float, ramp: float) -> float:
@@ -120,6 +104,5 @@ class Learner:
 
     def save(self, target: Path) -> Outcome:
         """Write the checkpoint in the dtype of the source."""
-        self.model.save_pretrained(target)
-        dense.settle(target, self._source)
+        training.save(self.model, self._source, target)
         return Outcome(notes=(method.SAME_MACHINE,))

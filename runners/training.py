@@ -14,11 +14,12 @@ import math
 import random
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from hub.domain import Scalar, Step
 from hub.errors import UnfitModel
-from runners import method
+from runners import method, streaming
 from runners.checkpoint import ModelShape
 from runners.formats import ZERO_TOLERANCE
 
@@ -84,7 +85,7 @@ def train(
 
     `masks` holds by parameter which of its weights live (booleans of its shape): the others stay exactly what they are, zeros stay zeros.
     It is read anew at every step. `before` is called with the step's number when its gradients are known, `after` when the weights have
-    changed. Raises `UnfitModel` where the loss is no longer a finite number.
+    changed. Raises `UnfitModel` where the loss or the gradients are no longer finite numbers.
     """
     import torch
 
@@ -98,17 +99,16 @@ def train(
         value = loss(next(stream))
         last = float(value.detach())
         if not math.isfinite(last):
-            raise UnfitModel(
-                f"Training diverged: at step {number + 1} of {steps} the loss is {last}.",
-                hint="Use a recipe with a lower learning_rate, or check that the model's own logits are finite.",
-            )
+            raise _diverged("the loss", last, number, steps)
         value.backward()
         if before:
             before(number)
         for parameter, alive in masks.items():
             if parameter.grad is not None:
                 parameter.grad.mul_(alive)
-        torch.nn.utils.clip_grad_norm_(trained, CLIP)
+        norm = float(torch.nn.utils.clip_grad_norm_(trained, CLIP))
+        if not math.isfinite(norm):
+            raise _diverged("the gradients' norm", norm, number, steps)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         with torch.no_grad():
@@ -117,6 +117,19 @@ def train(
         if after:
             after(number)
     return last
+
+
+def _diverged(what: str, value: float, number: int, steps: int) -> UnfitModel:
+    return UnfitModel(
+        f"Training diverged: at step {number + 1} of {steps} {what} is {value}.",
+        hint="Use a recipe with a lower learning_rate, or check that the model's own logits are finite.",
+    )
+
+
+def save(model: Any, source: Path, target: Path) -> None:
+    """Write the checkpoint `source` with a trained model's weights, each in the dtype in which it was stored; all else stays."""
+    weights = model.state_dict()
+    streaming.rewrite(source, target, lambda name, old: {name: weights[name].to(old.dtype) if name in weights else old})
 
 
 def zero_mask(weight: Any) -> Any | None:

@@ -71,6 +71,7 @@ def promise(step: Step, shape: ModelShape) -> Promise:  # noqa: ARG001 - one sig
 def apply(step: Step, source: Path, target: Path, context: PressContext) -> Outcome:
     """Train with AdamW and a cosine rate over a budget of tokens, in float32; the teacher is the base model, frozen.
 
+    Dropout is off: over so few tokens it takes away more than it gives, and student and teacher are compared as they will run.
     Where a lesson has pieces of windows, a step takes so many more of them that it sees as many tokens.
     """
     import torch
@@ -78,7 +79,7 @@ def apply(step: Step, source: Path, target: Path, context: PressContext) -> Outc
     assert step.calibration is not None  # check() refuses a step without one
     options, seed, windows = _options(step), step.calibration.seed, context.windows(step)
     torch.manual_seed(seed)
-    student = dense.load(source, dtype="float32").train()
+    student = dense.load(source, dtype="float32")
     setting = lessons.Setting(
         student=student, base_folder=context.base_folder, cache=context.cache, windows=windows, seed=seed, options=options
     )
@@ -93,6 +94,5 @@ def apply(step: Step, source: Path, target: Path, context: PressContext) -> Outc
         learning_rate=budget.learning_rate,
         masks=training.zero_masks(student, shape_of(source)),
     )
-    student.save_pretrained(target)
-    dense.settle(target, source)
+    training.save(student, source, target)
     return Outcome(notes=(method.SAME_MACHINE,))

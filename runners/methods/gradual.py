@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from hub.domain import Step
-from runners import masking, method
+from runners import masking, masks, method
 from runners.checkpoint import ModelShape
 from runners.method import Outcome, PressContext, Promise
 
@@ -33,7 +33,7 @@ def check(step: Step, shape: ModelShape) -> None:
 
 def promise(step: Step, shape: ModelShape) -> Promise:
     """All tensors keep their shapes; the given share of every linear layer's weights is zero."""
-    return masking.promise(shape, _options(step)[0].sparsity)
+    return masks.promise(shape, _options(step)[0].sparsity)
 
 
 def apply(step: Step, source: Path, target: Path, context: PressContext) -> Outcome:

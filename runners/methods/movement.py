@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from hub.domain import Step
-from runners import masking, method
+from runners import masking, masks, method
 from runners.checkpoint import ModelShape
 from runners.method import Outcome, PressContext, Promise
 
@@ -47,7 +47,7 @@ def check(step: Step, shape: ModelShape) -> None:
 
 def promise(step: Step, shape: ModelShape) -> Promise:
     """All tensors keep their shapes; the given share of every linear layer's weights is zero."""
-    return masking.promise(shape, _options(step).asked.sparsity)
+    return masks.promise(shape, _options(step).asked.sparsity)
 
 
 class Scores:

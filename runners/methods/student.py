@@ -8,7 +8,7 @@ from typing import Any
 
 from hub.domain import Step
 from hub.errors import UnfitModel
-from runners import dense, depth, method, widths
+from runners import dense, depth, method, streaming, widths
 from runners.architectures import PER_LAYER_LISTS, architecture
 from runners.checkpoint import ModelShape
 from runners.checkpoint import shape as shape_of
@@ -105,6 +105,6 @@ def _initialise(source: Path, target: Path, *, layers: int, wanted: Widths, seed
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = AutoModelForCausalLM.from_config(config, dtype=torch.float32, trust_remote_code=False)
-    model.to(getattr(torch, dense.own_dtype(source))).save_pretrained(target)
-    dense.settle(target, source)
+    weights = model.state_dict()
+    streaming.rewrite(source, target, lambda name, old: {name: weights[name].to(old.dtype)} if name in weights else {})
     dense.edit_config(target, **values)

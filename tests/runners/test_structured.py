@@ -424,6 +424,20 @@ def test_a_random_student_is_of_the_widths_asked_for_and_of_its_seed(make: Make,
     assert not torch.equal(logits(made), first)
 
 
+def test_a_random_student_has_the_head_and_the_dtypes_that_its_teacher_stores(make: Make) -> None:
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    source = make("llama", dtype="bfloat16", tie_word_embeddings=True)
+    stored = load_file(source / "model.safetensors")
+    stored["lm_head.weight"] = stored["model.embed_tokens.weight"].clone()
+    stored = {name: tensor.float() if "norm" in name else tensor for name, tensor in stored.items()}
+    save_file(stored, source / "model.safetensors", metadata={"format": "pt"})
+    made, _ = press("student", source, "random", layers=1, intermediate=64)  # what is promised lies on disk
+    found = load_file(made / "model.safetensors")
+    assert torch.equal(found["lm_head.weight"], found["model.embed_tokens.weight"])
+
+
 @pytest.mark.parametrize(
     ("scheme", "params", "error", "says"),
     [

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import math
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -92,7 +94,7 @@ def logits(folder: Path, model: Any = None) -> Any:
 def tensors(folder: Path) -> dict[str, Any]:
     from safetensors.torch import load_file
 
-    return load_file(folder / "model.safetensors")
+    return {name: tensor for path in sorted(folder.glob("*.safetensors")) for name, tensor in load_file(path).items()}
 
 
 def zeros(folder: Path) -> dict[str, int]:
@@ -183,6 +185,48 @@ def test_a_loss_that_is_no_number_ends_the_training(tmp_path: Path, work: Work) 
     weight = torch.nn.Parameter(torch.ones(1))
     with pytest.raises(UnfitModel, match="at step 1 of 2 the loss is inf"):
         training.train([weight], iter([1.0, 1.0]), lambda _: weight.sum() / 0, steps=2, learning_rate=0.1)
+    with pytest.raises(UnfitModel, match="at step 1 of 1 the gradients' norm is nan"):  # of a finite loss: no later step would tell
+        training.train([weight], iter([1.0]), lambda _: (weight.sum() * 0).sqrt(), steps=1, learning_rate=0.1)
+    assert weight.tolist() == [1.0]
+
+
+@pytest.mark.parametrize(("name", "scheme"), [("gradual", "unstructured"), ("distil", "logits"), ("lora", "lora")])
+def test_tied_heads_dtypes_and_shards_stay_as_they_were_stored(tmp_path: Path, work: Work, name: str, scheme: str) -> None:
+    import torch
+    from safetensors.torch import save_file
+
+    base = make(tmp_path / "base", "Llama")
+    stored = tensors(base)
+    stored["lm_head.weight"] = stored["model.embed_tokens.weight"].clone()  # some models are published with both
+    stored = {key: tensor.float() if "norm" in key else tensor for key, tensor in stored.items()}
+    (base / "model.safetensors").unlink()
+    for number, part in enumerate((sorted(stored)[:9], sorted(stored)[9:]), start=1):
+        file = base / f"model-0000{number}-of-00002.safetensors"
+        save_file({key: stored[key] for key in part}, file, metadata={"format": "pt"})
+    weight_map = {key: f"model-0000{1 + (place >= 9)}-of-00002.safetensors" for place, key in enumerate(sorted(stored))}
+    (base / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
+    made = work(step_of(name, scheme), base)
+    promise = methods.get(name).promise(step_of(name, scheme), checkpoint.shape(base))
+    found = stored_tensors(made)
+    assert {key: entry.tensor for key, entry in found.items()} == promise.tensors
+    assert {key: entry.path.name for key, entry in found.items()} == weight_map
+    loaded = dense.load(made, dtype="bfloat16")
+    assert torch.equal(loaded.lm_head.weight, loaded.model.embed_tokens.weight)
+    old, new = (tensors(folder) for folder in (base, made))
+    assert bool((old["lm_head.weight"] != new["lm_head.weight"]).any()) == (name != "lora")
+    assert torch.equal(new["lm_head.weight"], new["model.embed_tokens.weight"])
+
+
+@pytest.mark.parametrize(("name", "scheme"), [("gradual", "unstructured"), ("distil", "logits"), ("lora", "lora")])
+def test_dropout_is_off(tmp_path: Path, work: Work, name: str, scheme: str) -> None:
+    base = make(tmp_path / "base", "GPT2")
+    config = checkpoint.read_config(base)
+    assert config["resid_pdrop"] == 0.1
+    none = tmp_path / "none"
+    shutil.copytree(base, none)
+    dense.edit_config(none, resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0)
+    first, second = (work(step_of(name, scheme), folder) / "model.safetensors" for folder in (base, none))
+    assert first.read_bytes() == second.read_bytes()
 
 
 # Pruning while training
