@@ -33,10 +33,12 @@ def load(name_or_path: str) -> Recipe:
     elif name_or_path.endswith(".toml") and Path(name_or_path).is_file():
         path = Path(name_or_path)
     else:
-        near = get_close_matches(name_or_path, names(), n=1)
-        hint = f"Did you mean {near[0]}? " if near else ""
+        begun = [name for name in names() if name_or_path and name.startswith(name_or_path)]
+        near = begun or get_close_matches(name_or_path, names(), n=3)
+        hint = f"Did you mean {' or '.join(near)}? " if near else ""
         raise UnknownName(
-            f"There is no recipe {name_or_path!r}.", hint=f"{hint}There are: {', '.join(names())}; or give the path of a .toml file."
+            f"There is no recipe {name_or_path!r}.",
+            hint=f"{hint}modelpress recipes lists all {len(names())}; or give the path of a .toml file.",
         )
     document = _read(path)
     default = document.pop("default", False)

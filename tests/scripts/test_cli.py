@@ -106,6 +106,9 @@ def test_unknown_recipe_is_named_with_its_neighbour(tmp_path: Path) -> None:
     assert done.returncode == 5
     assert "bnb-nf4" in done.stderr
     assert not (tmp_path / "out").exists()
+    started = modelpress("compress", str(tmp_path), "--recipe", "openvino", "--out", str(tmp_path / "out"), cwd=tmp_path)
+    assert "Did you mean openvino-int4 or openvino-int8?" in started.stderr
+    assert len(started.stderr) < 400, "more than a hundred recipes are not listed in a sentence"
 
 
 def test_compress_of_nothing(tmp_path: Path) -> None:
