@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from hub.errors import UnfitModel
 from runners import widths
 from runners.architectures import architecture
 from runners.checkpoint import ModelShape
@@ -80,7 +81,7 @@ class _Watch:
 def measure(model: Any, shape: ModelShape, windows: list[list[int]], criterion: str) -> Scores:
     """Show the model the windows and return all scores by one of `CRITERIA`; any other criterion gives the norms' energies alone.
 
-    For `taylor` the loss is the mean cross-entropy per token of each window.
+    For `taylor` the loss is the mean cross-entropy per token of each window. Raises `UnfitModel` where NaN or infinity passes.
     """
     import torch
 
@@ -102,6 +103,9 @@ def measure(model: Any, shape: ModelShape, windows: list[list[int]], criterion: 
             handle.remove()
     tokens = sum(map(len, windows))
     energies = {name: total / tokens for name, total in energy.items()}
+    broken = next((name for name, found in energies.items() if not found.isfinite().all()), None)
+    if broken is not None:
+        raise overflow(broken)
     if criterion not in CRITERIA:
         return Scores(mlp={}, heads={}, hidden=None, energy=energies)
     return Scores(
@@ -109,6 +113,14 @@ def measure(model: Any, shape: ModelShape, windows: list[list[int]], criterion: 
         heads={layer: watch.score for layer, watch in heads.items()},
         hidden=sum(watch.score for watch in norms.values()),
         energy=energies,
+    )
+
+
+def overflow(name: str) -> UnfitModel:
+    """Return the error for a model in which NaN or infinity passes a module, so that nothing can be ranked by what passes."""
+    return UnfitModel(
+        f"What passes {name} on the calibration text holds NaN or infinity; nothing can be chosen by it.",
+        hint="Where the model is stored in float16, whose range ends at 65,504, press a bfloat16 one.",
     )
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
 from hub.domain import Step
 from hub.errors import UnfitModel
-from runners import dense, depth, method
+from runners import dense, depth, gates, method
 from runners.architectures import architecture
 from runners.checkpoint import ModelShape
 from runners.checkpoint import shape as shape_of
@@ -44,7 +45,10 @@ def promise(step: Step, shape: ModelShape) -> Promise:
 
 
 def influence(model: Any, root: str, windows: list[list[int]]) -> list[float]:
-    """Return each layer's block influence: 1 - mean cosine similarity of its input and output over all tokens, in [0, 2]."""
+    """Return each layer's block influence: 1 - mean cosine similarity of its input and output over all tokens, in [0, 2].
+
+    Raises `UnfitModel` where a layer puts out NaN or infinity.
+    """
     import torch
 
     layers = model.get_submodule(root)
@@ -66,6 +70,9 @@ def influence(model: Any, root: str, windows: list[list[int]]) -> list[float]:
             tokens += batch.numel()
     for handle in handles:
         handle.remove()
+    broken = next((place for place, total in enumerate(sums) if not math.isfinite(total)), None)
+    if broken is not None:
+        raise gates.overflow(f"{root}.{broken}")
     return [1.0 - total / tokens for total in sums]
 
 
@@ -78,4 +85,5 @@ def apply(step: Step, source: Path, target: Path, context: PressContext) -> Outc
     dropped = sorted(range(len(scores)), key=lambda place: (scores[place], place))[:count]
     kept = [place for place in range(len(scores)) if place not in dropped]
     depth.write(source, target, kept)
-    return Outcome(layers=depth.told(root, len(scores), kept, influence=[round(score, 6) for score in scores]))
+    layers = depth.told(root, len(scores), kept, influence=[round(score, 6) for score in scores])
+    return Outcome(layers=layers, notes=(method.SAME_MACHINE,))

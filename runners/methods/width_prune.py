@@ -187,7 +187,8 @@ def _told(
 
 
 def _notes(shape: ModelShape, scores: gates.Scores, channels: Any, options: _Options) -> tuple[str, ...]:
+    measured = (method.SAME_MACHINE,) if options.criterion in gates.CRITERIA or options.hidden else ()
     if not options.hidden:
-        return ()
+        return measured
     left = _share(scores.hidden, channels)
-    return (f"Of {shape.hidden_size} hidden channels {len(channels)} stay, with {left:.1%} of the importance.",)
+    return (f"Of {shape.hidden_size} hidden channels {len(channels)} stay, with {left:.1%} of the importance.", *measured)

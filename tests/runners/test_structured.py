@@ -323,6 +323,24 @@ def test_important_structures_stay_and_random_ones_are_no_match(samples: Path, t
 
 
 @pytest.mark.parametrize(
+    ("method", "params"),
+    [("depth_prune", {}), ("width_prune", {}), ("width_prune", {"criterion": "magnitude-l2", "hidden": 0.5})],
+)
+def test_nothing_is_chosen_by_numbers_that_are_none(make: Make, method: str, params: dict[str, float]) -> None:
+    """All weights are finite, but what the second layer puts out is beyond float16."""
+
+    def edit(model: Any) -> None:
+        mlp = model.model.layers[1].mlp
+        mlp.up_proj.weight.mul_(1e3)
+        mlp.gate_proj.weight.mul_(1e3)
+
+    source = make("llama", edit, dtype="float16")
+    with pytest.raises(UnfitModel, match="NaN or infinity") as caught:
+        press(method, source, **params)
+    assert "float16" in caught.value.hint
+
+
+@pytest.mark.parametrize(
     ("kind", "params", "says"),
     [
         ("gpt2", {"mlp": 0.0, "heads": 0.5}, "as wide as its heads together; 2 heads of 16 and 64 hidden channels"),
@@ -358,6 +376,7 @@ def test_depth_pruning_tells_each_layer_s_influence(make: Make) -> None:
         cosines = [(before * after).sum(-1) / before.norm(dim=-1) / after.norm(dim=-1) for before, after in found]
         influence.append(1 - float(torch.cat(cosines).mean().detach()))
     made, outcome = press("depth_prune", source, fraction=0.25)
+    assert "same machine" in outcome.notes[0]
     told = [outcome.layers[f"model.layers.{layer}"] for layer in range(4)]
     assert [facts["influence"] for facts in told] == pytest.approx(influence, abs=1e-5)
     gone = influence.index(min(influence))
