@@ -14,7 +14,7 @@ from typing import Any
 
 from hub.domain import Scalar, Step
 from hub.errors import BadCheckpoint, UnfitModel
-from runners import dense, gptq_files, layerwise, method
+from runners import dense, gptq_files, layerwise, method, scaling
 from runners.architectures import architecture
 from runners.checkpoint import Linear, ModelShape
 from runners.headers import Tensor
@@ -41,9 +41,9 @@ GRID = 20
 SHRINK = tuple(1 - step / GRID for step in range(GRID // 2))
 """Shares of a group's range that are tried as its clipped range."""
 PAIRS = (
-    ("input_layernorm", ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")),
+    scaling.NORMS[0],
     ("self_attn.v_proj", ("self_attn.o_proj",)),
-    ("post_attention_layernorm", ("mlp.gate_proj", "mlp.up_proj")),
+    scaling.NORMS[1],
     ("mlp.up_proj", ("mlp.down_proj",)),
 )
 """Which module's outputs are scaled down for which linears' inputs."""
@@ -137,10 +137,9 @@ def _press(layer: Layer, group: int, given: Source, out: Writer) -> dict[str, di
                 told[name] = {"kept": str(kept)}
         out.add(f"{name}.weight", {f"{name}.weight": weight.to(given.dtype(f"{name}.weight"))})
     linears = {f"{name}.weight" for name in grams}
-    for name, parameter in layer.module.named_parameters():
-        full = f"{layer.name}.{name}"
-        if full not in linears:  # norms and biases, some of them scaled
-            out.add(full, {full: parameter.to(given.dtype(full))})
+    for name, tensor in scaling.stored(layer, given):
+        if name not in linears:  # norms and biases, some of them scaled
+            out.add(name, {name: tensor})
     return told
 
 
@@ -162,19 +161,8 @@ def _smooth(
     if len(first.weight) != len(grams[names[0]]) or faults.keys() & {*names, f"{layer.name}.{before}"}:
         return {}
     exponent, scale = best_scale([layer.weight(name) for name in names], grams[names[0]], group)
-    if first.weight.dim() == 1:
-        # The norm is stored in the base's dtype: the linears make up for what it really becomes.
-        dtype = given.dtype(f"{layer.name}.{before}.weight")
-        stored = (first.weight.data / scale).to(dtype).float()
-        usable = (stored != 0) & stored.isfinite()
-        scale = (first.weight.data / stored).where(usable, scale.new_ones(()))
-        first.weight.data = stored.where(usable, first.weight.data)
-    else:
-        first.weight.data = first.weight.data / scale[:, None]
-    if getattr(first, "bias", None) is not None:
-        first.bias.data = first.bias.data / scale
+    scale = scaling.move(layer, before, names, scale, given)
     for name in names:
-        layer.set_weight(name, layer.weight(name) * scale)
         grams[name] = grams[name] / scale / scale[:, None]
     return dict.fromkeys(names, exponent)
 

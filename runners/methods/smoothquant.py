@@ -1,23 +1,32 @@
-"""SmoothQuant: channels with large activations are scaled down, the weights that read them up, before both are rounded to INT8."""
+"""SmoothQuant: channels with large activations are scaled down, the weights that read them up, before both are rounded to INT8.
+
+Own code for the smoothing, with llm-compressor's formula, which a test compares it with: llm-compressor's holds the whole model in float32.
+"""
 
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from hub.domain import Step
-from runners import compressed, dense, layouts, method
+from runners import compressed, layerwise, layouts, method, scaling
 from runners.checkpoint import ModelShape
+from runners.layerwise import Layer
 from runners.method import Outcome, PressContext, Promise
+from runners.streaming import Source, Writer
 
 FAMILY = "quantization"
-SUMMARY = "Moves activation outliers into the weights by norms and linears, then rounds both to INT8 (llm-compressor)."
+SUMMARY = "Moves activation outliers into the weights through the norms, then rounds both to INT8 (llm-compressor)."
 PAPER = "https://arxiv.org/abs/2211.10438"
 SCHEMES = ("W8A8",)
 FORMAT = "compressed-tensors"
 NEEDS = compressed.NEEDS
-WORKS = "whole"
+WORKS = "layerwise"
+LEAST = 1e-5
+"""No scale is smaller: a channel without any activation would have one of 0."""
 
 
 def _options(step: Step) -> tuple[float, bool]:
@@ -43,18 +52,67 @@ def promise(step: Step, shape: ModelShape) -> Promise:
 
 
 def apply(step: Step, source: Path, target: Path, context: PressContext) -> Outcome:
-    """Smooth in float32, store that as the base lies, then quantize it."""
-    from llmcompressor.modifiers.transform.smoothquant import SmoothQuantModifier
-
-    from runners import oneshot
-
+    """Smooth in float32, store that as the base lies, then quantize it; all a decoder layer at a time."""
     strength, static = _options(step)
     windows = context.windows(step)
     smoothed = context.scratch / "smoothed"
-    model = dense.load(source, dtype="float32")
-    oneshot.run(SmoothQuantModifier(smoothing_strength=strength), model, smoothed, windows=windows)
-    dense.settle(smoothed, source)
+    smoothed.mkdir()
+    smooth(source, smoothed, windows, strength)
     scheme = compressed.scheme(compressed.INT8_ROWS, compressed.INT8_STATIC if static else compressed.INT8_DYNAMIC)
     outcome = compressed.write(smoothed, target, scheme, windows=windows if static else ())
     shutil.rmtree(smoothed)
     return replace(outcome, notes=(method.SAME_MACHINE,))
+
+
+def smooth(source: Path, target: Path, windows: list[list[int]], strength: float) -> None:
+    """Write into the folder `target` the dense checkpoint `source` with the same function, outliers moved from activations to weights.
+
+    Where the weights of a set of linears, or their scales, are not finite, that set and its norm stay as they are.
+    """
+    given = Source(source)
+    with Writer(target, given) as out:
+        for layer in layerwise.walk(source, windows):
+            ranges = _ranges(layer)
+            for norm, readers in scaling.NORMS:
+                names = [f"{layer.name}.{reader}" for reader in readers]
+                scale = _scale([layer.weight(name) for name in names], ranges[norm], strength)
+                if all((layer.weight(name) * scale).to(given.dtype(f"{name}.weight")).isfinite().all() for name in names):
+                    scaling.move(layer, norm, names, scale, given)
+            for name, tensor in scaling.stored(layer, given):
+                out.add(name, {name: tensor})
+        out.copy_rest()
+
+
+def _ranges(layer: Layer) -> dict[str, Any]:
+    """Return by norm the range of each channel that it gives, greatest less least value over all tokens, (width,)."""
+    import torch
+
+    least: dict[str, Any] = {}
+    most: dict[str, Any] = {}
+
+    def watch(norm: str) -> Callable[[Any, Any, Any], None]:
+        def look(_module: Any, _inputs: Any, output: Any) -> None:
+            rows = output.flatten(0, -2)
+            least[norm] = torch.minimum(least.get(norm, rows[0]), rows.amin(dim=0))
+            most[norm] = torch.maximum(most.get(norm, rows[0]), rows.amax(dim=0))
+
+        return look
+
+    handles = [layer.module.get_submodule(norm).register_forward_hook(watch(norm)) for norm, _ in scaling.NORMS]
+    for batch in range(len(layer.hidden)):
+        layer.run(batch)
+    for handle in handles:
+        handle.remove()
+    return {norm: most[norm] - least[norm] for norm in most}
+
+
+def _scale(weights: Sequence[Any], activations: Any, strength: float) -> Any:
+    """Return the scale a channel, (width,): the activations' range ** strength over the weights' ** (1 - strength), equation 4.
+
+    `weights` (out, width) all read the same `activations`, of which it takes the range. A channel that no weight reads has its own range.
+    """
+    import torch
+
+    widths = 2 * torch.stack([weight.abs().amax(dim=0) for weight in weights]).amax(dim=0)
+    scale = activations.pow(strength) / widths.pow(1 - strength)
+    return scale.where(widths > 0, activations).clamp(min=LEAST)

@@ -7,7 +7,7 @@ import math
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from hub.errors import BadCheckpoint, UnfitModel, UsageError
 from runners import checkpoint, compressed, dense, engines, formats, methods, press, recipes, texts
 from runners.headers import stored_tensors
 from runners.method import Outcome, PressContext
+from runners.methods import smoothquant
 
 pytestmark = pytest.mark.integration
 BASE = ModelRef(repo_id="modelpress-samples/sample", sha="0" * 40)
@@ -189,21 +190,28 @@ SCHEMES = {
 }
 
 
-def one_shot(scheme: Any, source: Path, target: Path, windows: list[list[int]] | None = None) -> None:
-    from llmcompressor.modifiers.quantization import QuantizationModifier
+OneShot = Callable[..., None]
 
-    from runners import oneshot
 
-    modifier = QuantizationModifier(config_groups={"group_0": scheme}, ignore=["lm_head"])
-    oneshot.run(modifier, dense.load(source, dtype=dense.own_dtype(source)), target, windows=windows or ())
+@pytest.fixture
+def quantized(one_shot: OneShot) -> OneShot:
+    """Return what quantizes a checkpoint by a scheme with llm-compressor."""
+
+    def of(scheme: Any, source: Path, target: Path, windows: Sequence[list[int]] = ()) -> None:
+        from llmcompressor.modifiers.quantization import QuantizationModifier
+
+        modifier = QuantizationModifier(config_groups={"group_0": scheme}, ignore=["lm_head"])
+        one_shot(modifier, dense.load(source, dtype=dense.own_dtype(source)), target, windows)
+
+    return of
 
 
 @pytest.mark.parametrize("name", SCHEMES)
-def test_tensors_and_config_are_those_of_oneshot(tiny: Tiny, tmp_path: Path, name: str) -> None:
+def test_tensors_and_config_are_those_of_oneshot(tiny: Tiny, quantized: OneShot, tmp_path: Path, name: str) -> None:
     source = tiny("float32")
     (tmp_path / "ours").mkdir()
     compressed.write(source, tmp_path / "ours", SCHEMES[name]())
-    one_shot(SCHEMES[name](), source, tmp_path / "theirs")
+    quantized(SCHEMES[name](), source, tmp_path / "theirs")
     ours, theirs = tensors(tmp_path / "ours"), tensors(tmp_path / "theirs")
     assert ours.keys() == theirs.keys()
     assert all(tensor.dtype == theirs[key].dtype and bool((tensor == theirs[key]).all()) for key, tensor in ours.items())
@@ -215,11 +223,11 @@ def test_tensors_and_config_are_those_of_oneshot(tiny: Tiny, tmp_path: Path, nam
     assert both[0] == both[1]
 
 
-def test_a_bfloat16_model_loses_less_than_with_oneshot(samples: Path, tmp_path: Path) -> None:
+def test_a_bfloat16_model_loses_less_than_with_oneshot(samples: Path, quantized: OneShot, tmp_path: Path) -> None:
     source = samples / "sample-llama"
     (tmp_path / "ours").mkdir()
     compressed.write(source, tmp_path / "ours", compressed.preset("W8A8"))
-    one_shot(compressed.preset("W8A8"), source, tmp_path / "theirs")
+    quantized(compressed.preset("W8A8"), source, tmp_path / "theirs")
     base, ours, theirs = tensors(source), tensors(tmp_path / "ours"), tensors(tmp_path / "theirs")
     shares = []
     for linear in checkpoint.shape(source).linears:
@@ -232,13 +240,13 @@ def test_a_bfloat16_model_loses_less_than_with_oneshot(samples: Path, tmp_path: 
     print(f"levels that differ from llm-compressor's in bfloat16: {sum(shares) / len(shares):.1%}")
 
 
-def test_static_scales_are_those_of_oneshot(tiny: Tiny, tmp_path: Path) -> None:
+def test_static_scales_are_those_of_oneshot(tiny: Tiny, quantized: OneShot, tmp_path: Path) -> None:
     source = tiny("float32")
     asked = step("w8a8", "W8A8", activations="static")
     outcome = apply(asked, source, tmp_path / "ours")
     assert len(outcome.notes) == 1  # sums over text come out otherwise on other hardware
     windows = texts.windows(SHOWN, dense.tokenizer(source))
-    one_shot(compressed.scheme(compressed.INT8_ROWS, compressed.INT8_STATIC), source, tmp_path / "theirs", windows)
+    quantized(compressed.scheme(compressed.INT8_ROWS, compressed.INT8_STATIC), source, tmp_path / "theirs", windows)
     ours, theirs = tensors(tmp_path / "ours"), tensors(tmp_path / "theirs")
     assert ours.keys() == theirs.keys()
     for key in (key for key in ours if key.endswith("input_scale")):
@@ -351,6 +359,45 @@ def test_smoothing_tames_outliers_that_static_scales_cannot_bear(samples: Path, 
     print({name: round(value, 4) for name, value in lost.items()})
     assert lost["smoothquant"] < lost["w8a8"] / 4
     assert math.isfinite(lost["w8a8"])
+
+
+@pytest.mark.parametrize("strength", [0.5, 0.8])
+def test_smoothing_is_llm_compressor_s_and_keeps_the_function(tiny: Tiny, one_shot: OneShot, tmp_path: Path, strength: float) -> None:
+    import torch
+    from llmcompressor.modifiers.transform.smoothquant import SmoothQuantModifier
+
+    source = tiny("float32")
+    windows = texts.windows(SHOWN, dense.tokenizer(source))
+    (tmp_path / "ours").mkdir()
+    smoothquant.smooth(source, tmp_path / "ours", windows, strength)
+    one_shot(SmoothQuantModifier(smoothing_strength=strength), dense.load(source, dtype="float32"), tmp_path / "theirs", windows)
+    base, ours, theirs = tensors(source), tensors(tmp_path / "ours"), tensors(tmp_path / "theirs")
+    assert ours.keys() == base.keys()
+    moved = tuple(f"{name}.weight" for name in ("layernorm", "q_proj", "k_proj", "v_proj", "gate_proj", "up_proj"))
+    for name, tensor in ours.items():
+        torch.testing.assert_close(tensor, theirs[name], rtol=1e-3, atol=1e-5)
+        assert bool((tensor != base[name]).any()) == name.endswith(moved)
+    ids = torch.tensor(windows)
+    with torch.inference_mode():
+        before, after = (dense.load(folder, dtype="float32")(ids).logits for folder in (source, tmp_path / "ours"))
+    torch.testing.assert_close(after, before, rtol=1e-4, atol=1e-4)
+
+
+def test_what_cannot_be_smoothed_stays_as_it_is(tiny: Tiny, tmp_path: Path) -> None:
+    def spoil(found: dict[str, Any]) -> None:
+        found["model.layers.0.input_layernorm.weight"][3] = 0  # a channel that no text moves
+        found["model.layers.1.mlp.up_proj.weight"][2, 5] = float("nan")
+
+    source = changed(tiny("float16"), tmp_path / "base", spoil)
+    outcome = apply(step("smoothquant", "W8A8"), source, tmp_path / "made")
+    base, made = tensors(source), tensors(tmp_path / "made")
+    last = "model.layers.1.mlp"
+    assert set(kept(outcome)) == {f"{last}.gate_proj", f"{last}.up_proj"}
+    assert formats.non_finite(tmp_path / "made") == (f"{last}.up_proj.weight",)
+    for name in (f"{last}.gate_proj", "model.layers.1.post_attention_layernorm"):
+        assert (made[f"{name}.weight"] == base[f"{name}.weight"]).all()
+    assert made["model.layers.0.input_layernorm.weight"][3] == 0
+    assert (made["model.layers.0.input_layernorm.weight"] != base["model.layers.0.input_layernorm.weight"]).any()
 
 
 # --- layers that cannot be rounded ---

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import math
 import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -451,11 +452,9 @@ def test_sparsegpt_saves_a_real_model_that_magnitude_ruins(shared: Path, tmp_pat
     assert found["sparsegpt"] < found["magnitude"] / 2
 
 
-def test_what_is_lost_is_no_more_than_with_llm_compressor(samples: Path, tmp_path: Path) -> None:
+def test_what_is_lost_is_no_more_than_with_llm_compressor(samples: Path, tmp_path: Path, one_shot: Callable[..., None]) -> None:
     import torch
     from llmcompressor.modifiers.pruning import SparseGPTModifier
-
-    from runners import oneshot
 
     source = samples / "sample-llama"
     asked = step("sparsegpt", calibration=replace(SHOWN, samples=8, sequence_length=256))
@@ -464,7 +463,7 @@ def test_what_is_lost_is_no_more_than_with_llm_compressor(samples: Path, tmp_pat
     (tmp_path / "ours").mkdir()
     sparsegpt.apply(asked, source, tmp_path / "ours", context)
     theirs = SparseGPTModifier(sparsity=0.5, mask_structure="0:0", block_size=128, targets=["Linear"], ignore=["lm_head"])
-    oneshot.run(theirs, dense.load(source, dtype="float32"), tmp_path / "theirs", windows=shown)
+    one_shot(theirs, dense.load(source, dtype="float32"), tmp_path / "theirs", shown)
     base, ours, others = weights(source), weights(tmp_path / "ours"), weights(tmp_path / "theirs")
     # In the first layer alone both are shown the same: later ones see what each made of it.
     layer = next(layerwise.walk(source, shown, gram=True))
