@@ -7,8 +7,6 @@ import time
 from collections.abc import MutableMapping
 from pathlib import Path
 
-import psutil
-
 from hub.domain import Artifact, ModelRef, Recipe, Step, StepRecord, variant_id
 from hub.errors import BadCheckpoint, Unavailable, UsageError
 from runners import checkpoint, environment, formats, methods, needs, plugins, rehearsal, texts
@@ -51,7 +49,7 @@ def press(
     shape = checkpoint.shape(source)
     check(recipe, shape)
     require_libraries(recipe)
-    needs.require(recipe, shape, memory_bytes=psutil.virtual_memory().total, folder=target.parent)
+    needs.require(recipe, shape, memory_bytes=environment.memory_bytes(), folder=target.parent)
     with checkpoint.partial(target) as work:
         scratch = work / ".steps" / "scratch"
         scratch.mkdir(parents=True)

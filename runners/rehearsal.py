@@ -6,6 +6,7 @@ recipe, shown a few short windows, and what comes out must be packed as promised
 
 from __future__ import annotations
 
+import logging
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ BUDGETS = {"tokens": 2048, "iters": 4}
 """Parameters that say how long a method learns, and the most of each in a rehearsal."""
 _WIDTH, _HEADS, _LAYERS = 256, 4, 2
 _PROMPT_TOKENS = 16
+_log = logging.getLogger(__name__)
 
 
 def shortened(recipe: Recipe, *, samples: int = SAMPLES, sequence_length: int = LENGTH) -> Recipe:
@@ -37,9 +39,10 @@ def _shortened(step: Step, samples: int, sequence_length: int) -> Step:
 
 
 def rehearse(recipe: Recipe, source: Path, folder: Path) -> bool:
-    """Press a tiny model like the one in `source` inside `folder`; return whether the recipe fits so small a model at all.
+    """Press a tiny model like the one in `source` inside `folder`; return whether it could be rehearsed.
 
-    Raises `BadCheckpoint` with what went wrong, or what the press itself raises.
+    A recipe that does not fit the tiny model, by its shapes or by its numbers, is logged and not rehearsed: that says nothing of the real
+    one. Raises `BadCheckpoint` with what went wrong, or what the press itself raises.
     """
     from runners import press
 
@@ -49,8 +52,8 @@ def rehearse(recipe: Recipe, source: Path, folder: Path) -> bool:
     short, shape = shortened(recipe), checkpoint.shape(small)
     try:
         press.check(short, shape)
-    except (UnfitModel, UsageError):
-        return False
+    except (UnfitModel, UsageError) as error:
+        return _skipped(recipe, error)
     scratch = folder / "scratch"
     scratch.mkdir()
     context = PressContext(base_folder=small, scratch=scratch, cache=scratch)
@@ -60,6 +63,8 @@ def rehearse(recipe: Recipe, source: Path, folder: Path) -> bool:
         if packing.not_packed:
             raise BadCheckpoint(f"{', '.join(packing.not_packed[:3])} would not be as promised.", hint="Report this recipe.")
         _run(made)
+    except UnfitModel as error:
+        return _skipped(recipe, error)
     except ModelPressError as error:
         raise type(error)(f"{recipe.name} fails on a tiny model of this kind already: {error.message}", hint=error.hint) from error
     except Exception as error:  # libraries raise whatever their parts raise
@@ -68,6 +73,11 @@ def rehearse(recipe: Recipe, source: Path, folder: Path) -> bool:
             hint="Use another recipe, or another version of the library.",
         ) from error
     return True
+
+
+def _skipped(recipe: Recipe, error: ModelPressError) -> bool:
+    _log.warning("%s is not rehearsed, as it does not fit a tiny model of this kind: %s", recipe.name, error.message)
+    return False
 
 
 def _run(folder: Path) -> None:

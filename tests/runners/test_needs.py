@@ -12,7 +12,7 @@ import pytest
 
 from hub.domain import ModelRef, Recipe
 from hub.errors import BadCheckpoint, OutOfDisk, UnfitModel
-from runners import checkpoint, methods, needs, press, recipes, rehearsal
+from runners import checkpoint, environment, methods, needs, press, recipes, rehearsal
 from runners.method import Outcome
 
 BASE = ModelRef(repo_id="modelpress-samples/sample", sha="0" * 40)
@@ -125,6 +125,27 @@ def test_what_dies_while_saving_dies_on_a_tiny_model_first(samples: Path, tmp_pa
         press.press(BASE, samples / "sample-llama", recipe, tmp_path / "made")
     assert dies.seen == [2]
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.integration
+def test_numbers_of_the_tiny_model_that_do_not_suit_a_recipe_refuse_nothing(
+    samples: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refuses(*_: object) -> Outcome:
+        raise UnfitModel("No rank makes any of the 14 linear layers smaller.")
+
+    recipe = recipes.load("svd-80")
+    monkeypatch.setattr(methods.get("low_rank"), "apply", refuses)
+    assert not rehearsal.rehearse(recipe, samples / "sample-llama", tmp_path / "press")
+    assert caplog.messages == [
+        "svd-80 is not rehearsed, as it does not fit a tiny model of this kind: No rank makes any of the 14 linear layers smaller."
+    ]
+
+
+def test_a_press_may_use_what_its_container_may(samples: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(environment, "memory_bytes", lambda: 2**20)
+    with pytest.raises(UnfitModel, match=r"there are 0\.0 GiB"):
+        press.press(BASE, samples / "sample-llama", recipes.load("bnb-nf4"), tmp_path / "made")
 
 
 @pytest.mark.integration
