@@ -69,11 +69,12 @@ def _cholesky(gram: Any, damp: float) -> tuple[Any, float]:
     """Return the lower factor, float32, and the damping that it took; in float64, for a Gram matrix is ill-conditioned."""
     import torch
 
-    gram = gram.double()
-    mean = gram.diagonal().mean()
+    mean = gram.diagonal().double().mean()
     for power in range(_TRIES):
         tried = damp * 10**power
-        lower, failed = torch.linalg.cholesky_ex(gram + tried * mean * torch.eye(len(gram), dtype=torch.float64))
+        damped = gram.to(torch.float64, copy=True)  # the one copy: a Gram matrix may be larger than its layer
+        damped.diagonal().add_(tried * mean)
+        lower, failed = torch.linalg.cholesky_ex(damped)
         if not int(failed) and lower.isfinite().all():
             return lower.float(), tried
     raise ArithmeticError(f"the Gram matrix of its inputs has no Cholesky factor, up to a damping of {tried:g}")
@@ -99,6 +100,11 @@ def by_energy(linears: Sequence[Linear], energies: Mapping[str, Sequence[float]]
     return ranks
 
 
+def least(linears: Sequence[Linear], multiple: int) -> dict[str, int]:
+    """Return the ranks from which a budget over all layers begins: every layer keeps something. 0 stands for one that stays dense."""
+    return {item.name: min(multiple, most(item)) for item in linears}
+
+
 def over_all(linears: Sequence[Linear], energies: Mapping[str, Sequence[float]], share: float, multiple: int) -> dict[str, int]:
     """Return ranks within a share of all layers' parameters that lose the least of their energies, each relative to its layer's whole.
 
@@ -113,10 +119,8 @@ def over_all(linears: Sequence[Linear], energies: Mapping[str, Sequence[float]],
             block = energies[item.name][place : place + multiple]
             gains.append((-sum(block) / total / ((item.out_features + item.in_features) * len(block)), item.name, place + len(block)))
     by_name = {item.name: item for item in linears}
-    ranks, spent = {}, 0
-    for item in linears:  # every layer keeps something
-        ranks[item.name] = min(multiple, most(item))
-        spent += _parameters(item, ranks[item.name])
+    ranks = least(linears, multiple)
+    spent = parameters(linears, ranks)
     for _, name, rank in sorted(gains):
         more = _parameters(by_name[name], rank) - _parameters(by_name[name], ranks[name])
         if rank > ranks[name] > 0 and spent + more <= room:

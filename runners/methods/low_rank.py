@@ -11,7 +11,6 @@ from hub.errors import BadCheckpoint, UnfitModel
 from runners import dense, factors, layerwise, method, streaming
 from runners.checkpoint import Linear, ModelShape
 from runners.checkpoint import shape as shape_of
-from runners.factors import Factors
 from runners.headers import INDEX, weight_files
 from runners.method import Outcome, PressContext, Promise
 
@@ -47,9 +46,16 @@ def _options(step: Step) -> dict[str, Any]:
 
 
 def check(step: Step, shape: ModelShape) -> None:
-    """Refuse unknown architectures; factors suit Conv1D and nn.Linear alike."""
+    """Refuse unknown architectures, and budgets that no ranks keep; factors suit Conv1D and nn.Linear alike."""
     method.check_common(step, shape, SCHEMES, calibrated=step.scheme == "asvd")
-    _options(step)
+    values = _options(step)
+    if values["energy"]:
+        return  # what that takes is known when the singular values are
+    uniform = values["allocation"] == "uniform"
+    multiple = int(values["multiple"])
+    ranks = factors.uniform(shape.linears, float(values["share"]), multiple) if uniform else factors.least(shape.linears, multiple)
+    if complaint := _complaint(step, shape.linears, ranks):
+        raise UnfitModel(complaint, hint="Use a recipe that allows more parameters, or a smaller multiple.")
 
 
 def promise(step: Step, shape: ModelShape) -> Promise:
@@ -123,7 +129,11 @@ def _ranks(values: Mapping[str, Any], linears: Sequence[Linear], energies: Mappi
 
 
 def _decompose(step: Step, source: Path, shape: ModelShape, context: PressContext) -> dict[str, dict[str, Any]]:
-    """Leave the factors of all layers in scratch files; return their energies and what else is to be told, or why a layer is kept."""
+    """Leave the factors of all layers in scratch files, no larger than the layers; return their energies and what else is to be told.
+
+    Of a layer that has none the reason is told, as `kept`.
+    """
+    given = streaming.Source(source)
     widths = {linear.name: linear for linear in shape.linears}
     damp = float(_options(step)["damp"])
     told: dict[str, dict[str, Any]] = {}
@@ -132,12 +142,13 @@ def _decompose(step: Step, source: Path, shape: ModelShape, context: PressContex
             if not weight.isfinite().all() or (gram is not None and not gram.isfinite().all()):
                 raise ArithmeticError("its weights, or its inputs on the calibration text, hold NaN or infinity")
             found = factors.decompose(weight, factors.most(widths[name]), gram, damp)
-            if not (found.left.isfinite().all() and found.right.isfinite().all()):
+            pair = tuple(factor.to(given.dtype(f"{name}.weight")) for factor in found.split(factors.most(widths[name])))
+            if not all(factor.isfinite().all() for factor in pair):
                 raise ArithmeticError("its factors hold NaN or infinity")
         except ArithmeticError as error:
             told[name] = {"kept": str(error)}
             continue
-        _keep(found, context.scratch, name)
+        _keep(pair, context.scratch, name)
         told[name] = {"energies": found.energies, **({"damp": found.damp} if gram is not None else {})}
     return {linear.name: told[linear.name] for linear in shape.linears}
 
@@ -155,16 +166,17 @@ def _layers(step: Step, source: Path, shape: ModelShape, context: PressContext) 
                 yield name, layer.weight(name), inputs.gram
 
 
-def _keep(found: Factors, scratch: Path, name: str) -> None:
+def _keep(pair: tuple[Any, ...], scratch: Path, name: str) -> None:
     from safetensors.torch import save_file
 
-    save_file({"left": found.left, "values": found.values, "right": found.right}, scratch / f"{name}.safetensors")
+    save_file({"out": pair[0].contiguous(), "into": pair[1].contiguous()}, scratch / f"{name}.safetensors")
 
 
-def _kept(scratch: Path, name: str) -> Factors:
+def _kept(scratch: Path, name: str, rank: int) -> tuple[Any, Any]:
     from safetensors.torch import load_file
 
-    return Factors(**load_file(scratch / f"{name}.safetensors"), energies=())
+    pair = load_file(scratch / f"{name}.safetensors")
+    return pair["out"][:, :rank], pair["into"][:rank]
 
 
 def _write(source: Path, target: Path, ranks: Mapping[str, int], scratch: Path) -> None:
@@ -176,8 +188,8 @@ def _write(source: Path, target: Path, ranks: Mapping[str, int], scratch: Path) 
             return {name: tensor}
         if kind == "bias":
             return {f"{linear}.factor_out.bias": tensor}
-        out, into = _kept(scratch, linear).split(factorized[linear])
-        return {f"{linear}.factor_out.weight": out.to(tensor.dtype), f"{linear}.factor_in.weight": into.to(tensor.dtype)}
+        out, into = _kept(scratch, linear, factorized[linear])
+        return {f"{linear}.factor_out.weight": out, f"{linear}.factor_in.weight": into}
 
     streaming.rewrite(source, target, change)
     dense.edit_config(target, quantization_config={"quant_method": FORMAT, "ranks": factorized})

@@ -109,6 +109,34 @@ def test_senseless_values_are_refused(params: dict[str, Scalar], says: str) -> N
         methods.get("low_rank").check(recipe("svd", **params).steps[0], shape_of(WIDE))
 
 
+@pytest.mark.parametrize(
+    ("params", "says"),
+    [
+        ({"share": 0.001}, "No rank that the recipe asks for"),
+        ({"share": 0.01, "allocation": "global"}, r"take 4\.7% of the linear layers' parameters; the recipe allows 1\.0%"),
+    ],
+)
+def test_a_budget_that_no_ranks_keep_is_refused_from_shapes(params: dict[str, Scalar], says: str) -> None:
+    with pytest.raises(UnfitModel, match=says):
+        methods.get("low_rank").check(recipe("svd", **params).steps[0], shape_of(WIDE, SQUARE))
+
+
+@pytest.mark.integration
+def test_what_waits_on_disk_is_no_larger_than_the_layers(samples: Path, tmp_path: Path) -> None:
+    from runners.method import PressContext
+
+    source, scratch, target = samples / "sample-llama", tmp_path / "scratch", tmp_path / "target"
+    scratch.mkdir()
+    target.mkdir()
+    context = PressContext(base_folder=source, scratch=scratch, cache=scratch)
+    methods.get("low_rank").apply(recipe("svd").steps[0], source, target, context)
+    linears = checkpoint.shape(source).linears
+    header = 400  # bytes of a file of two tensors
+    assert sum(path.stat().st_size - header for path in scratch.iterdir()) <= sum(
+        2 * item.out_features * item.in_features for item in linears
+    )
+
+
 def test_asvd_without_a_text_is_refused() -> None:
     step = replace(recipe("asvd").steps[0], calibration=None)
     with pytest.raises(UsageError, match="calibration"):
