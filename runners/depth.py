@@ -48,8 +48,13 @@ def write(source: Path, target: Path, kept: Sequence[int]) -> None:
         return {} if new is None else {new: tensor}
 
     streaming.rewrite(source, target, change)
-    lists = {key: [config[key][place] for place in kept] for key in PER_LAYER_LISTS if isinstance(config.get(key), list)}
-    dense.edit_config(target, **{known.count_key: len(kept)}, **lists)
+    values: dict[str, object] = {
+        key: [config[key][place] for place in kept] for key in PER_LAYER_LISTS if isinstance(config.get(key), list)
+    }
+    # Qwen's way to say it: from this layer on attention is to a window only.
+    if config.get("use_sliding_window") and "max_window_layers" in config and "layer_types" not in values:
+        values["max_window_layers"] = sum(place < config["max_window_layers"] for place in kept)
+    dense.edit_config(target, **{known.count_key: len(kept)}, **values)
 
 
 def told(root: str, layers: int, kept: Sequence[int], **findings: Sequence[float]) -> dict[str, dict[str, Scalar]]:

@@ -388,6 +388,24 @@ def test_depth_pruning_tells_each_layer_s_influence(make: Make) -> None:
     assert len(left.config.layer_types) == 3
 
 
+def test_layers_keep_their_kind_of_attention_where_the_config_lists_none(make: Make) -> None:
+    """As Qwen2's published configs: the layers from `max_window_layers` on look at a window only."""
+    from transformers import AutoConfig
+
+    from runners import depth
+
+    source = make("qwen2", num_hidden_layers=4, use_sliding_window=True, sliding_window=8, max_window_layers=2)
+    config = checkpoint.read_config(source)
+    del config["layer_types"]
+    (source / "config.json").write_text(json.dumps(config))
+    before = AutoConfig.from_pretrained(source).layer_types
+    assert before == ["full_attention", "full_attention", "sliding_attention", "sliding_attention"]
+    target = source.with_name("shorter")
+    target.mkdir()
+    depth.write(source, target, [0, 2, 3])
+    assert AutoConfig.from_pretrained(target).layer_types == [before[place] for place in (0, 2, 3)]
+
+
 def test_depth_pruning_keeps_the_promise_of_zeros_that_all_layers_made() -> None:
     from dataclasses import replace
 
