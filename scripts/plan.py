@@ -45,6 +45,9 @@ def plan(
 
 def show(planned: Plan, needed: dict[str, dict[str, float]]) -> None:
     """Print a plan: what each press takes, from shapes alone (memory, disk, about how long)."""
+    if not (planned.jobs or planned.done or planned.refusals):
+        typer.echo("no base model is recorded yet: modelpress discover lists and screens them, then plan again")
+        return
     for job in planned.jobs:
         takes = needed.get(job.id)
         words = (

@@ -136,6 +136,12 @@ def test_status_of_an_empty_folder(tmp_path: Path) -> None:
     assert json.loads(modelpress("status", "--json", cwd=tmp_path).stdout)["jobs"] == []
 
 
+def test_plan_of_an_empty_folder_says_what_comes_first(tmp_path: Path) -> None:
+    done = modelpress("plan", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "modelpress discover" in done.stdout
+
+
 def test_site_of_an_empty_folder(tmp_path: Path) -> None:
     done = modelpress("site", "--json", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
