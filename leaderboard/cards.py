@@ -176,11 +176,11 @@ def _weights(artifact: Artifact) -> Markdown:
 
 
 def _told(artifact: Artifact) -> list[Markdown]:
-    """What the steps told of themselves: their samples, decisions by layer, notes."""
+    """What the steps told of themselves, each sentence once: their samples, decisions by layer, notes."""
     told = []
     for step in artifact.steps:
         told += [steps.shown_words(step), steps.decided_words(step), *(markdown(note) for note in step.notes)]
-    return [sentence for sentence in told if sentence]
+    return [sentence for sentence in dict.fromkeys(told) if sentence]
 
 
 def _argument(name: str) -> str:

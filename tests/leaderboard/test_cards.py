@@ -342,6 +342,15 @@ def test_only_what_nothing_surely_beats_is_named(make: SimpleNamespace) -> None:
     assert found["Fastest at decoding here"] == "two and three (these cannot be told apart)"
 
 
+def test_a_note_of_several_steps_is_told_once_and_nothing_leaves_a_hole(make: SimpleNamespace) -> None:
+    note = "Other hardware sums in another order."
+    told = tuple(StepRecord(method=name, notes=(note,)) for name in ("sparsegpt", "rtn"))
+    record = make.variant(make.recipe("deep", track="research"), steps=told)
+    card = cards.render(record, make.base(), (), repo_id="modelpress/x", hub_url=cards.PUBLIC_HUB)
+    assert card.count(note) == 1
+    assert not re.search(r"\n{3,}", card), "no advice where nothing is for serving"
+
+
 def test_only_another_hub_needs_its_address(make: SimpleNamespace) -> None:
     record = family(make)[0]
     assert "HF_ENDPOINT" not in render(make, record)

@@ -146,6 +146,34 @@ def test_greedy_writing_is_that_of_whole_passes(pressed: Pressed, recipe: str) -
 
 @pytest.mark.integration
 @pytest.mark.parametrize("recipe", SMALL)
+@pytest.mark.parametrize("sample", ["sample-llama", "sample-qwen3-chat"])
+def test_the_lines_on_the_card_write_what_the_engine_writes(pressed: Pressed, tmp_path: Path, recipe: str, sample: str) -> None:
+    import jinja2
+    from transformers import AutoTokenizer
+
+    folder, chat = pressed(recipe, sample), "chat" in sample
+    template = (Path(__file__).resolve().parents[2] / "templates" / "use" / f"{recipe.split('-')[0]}.md.j2").read_text(encoding="utf-8")
+    card = jinja2.Environment(trim_blocks=True).from_string(template).render(repo_id="x/y", requirements="z", endpoint=None, chat=chat)
+    code = card.split("```python\n")[1].split("```")[0]
+    # What it would download lies in MODEL already.
+    code = code.replace('Llama.from_pretrained("x/y", filename="model.gguf"', 'Llama("MODEL/model.gguf"')
+    (tmp_path / "MODEL").symlink_to(folder)
+    done = subprocess.run([sys.executable, "-P", "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    words = [{"role": "user", "content": "What does a list comprehension do?"}]
+    ids = (
+        tokenizer.apply_chat_template(words, add_generation_prompt=True)["input_ids"]
+        if chat
+        else tokenizer("The quick brown fox")["input_ids"]
+    )
+    written = tokenizer.decode(engines.for_folder(folder).load(folder).generate(ids, 20)).split("<|im_end|>")[0].strip()
+    assert written[:30] in done.stdout
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize("recipe", SMALL)
 def test_pressed_again_the_bytes_are_the_same(short: Callable[[str], Path], pressed: Pressed, tmp_path: Path, recipe: str) -> None:
     first = pressed(recipe, "sample-llama")
     shutil.copytree(short("sample-llama"), tmp_path / "elsewhere")
