@@ -99,7 +99,7 @@ class LocalFarm:
             return self._parent
 
     def _environment(self) -> dict[str, str]:
-        kept = {name: value for name, value in os.environ.items() if name not in _TOKENS}
+        kept = {name: value for name, value in os.environ.items() if name.upper() not in _TOKENS}  # settings take any case
         kept |= {
             "OPENBLAS_NUM_THREADS": "1",  # it would start threads at import, and forks do not take threads along
             "ARROW_DEFAULT_MEMORY_POOL": "system",

@@ -135,7 +135,8 @@ def test_a_parent_that_dies_takes_its_job_along_and_is_replaced(farm: LocalFarm,
 
 def test_no_token_but_the_readers_reaches_a_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_TOKEN", "writer")
-    monkeypatch.setenv("MODELPRESS_HUB__TOKEN", "writer")
+    for name in ("MODELPRESS_HUB__TOKEN", "modelpress_hub__token", "ModelPress_Hub__Token"):
+        monkeypatch.setenv(name, "writer")
     assert "writer" not in LocalFarm(workspace(tmp_path), tmp_path)._environment().values()
     assert LocalFarm(workspace(tmp_path), tmp_path, read_token="reader")._environment()["HF_TOKEN"] == "reader"
 
