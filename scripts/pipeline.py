@@ -165,13 +165,17 @@ def work(session: Session, plan: Plan) -> Counts:
         return dispatch(plan, session.farm if plan.jobs else None, session.store, JobLines(phase), workers=session.settings.farm.workers)
 
 
-def gate(session: Session) -> list[VariantRecord]:
-    """Inspect every measured artifact that has no verdict yet in a clean process, and judge it; return those that were refused."""
+def gate(session: Session) -> tuple[list[VariantRecord], list[Refused]]:
+    """Inspect every measured artifact that has no verdict yet in a clean process, and judge it.
+
+    Return those that were refused, and those that could not be judged, because the inspection ended without facts.
+    """
     from leaderboard.gate import artifact_verdict, judge
 
     waiting = [record for record in session.store.variants() if record.artifact and record.measurements and not artifact_verdict(record)]
     bases = {base.candidate.ref: base for base in session.store.bases()}
     refused: list[VariantRecord] = []
+    not_judged: list[Refused] = []
     with session.report.phase("gate", len(waiting)) as phase:
         for record in waiting:
             assert record.artifact is not None
@@ -181,7 +185,10 @@ def gate(session: Session) -> list[VariantRecord]:
             job = Job(kind="inspect", base=record.base, recipe=record.recipe, subject=digest)
             outcome = session.farm.run(job, folder=session.artifacts / record.variant_id)
             if isinstance(outcome, Failure) or outcome.facts is None:
-                phase.fail(label, outcome.reason if isinstance(outcome, Failure) else "the inspection gave no facts")
+                nothing = ("GateRefusal", "the inspection gave no facts")
+                error, reason = (outcome.error, outcome.reason) if isinstance(outcome, Failure) else nothing
+                not_judged.append(Refused(variant=record.variant_id, error=error, reason=reason))
+                phase.fail(label, reason)
                 continue
             verdict = judge(record, outcome.facts, base=bases[record.base], stage="artifact", subject=digest, at=now())
             session.store.record_verdict(verdict)
@@ -190,7 +197,7 @@ def gate(session: Session) -> list[VariantRecord]:
             else:
                 refused.append(record)
                 phase.fail(label, failed_checks(verdict))
-    return refused
+    return refused, not_judged
 
 
 def failed_checks(verdict: Verdict) -> str:

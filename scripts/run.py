@@ -43,7 +43,7 @@ def run(
         else:
             show(session, variants, outcome["refused"])
             closing(session, outcome)
-    problems = outcome["jobs_failed"] + len(outcome["not_published"]) + len(outcome["not_verified"])
+    problems = outcome["jobs_failed"] + sum(len(outcome[name]) for name in ("not_judged", "not_published", "not_verified"))
     if problems:
         raise Incomplete(f"{problems} pieces of work failed", hint="modelpress status shows each with its reason; running again goes on")
 
@@ -62,7 +62,7 @@ def everything(session: Session, selection: Selection) -> dict[str, Any]:
     for refusal in planned.refusals:
         session.report.say(f"  skipped {refusal.recipe} on {refusal.repo_id}: {refusal.reason}")
     counts = pipeline.work(session, planned)
-    gate_refused = pipeline.gate(session)
+    gate_refused, not_judged = pipeline.gate(session)
     releases, not_published = pipeline.publish(session)
     verdicts, not_verified = pipeline.verify(session)
     _, pages = pipeline.site(session)
@@ -72,6 +72,7 @@ def everything(session: Session, selection: Selection) -> dict[str, Any]:
         "jobs_done": counts.done,
         "jobs_failed": counts.failed,
         "refused_by_gate": [record.variant_id for record in gate_refused],
+        "not_judged": not_judged,
         "released": releases,
         "not_published": not_published,
         "verified": sum(verdict.passed for verdict in verdicts),

@@ -24,10 +24,15 @@ def work(
     selection = pipeline.Selection(models=tuple(model or ()), recipes=tuple(recipe or ()), quick=quick, retry_failed=retry_failed)
     with Session(ctx.obj.settings(), exclusive=True) as session:
         counts = pipeline.work(session, pipeline.plan(session, selection))
-        refused = pipeline.gate(session)
+        refused, not_judged = pipeline.gate(session)
     if as_json:
-        emit({"done": counts.done, "failed": counts.failed, "refused_by_gate": [record.variant_id for record in refused]})
+        by_gate = [record.variant_id for record in refused]
+        emit({"done": counts.done, "failed": counts.failed, "refused_by_gate": by_gate, "not_judged": not_judged})
     else:
         typer.echo(f"{counts.done} jobs done, {counts.failed} failed; the gate refused {len(refused)}")
     if counts.failed:
         raise Incomplete(f"{counts.failed} jobs failed", hint="modelpress status shows each with its reason")
+    if not_judged:
+        raise Incomplete(
+            f"{len(not_judged)} artifacts could not be judged; first: {not_judged[0].reason}", hint="modelpress work inspects them again"
+        )

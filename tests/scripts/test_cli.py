@@ -9,6 +9,7 @@ import sys
 import time
 import tomllib
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, cast
 
 import pytest
@@ -188,6 +189,27 @@ def test_all_recipes_go_with_one_of_your_own(tmp_path: Path) -> None:
     selection = pipeline.Selection(recipes=("all", str(own), "bnb-nf4"))
     chosen = pipeline.chosen_recipes(cast("Session", None), selection)
     assert [recipe.name for recipe in chosen] == [*recipes.names(), "own"]
+
+
+def test_an_artifact_that_cannot_be_inspected_is_no_success(tmp_path: Path) -> None:
+    from hub.domain import Failure, ModelRef
+    from modelpress import pipeline
+    from modelpress.progress import Reporter
+    from runners import recipes
+
+    base, artifact = ModelRef(repo_id="a/b", sha="0" * 40), SimpleNamespace(digest="d" * 16)
+    recipe = recipes.load("bnb-nf4")
+    record = SimpleNamespace(base=base, recipe=recipe, variant_id="v", artifact=artifact, measurements=(1,), verdicts=())
+    failure = Failure(job_id="j", error="OutOfMemory", reason="It needs 9 GB.", hint="Use less.", log_tail="", seconds=1.0, retryable=False)
+    session = SimpleNamespace(
+        store=SimpleNamespace(variants=lambda: [record], bases=list),
+        farm=SimpleNamespace(run=lambda job, folder: failure),
+        report=Reporter(),
+        artifacts=tmp_path,
+    )
+    refused, not_judged = pipeline.gate(cast("Session", session))
+    assert refused == []
+    assert [(one.variant, one.error, one.reason) for one in not_judged] == [("v", "OutOfMemory", "It needs 9 GB.")]
 
 
 def test_the_marks_for_results_are_demanded(tmp_path: Path) -> None:
