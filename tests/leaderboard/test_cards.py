@@ -197,6 +197,12 @@ def test_every_format_says_how_it_is_loaded(make: SimpleNamespace) -> None:
     assert "the base's speed, both timed in turns (it in llama-cpp-python, the base in transformers): **slower" in card
 
 
+def test_every_shipped_format_has_lines_that_load_it() -> None:
+    from runners import recipes
+
+    assert "other" not in {words.usage(recipes.load(name).format) for name in recipes.names()}
+
+
 def test_a_card_of_a_large_family_stays_short(make: SimpleNamespace) -> None:
     others = [
         make.judged(make.variant(make.recipe(f"gptq-{index}", format="gptq", **steps(index)), kl=0.01 + index / 1e3)) for index in range(80)
