@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 from collections import Counter
+from typing import Annotated
 
 import typer
 
 from leaderboard.text import duration
 from modelpress.options import AsJson, console, emit
 
+MOST_JOBS = 60
+"""With more jobs than this, those that are done or wait are counted and not listed: what needs a look would scroll away."""
 
-def status(ctx: typer.Context, as_json: AsJson = False) -> None:
-    """Show the jobs: planned, running, done, failed with class and reason; releases with their last verification."""
+
+def status(
+    ctx: typer.Context,
+    every: Annotated[bool, typer.Option("--all", help=f"List all jobs, also where there are more than {MOST_JOBS}.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Show the jobs: planned, running, done, failed with class and reason; how many releases there are, and how many verified."""
     from rich.markup import escape
     from rich.table import Table
 
@@ -33,12 +41,16 @@ def status(ctx: typer.Context, as_json: AsJson = False) -> None:
     for column in ("job", "state", "tries", "took", "what went wrong, and what to do"):
         table.add_column(column, overflow="fold")
     colours = {"done": "green", "failed": "red", "running": "yellow", "planned": "dim"}
-    for record in sorted(jobs, key=lambda one: ("running", "failed", "planned", "done").index(one.state)):
+    listed = [record for record in jobs if every or len(jobs) <= MOST_JOBS or record.state in ("running", "failed")]
+    for record in sorted(listed, key=lambda one: ("running", "failed", "planned", "done").index(one.state)):
         failure = record.failure
         trouble = f"{failure.error}: {failure.reason}" + (f" -> {failure.hint}" if failure.hint else "") if failure else ""
         took = duration(record.seconds) if record.seconds is not None else ""
         table.add_row(escape(record.job.label), f"[{colours[record.state]}]{record.state}[/]", str(record.attempts), took, escape(trouble))
-    out.print(table)
+    if listed:
+        out.print(table)
+    if len(listed) < len(jobs):
+        typer.echo(f"{len(jobs) - len(listed)} jobs that are done or waiting are not listed; --all lists them")
     counts = Counter(record.state for record in jobs)
     releases = [record.release for record in variants if record.release]
     verified = sum(release.verified_at is not None for release in releases)

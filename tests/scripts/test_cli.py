@@ -137,6 +137,23 @@ def test_status_of_an_empty_folder(tmp_path: Path) -> None:
     assert json.loads(modelpress("status", "--json", cwd=tmp_path).stdout)["jobs"] == []
 
 
+def test_status_of_many_jobs_lists_what_needs_a_look(tmp_path: Path) -> None:
+    from hub.domain import Job, ModelRef, Plan
+    from hub.store import Store
+    from runners import recipes
+
+    base = ModelRef(repo_id="a/b", sha="0" * 40)
+    jobs = tuple(Job(kind="press", base=base, recipe=recipes.load(name)) for name in recipes.names()[:70])
+    (tmp_path / "press").mkdir()
+    with Store(tmp_path / "press" / "modelpress.db") as store:
+        store.record_plan(Plan(jobs=jobs, refusals=(), done=0))
+        store.start(jobs[3])
+    done = modelpress("status", cwd=tmp_path)
+    assert "69 jobs that are done or waiting are not listed; --all lists them" in done.stdout, done.stderr
+    assert len(done.stdout.splitlines()) < 10
+    assert jobs[69].label in modelpress("status", "--all", cwd=tmp_path).stdout
+
+
 def test_plan_of_an_empty_folder_says_what_comes_first(tmp_path: Path) -> None:
     done = modelpress("plan", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
