@@ -26,7 +26,7 @@ from hub.errors import BadCheckpoint, BadDocument, OutOfDisk
 from hub.policy import CARRIED
 from runners import readers
 from runners.architectures import KNOWN
-from runners.headers import INDEX, Tensor, stored_tensors, weight_files
+from runners.headers import BITS, INDEX, Tensor, stored_tensors, weight_files
 
 MANIFEST = "modelpress.json"
 FORBIDDEN_SUFFIXES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".h5", ".msgpack", ".npz", ".py", ".so", ".joblib", ".dill")
@@ -151,7 +151,8 @@ def shape(folder: Path) -> ModelShape:
 def shape_of(config: Mapping[str, Any], stored: Mapping[str, Tensor], *, where: str) -> ModelShape:
     """Return a dense checkpoint's shape from its config and its tensors by stored name; `where` names it in errors.
 
-    Raises `BadCheckpoint` where it is quantized already, or its tensors are not of as many layers as its config says.
+    Raises `BadCheckpoint` where it is quantized already, or its tensors are not of as many layers as its config says, or none that a
+    model of its architecture has.
     """
     if quantization := config.get("quantization_config"):
         method = quantization.get("quant_method", "unknown")
@@ -165,7 +166,9 @@ def shape_of(config: Mapping[str, Any], stored: Mapping[str, Tensor], *, where: 
 
     hidden, layers = number("hidden_size", "n_embd"), number("num_hidden_layers", "n_layer")
     heads = number("num_attention_heads", "n_head")
-    _check_layers(architecture, layers, tensors, where)
+    if architecture in KNOWN:
+        _check_layers(architecture, layers, tensors, where)
+        _check_sizes(architecture, tensors, where)
     by_dtype: dict[str, int] = {}
     for tensor in tensors.values():
         by_dtype[tensor.dtype] = by_dtype.get(tensor.dtype, 0) + tensor.numel
@@ -186,14 +189,28 @@ def shape_of(config: Mapping[str, Any], stored: Mapping[str, Tensor], *, where: 
 
 def _check_layers(architecture: str, layers: int, tensors: Mapping[str, Tensor], where: str) -> None:
     """Refuse a config that counts other layers than are stored: transformers would fill what is missing with random weights."""
-    if architecture not in KNOWN:
-        return
     root = KNOWN[architecture].layers + "."
     stored = {name.removeprefix(root).partition(".")[0] for name in tensors if name.startswith(root)}
     if len(stored) != layers or stored != {str(number) for number in range(layers)}:
         raise BadCheckpoint(
             f"config.json of {where} speaks of {layers} layers; the weights hold {len(stored)}.", hint="Download the checkpoint again."
         )
+
+
+def _check_sizes(architecture: str, tensors: Mapping[str, Tensor], where: str) -> None:
+    """Refuse weights that no model has, before anything is computed from their shapes."""
+    embedding = "transformer.wte.weight" if KNOWN[architecture].conv1d else "model.embed_tokens.weight"
+    if embedding not in tensors:
+        raise BadCheckpoint(f"The weights of {where} lack {embedding}.", hint="Download the checkpoint again.")
+    for name, tensor in tensors.items():
+        vector = name.endswith(".bias") or re.search(r"norm\.weight$|\bln_\w+\.weight$", name)
+        if name.endswith((".weight", ".bias")) and (
+            tensor.dtype not in BITS or len(tensor.shape) != (1 if vector else 2) or min(tensor.shape) < 1
+        ):
+            raise BadCheckpoint(
+                f"The weights of {where} hold {names.shown(name)} as {tensor.dtype} {tensor.shape[:4]}, which no {architecture} has.",
+                hint="Download the checkpoint again.",
+            )
 
 
 def folder_ref(folder: Path) -> ModelRef:

@@ -4,6 +4,7 @@ import errno
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -110,6 +111,26 @@ def test_a_config_that_counts_other_layers_than_are_stored_is_refused(folder: Pa
     (folder / "config.json").write_text(json.dumps({**config, "n_layer": layers}))
     with pytest.raises(BadCheckpoint, match=f"{layers} layers; the weights hold 1"):
         checkpoint.shape(folder)
+
+
+@pytest.mark.parametrize(
+    "tensors",
+    [
+        {"wte.weight": None},
+        {"wte.weight": ("BF16", [32], 64)},
+        {"h.0.attn.c_attn.weight": ("BF16", [4, 4, 3], 96)},
+        {"h.0.attn.c_attn.weight": ("BF16", [48], 96)},
+        {"h.0.attn.c_attn.weight": ("BF16", [0, 0], 0)},
+        {"h.0.attn.c_attn.bias": ("BF16", [3, 4], 24)},
+        {"h.0.ln_1.weight": ("BF16", [2, 2], 8)},
+    ],
+)
+def test_weights_that_no_model_has_are_refused_before_a_recipe_counts_on_them(folder: Path, tensors: dict[str, Any]) -> None:
+    whole = {"wte.weight": ("BF16", [8, 4], 64), "h.0.attn.c_attn.weight": ("BF16", [4, 12], 96), "h.0.ln_1.weight": ("BF16", [4], 8)}
+    write_weights(folder / "model.safetensors", {name: entry for name, entry in (whole | tensors).items() if entry})
+    with pytest.raises(BadCheckpoint, match=r"lack transformer\.wte\.weight|which no GPT2LMHeadModel has") as caught:
+        checkpoint.shape(folder)
+    assert caught.value.hint
 
 
 @pytest.mark.parametrize("architectures", [None, [], "GPT2LMHeadModel", {"a": 1}, 5])

@@ -95,7 +95,7 @@ LIES: dict[str, Harm] = {
     "onnx: data in the folder above": elsewhere(b".."),
     "onnx: data in the folder itself": elsewhere(b"."),
     "onnx: data of a name that no terminal shows": elsewhere(b"\x1b[2J"),
-    "openvino: dimensions that take hours to multiply": openvino(CONSTANT.format("a", ",".join(["9" * 18] * 200_000))),
+    "openvino: dimensions that take hours to multiply": openvino(CONSTANT.format("a", ",".join(["9" * 18] * 50_000))),
     "openvino: negative sizes": openvino(CONSTANT.format("a", "-2,-2")),
     "openvino: entities of entities": openvino(nested_entities()),
     "openvino: an entity in another file": openvino(
@@ -115,10 +115,10 @@ def test_a_lie_is_refused_at_once(tmp_path: Path, name: str) -> None:
     folder.mkdir()
     (folder / "config.json").write_text('{"architectures": ["LlamaForCausalLM"], "num_hidden_layers": 1}')
     LIES[name](folder)
-    began = time.perf_counter()
+    began = time.process_time()
     with pytest.raises(BadCheckpoint) as caught:
         checkpoint.check(folder)
-    assert time.perf_counter() - began < 5  # on a busy machine; alone it is milliseconds
+    assert time.process_time() - began < 5  # of the processor, however busy the machine is
     assert caught.value.hint
     assert len(caught.value.message) < 600
     assert caught.value.message.isprintable()
