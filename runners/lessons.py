@@ -47,20 +47,20 @@ class Lesson:
 
 def _logits(setting: Setting) -> Lesson:
     """The teacher's distributions at a temperature: looked up as they come, or its top tokens kept on disk."""
-    heat, student = setting.options["temperature"], setting.student
+    temperature, student = setting.options["temperature"], setting.student
     if setting.options["teacher"] == "offline":
-        cached = _cached(setting, setting.options["top_k"], heat)
+        cached = _cached(setting, setting.options["top_k"], temperature)
 
         def from_disk(batch: Any) -> Any:
             given = training.logits(student, batch)
-            return setting.with_text(distillation.top_divergence(given, cached.answers(batch), temperature=heat), given, batch)
+            return setting.with_text(distillation.top_divergence(given, cached.answers(batch), temperature=temperature), given, batch)
 
         return Lesson(windows=setting.windows, loss=from_disk)
     teacher = setting.teacher()
 
     def online(batch: Any) -> Any:
         given = training.logits(student, batch)
-        return setting.with_text(training.divergence(given, training.targets(teacher, batch), temperature=heat), given, batch)
+        return setting.with_text(training.divergence(given, training.targets(teacher, batch), temperature=temperature), given, batch)
 
     return Lesson(windows=setting.windows, loss=online)
 
@@ -99,11 +99,11 @@ def _text(setting: Setting) -> Lesson:
     cut, prompt = _pieces(setting)
     cut = cut[: max(1, setting.options["tokens"] // len(cut[0]))]  # no more than the budget shows
     teacher, draw = setting.teacher(), torch.Generator().manual_seed(setting.seed)
-    heat, more = setting.options["sampling_temperature"], len(cut[0]) - prompt
+    temperature, more = setting.options["sampling_temperature"], len(cut[0]) - prompt
     written: list[list[int]] = []
     for start in range(0, len(cut), _WRITERS):
         prompts = torch.tensor(cut[start : start + _WRITERS])[:, :prompt]
-        written += teachers.continued(teacher, prompts, more, temperature=heat, generator=draw).tolist()
+        written += teachers.continued(teacher, prompts, more, temperature=temperature, generator=draw).tolist()
 
     def loss(batch: Any) -> Any:
         given = setting.student(batch, use_cache=False).logits[:, prompt - 1 : -1]
