@@ -17,7 +17,7 @@ from runners.architectures import architecture
 from runners.checkpoint import ModelShape
 from runners.headers import Tensor
 
-Works = Literal["streaming", "layerwise", "whole", "training"]
+Works = Literal["streaming", "layerwise", "whole", "gradients", "training"]
 INSTALL = "pip install 'modelpress[press]'"
 
 
@@ -100,8 +100,9 @@ class Method(Protocol):
     """A method's module: constants for the listing, a check and a promise from shapes alone, and the work itself.
 
     `FORMAT` is how what it leaves lies on disk: `dense`, which a next step can go on with, or a packed one, which ends a recipe.
-    `WORKS` says what it holds in memory: a few tensors (`streaming`), a decoder layer (`layerwise`), the model (`whole`), or the model
-    with gradients and an optimizer's state (`training`).
+    `WORKS` says what it holds in memory: a few tensors (`streaming`), a decoder layer (`layerwise`), the model (`whole`), the model with
+    the gradients of one window (`gradients`), or the model with gradients, an optimizer's state and a teacher (`training`). One that
+    holds more has `COPIES`: of the whole model in float32, the teacher left aside.
 
     A method that chooses by itself what each layer becomes has a fourth function, `delivered(step, shape, layers) -> Promise`: the exact
     promise, given what `Outcome.layers` said; it raises `BadCheckpoint` where that breaks the recipe.

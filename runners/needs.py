@@ -14,7 +14,6 @@ from hub.errors import OutOfDisk, UnfitModel
 from runners import methods
 from runners.architectures import architecture
 from runners.checkpoint import ModelShape
-from runners.headers import Tensor
 from runners.method import Works
 
 GIB = 2**30
@@ -23,6 +22,8 @@ OPERATIONS_PER_CORE = 2e10
 START_SECONDS = 5.0
 """What libraries take to be imported."""
 _FLOAT = 4  # bytes; methods compute in float32
+_PROCESS = 2**25  # what a press adds to a process whatever the model: code that is run first, small caches, what allocators keep
+_COPIES = {"whole": 1, "gradients": 2, "training": 4}  # of the model in float32, where a method does not say
 _BATCH = 4  # windows looked at together where a step does not say
 
 
@@ -46,8 +47,8 @@ def needs(recipe: Recipe, shape: ModelShape) -> Needs:
         method = methods.get(step.method)
         method.check(step, shape)
         promise = method.promise(step, shape)
-        largest = max(shape.tensors.values(), key=lambda tensor: tensor.numel, default=Tensor(dtype="F32", shape=(0,)))
-        memory = max(memory, _memory(method.WORKS, step, shape, base, largest.numel * _FLOAT, promise.bytes))
+        copies = int(getattr(method, "COPIES", _COPIES.get(method.WORKS, 0)))
+        memory = max(memory, _PROCESS + _memory(method.WORKS, copies, step, shape, base, promise.bytes))
         disk = max(disk, before + promise.bytes)
         operations += _operations(method.WORKS, step, shape, base)
         before, shape = promise.bytes, promise.shape
@@ -76,25 +77,31 @@ def too_large(wanted: Needs, memory_bytes: int) -> str:
     return f"takes about {wanted.memory_bytes / GIB:.1f} GiB of memory; there are {memory_bytes / GIB:.1f} GiB"
 
 
-def _memory(works: Works, step: Step, shape: ModelShape, base: ModelShape, largest: int, made: int) -> int:
+def _memory(works: Works, copies: int, step: Step, shape: ModelShape, base: ModelShape, made: int) -> int:
     if works == "streaming":
-        return 4 * largest
+        # Most tensors are copied as they are; a linear, or two that are fused, lie there as read, as rounded and as packed.
+        linear = max((linear.out_features * linear.in_features for linear in shape.linears), default=0)
+        return 2 * max((tensor.bytes for tensor in shape.tensors.values()), default=0) + 12 * linear * _FLOAT
     if works == "layerwise":
         widest = max((linear.in_features for linear in shape.linears), default=0)
         outside = sum(tensor.numel for name, tensor in shape.tensors.items() if not _inside(name, shape)) * _FLOAT
         hidden = 2 * _shown(step) * shape.hidden_size * _FLOAT
         return outside + 3 * _largest_layer(shape) * _FLOAT + hidden + 2 * 8 * widest**2
+    model = copies * shape.parameters * _FLOAT
     if works == "whole":
-        return shape.parameters * _FLOAT + made
-    tokens = _batch_tokens(step)
-    activations = tokens * (shape.layers * (16 * shape.hidden_size + 4 * shape.intermediate_size) + 6 * shape.vocab_size) * _FLOAT
-    return shape.parameters * 4 * _FLOAT + base.parameters * _FLOAT + activations
+        return model + made
+    activations = (shape.layers * (16 * shape.hidden_size + 4 * shape.intermediate_size) + 6 * shape.vocab_size) * _FLOAT
+    if works == "gradients":
+        return model + activations * _window(step)
+    return model + base.parameters * _FLOAT + activations * int(step.params.get("batch", _BATCH)) * _window(step)
 
 
 def _operations(works: Works, step: Step, shape: ModelShape, base: ModelShape) -> float:
     weights = sum(linear.out_features * linear.in_features for linear in shape.linears)
     if works == "streaming":
         return 20.0 * weights
+    if works == "gradients":
+        return 6.0 * shape.parameters * _shown(step)
     if works == "training":
         return float(step.params.get("tokens", _shown(step))) * (6.0 * shape.parameters + 2.0 * base.parameters)
     statistics = sum(2.0 * _shown(step) * linear.in_features**2 + float(linear.in_features) ** 3 for linear in shape.linears)
@@ -105,8 +112,8 @@ def _shown(step: Step) -> int:
     return step.calibration.samples * step.calibration.sequence_length if step.calibration else 0
 
 
-def _batch_tokens(step: Step) -> int:
-    return int(step.params.get("batch", _BATCH)) * (step.calibration.sequence_length if step.calibration else 1)
+def _window(step: Step) -> int:
+    return step.calibration.sequence_length if step.calibration else 1
 
 
 def _inside(name: str, shape: ModelShape) -> bool:

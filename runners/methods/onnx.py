@@ -20,6 +20,7 @@ SCHEMES = ("INT8", "INT4")
 FORMAT = "onnx"
 NEEDS = ("onnx", "onnxscript", "onnxruntime", "transformers", "torch")
 WORKS = "whole"
+COPIES = 6  # the model, the exported program, the graph, and what the quantizer makes of it
 INSTALL = "pip install 'modelpress[press,export]'"
 HEAD = "lm_head"
 TIED = "The head is stored beside the embedding that it is tied to in the base, each in its own layout."

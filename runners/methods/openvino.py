@@ -19,6 +19,7 @@ SCHEMES = ("INT8", "INT4")
 FORMAT = "openvino"
 NEEDS = ("openvino", "nncf", "onnx", "onnxscript", "transformers", "torch")
 WORKS = "whole"
+COPIES = 3  # the model, the exported program, the converted one
 INSTALL = "pip install 'modelpress[press,export]'"
 HEAD = "lm_head"
 

@@ -24,6 +24,7 @@ SCHEMES = ("W2A16", "W3A16", "W4A16", "W8A8")
 FORMAT = "compressed-tensors"
 NEEDS = compressed.NEEDS
 WORKS = "training"
+COPIES = 9  # each fake-quantized weight is kept in several forms for its gradient
 STARTS = ("gptq", "rtn")
 OBSERVER = "memoryless_mse"
 DAMP = 0.01

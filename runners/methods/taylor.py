@@ -18,7 +18,7 @@ PAPER = "https://arxiv.org/abs/1906.10771"
 SCHEMES = masks.SCHEMES
 FORMAT = "dense"
 NEEDS = ("transformers", "torch", "safetensors")
-WORKS = "training"
+WORKS = "gradients"
 SCOPES = ("layer", "global")
 
 
