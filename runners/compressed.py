@@ -8,14 +8,14 @@ are divided in float32 by the scales as they are stored; a float32 model gives `
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from hub.domain import Scalar
 from hub.errors import BadCheckpoint
-from runners import dense
-from runners.checkpoint import ModelShape, read_config, write_atomically
+from runners import allocation, dense
+from runners.checkpoint import read_config, write_atomically
 from runners.checkpoint import shape as shape_of
 from runners.method import SAME_MACHINE, Outcome
 from runners.streaming import Source, Writer
@@ -61,7 +61,8 @@ def write(source: Path, target: Path, wanted: Any, *, windows: Sequence[list[int
     given, shape = Source(source), shape_of(source)
     told: dict[str, dict[str, Scalar]] = {}
     with Writer(target, given) as out:
-        for names in _fused(shape):
+        # What engines run as one stays together: NVFP4 has one global scale for it, and all of it is packed or none.
+        for names in ([linear.name for linear in linears] for linears in allocation.together(shape.linears)):
             weights = {name: given.read(f"{name}.weight") for name in names}
             packed, facts = _pack(weights, wanted, {name: scales.get(name, {}) for name in names})
             told.update(facts)
@@ -73,19 +74,8 @@ def write(source: Path, target: Path, wanted: Any, *, windows: Sequence[list[int
         raise BadCheckpoint(
             f"Not one linear of {source.name} can be quantized: {told[kept[0]]['kept']}.", hint="Choose another base model."
         )
-    _describe(target, source, wanted, kept)
+    describe(target, source, [wanted], kept=kept)
     return Outcome(layers=told, notes=(SAME_MACHINE,) if windows else ())
-
-
-def _fused(shape: ModelShape) -> Iterator[list[str]]:
-    """Give the linears' names, those together that engines run as one: NVFP4 has one global scale for them, and all are packed or none."""
-    from llmcompressor.entrypoints.model_free.microscale import get_fused_names
-
-    weights = [f"{linear.name}.weight" for linear in shape.linears]
-    sets = [[name for name in found.values() if name is not None] for found in get_fused_names(weights)[0]]
-    together = {name for names in sets for name in names}
-    for names in [*sets, *([name] for name in weights if name not in together)]:
-        yield [name.removesuffix(".weight") for name in names]
 
 
 def _pack(
@@ -190,22 +180,22 @@ def _watch(observer: Any) -> Callable[[Any, tuple[Any, ...]], None]:
     return look
 
 
-def _describe(target: Path, source: Path, wanted: Any, kept: list[str]) -> None:
-    """Put the `quantization_config` into config.json, with all that stays dense under `ignore`."""
+def describe(target: Path, source: Path, groups: Sequence[Any], *, kept: Sequence[str] = ()) -> None:
+    """Put the `quantization_config` of these schemes into config.json, with the head and the linears `kept` dense under `ignore`."""
     import compressed_tensors
     from compressed_tensors.quantization import QuantizationConfig, QuantizationStatus
 
     config = QuantizationConfig(
-        config_groups={"group_0": wanted},
+        config_groups={f"group_{number}": group for number, group in enumerate(groups)},
         ignore=["lm_head", *kept],
-        format=wanted.format,
+        format=groups[0].format,
         quantization_status=QuantizationStatus.COMPRESSED,
     )
     # FP4 weights are unpacked to bfloat16 whatever the model's dtype, and then meet inputs of another one: it must run in bfloat16.
-    dtype = "bfloat16" if wanted.weights.type == "float" and wanted.weights.num_bits == 4 else dense.own_dtype(source)
+    weights = groups[0].weights
     whole = {
         **read_config(target),
-        "dtype": dtype,
+        "dtype": "bfloat16" if weights.type == "float" and weights.num_bits == 4 else dense.own_dtype(source),
         "quantization_config": {"version": compressed_tensors.__version__, **config.model_dump()},
     }
     whole.pop("torch_dtype", None)

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
-from runners import dense
-
-GPTQ_DAMP = 0.01
+DAMPS = (0.01, 0.1, 1.0)
+"""Shares of the Hessian's mean diagonal that GPTQ adds to it, one after the other until it can be factorized."""
 
 
 def arguments(bits: int, group_size: int) -> Any:
@@ -35,19 +32,26 @@ def nearest(weight: Any, scale: Any, args: Any) -> Any:
     return fake_quantize(weight, scale, torch.zeros_like(scale, dtype=torch.int8), args)
 
 
-def gptq(weight: Any, scale: Any, args: Any, gram: Any, tokens: int) -> Any:
+def gptq(weight: Any, scale: Any, args: Any, gram: Any, tokens: int) -> tuple[Any, float] | None:
     """Return the weight rounded by GPTQ, as llm-compressor has it, each column's error made up for in the columns after it.
 
-    `gram` is Σ x xᵀ of its inputs. None where its Hessian cannot be factorized, even damped, or the result is not finite.
+    With it the damping that it took. `gram` is Σ x xᵀ of its inputs. None where their Hessian cannot be factorized at any of `DAMPS`, or no
+    result is finite.
     """
     import torch
     from llmcompressor.modifiers.gptq.gptq_quantize import quantize_weight
 
     zero = torch.zeros_like(scale, dtype=torch.int8)
-    found, _, failed = quantize_weight(
-        weight[None].clone(), (gram / tokens)[None].clone(), scale[None], zero[None], None, args, percdamp=GPTQ_DAMP
-    )
-    return None if bool(failed.any()) or not bool(found.isfinite().all()) else found[0]
+    for damp in DAMPS:
+        try:
+            found, _, failed = quantize_weight(
+                weight[None].clone(), (gram / tokens)[None], scale[None], zero[None], None, args, percdamp=damp
+            )
+        except torch.linalg.LinAlgError:  # the Hessian had a factor, its inverse none
+            continue
+        if not bool(failed.any()) and bool(found.isfinite().all()):
+            return found[0], damp
+    return None
 
 
 def scheme(bits: int, group_size: int) -> Any:
@@ -73,21 +77,3 @@ def packed(weight: Any, scale: Any, scheme: Any, stored: Any) -> dict[str, Any]:
     module.weight_scale.data = scale
     compress_module(module)
     return {key: tensor.to(stored) if key == "weight_scale" else tensor for key, tensor in module.state_dict().items()}
-
-
-def describe(target: Path, source: Path, schemes: Mapping[int, Any], bits: Mapping[str, int]) -> None:
-    """Put one group a bit width into config.json, its layers listed by name; what stays dense is under `ignore`."""
-    from compressed_tensors import __version__ as version
-    from compressed_tensors.quantization import QuantizationConfig, QuantizationStatus
-
-    groups = {
-        f"group_{number}": scheme.model_copy(update={"targets": [name for name, chosen in bits.items() if chosen == width]})
-        for number, (width, scheme) in enumerate(schemes.items())
-    }
-    config = QuantizationConfig(
-        config_groups=groups,
-        ignore=["lm_head", *(name for name, chosen in bits.items() if chosen not in schemes)],
-        format="pack-quantized",
-        quantization_status=QuantizationStatus.COMPRESSED,
-    )
-    dense.edit_config(target, dtype=dense.own_dtype(source), quantization_config={"version": version, **config.model_dump()})

@@ -29,6 +29,7 @@ DENSE = 16
 """What a choice of 16 bits means: the layer stays as it is, in the model's own dtype."""
 CHOSEN = "of all layers, this one gains most from its full precision"
 FAILED = "rounded at any width, it or a layer that engines fuse with it leaves the predictions without finite numbers"
+UNSOLVED = "its Hessian could not be factorized at any damping"
 _ROUNDS, _CLOSE, _AIM, _LEAP = 4, 0.9, 0.97, 4.0
 """For a budget of quality: how many choices are tried, what share of it is near enough, is aimed at, and how far one step may go."""
 
@@ -233,11 +234,11 @@ def _choose(plan: _Plan, shape: ModelShape, losses: Losses, measured: Callable[[
             goal *= min(_LEAP, _AIM * plan.kl / max(loss, 1e-9))
         if best is not None and plan.bits and smallest > _room(counted, plan.bits):
             best = None
-    if best is None or not fit:
+    if best is None or not set(best.values()) & set(BITS):
         budget = " and ".join([f"{plan.kl:g} nats/token"] * bool(plan.kl) + [f"{plan.bits:g} bits"] * bool(plan.bits))
         raise UnfitModel(
-            f"No choice out of {', '.join(map(str, plan.choices))} bits keeps the budget of {budget} here.",
-            hint="Use a recipe with a larger budget, or one with wider choices.",
+            f"No choice out of {', '.join(map(str, plan.choices))} bits that rounds a layer keeps the budget of {budget} here.",
+            hint="Use a recipe with another budget, or other choices.",
         )
     return best, predicted(best)
 
@@ -268,7 +269,11 @@ def _write(
             out.add(f"{name}.weight", {f"{name}.{key}": tensor for key, tensor in packed.items()})
             told[name] = facts
         out.copy_rest()
-    rounding.describe(target, source, schemes, bits)
+    groups = [
+        scheme.model_copy(update={"targets": [name for name, chosen in bits.items() if chosen == width]})
+        for width, scheme in schemes.items()
+    ]
+    compressed.describe(target, source, groups, kept=[name for name, chosen in bits.items() if chosen not in schemes])
     return told
 
 
@@ -290,6 +295,10 @@ def _rounded(
                 weight, args = layer.weight(name), rounding.arguments(bits[name], plan.group_size)
                 scale = rounding.scales(weight, args, given.dtype(f"{name}.weight"))
                 found = rounding.gptq(weight, scale, args, seen.gram, seen.tokens) if seen.finite else None
-                facts: dict[str, Scalar] = {"rounding": "nearest: its Hessian could not be factorized"} if found is None else {}
-                layer.set_weight(name, rounding.nearest(weight, scale, args) if found is None else found)
+                facts: dict[str, Scalar] = {}
+                if found is None:
+                    facts = {"rounding": f"nearest: {UNSOLVED if seen.finite else 'its inputs on the calibration text are not finite'}"}
+                elif found[1] != rounding.DAMPS[0]:
+                    facts = {"damp": found[1]}
+                layer.set_weight(name, rounding.nearest(weight, scale, args) if found is None else found[0])
                 yield name, layer.weight(name), scale, facts

@@ -12,7 +12,7 @@ from typing import Any
 
 from hub.domain import Scalar, Step
 from hub.errors import BadCheckpoint
-from runners import compressed, dense, layerwise, layouts, method, training
+from runners import compressed, dense, layerwise, layouts, method, rounding, training
 from runners.checkpoint import ModelShape
 from runners.method import Outcome, PressContext, Promise
 from runners.streaming import rewrite
@@ -27,7 +27,6 @@ WORKS = "training"
 COPIES = 9  # each fake-quantized weight is kept in several forms for its gradient
 STARTS = ("gptq", "rtn")
 OBSERVER = "memoryless_mse"
-DAMP = 0.01
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -168,10 +167,9 @@ def _start(
 ) -> tuple[dict[str, tuple[Any, Any]], dict[str, dict[str, Scalar]]]:
     """Return each linear's weight and scales to begin with, and what there is to say of it.
 
-    The scales are those of least squared error. GPTQ, as in llm-compressor, makes up for each column's rounding in the columns after it;
-    where its Hessian cannot be factorized even so damped, the layer begins with its own weights, which the first step rounds to nearest.
+    The scales are those of least squared error. GPTQ makes up for each column's rounding in the columns after it; where its Hessian cannot
+    be factorized however damped, the layer begins with its own weights, which the first step rounds to nearest.
     """
-    from llmcompressor.modifiers.gptq.gptq_quantize import quantize_weight
     from llmcompressor.observers import Observer
 
     found: dict[str, tuple[Any, Any]] = {}
@@ -181,16 +179,13 @@ def _start(
             weight = layer.weight(name)
             observer = Observer.load_from_registry(OBSERVER, base_name="weight", args=args)
             observer(weight)
-            qparams = observer.get_qparams()
-            scale, zero = qparams["scale"].to(stored).float(), qparams["zero_point"]
+            scale = observer.get_qparams()["scale"].to(stored).float()
             told[name] = {"start": "rtn"}
-            if by_gptq and seen.finite:
-                hessian = (seen.gram / seen.tokens)[None]
-                tried, _, failed = quantize_weight(weight[None].clone(), hessian, scale[None], zero[None], None, args, percdamp=DAMP)
-                if not failed.any() and tried.isfinite().all():
-                    told[name] = {"start": "gptq"}
-                    weight = tried[0]
-                    layer.set_weight(name, weight)
+            tried = rounding.gptq(weight, scale, args, seen.gram, seen.tokens) if by_gptq and seen.finite else None
+            if tried is not None:
+                weight, damp = tried
+                told[name] = {"start": "gptq", **({} if damp == rounding.DAMPS[0] else {"damp": damp})}
+                layer.set_weight(name, weight)
             found[name] = (weight.clone(), scale)
     return found, told
 
@@ -198,9 +193,6 @@ def _start(
 def _write(source: Path, target: Path, model: Any, scheme: Any) -> None:
     """Write the packed linears, and all else in the dtype of the source."""
     import torch
-    from compressed_tensors import __version__ as version
-    from compressed_tensors.compressors import compress_module
-    from compressed_tensors.quantization import QuantizationConfig, QuantizationStatus, initialize_module_for_quantization
 
     values = model.state_dict()
     if not all(bool(value.isfinite().all()) for value in values.values()):
@@ -211,17 +203,9 @@ def _write(source: Path, target: Path, model: Any, scheme: Any) -> None:
         if name in values:
             return {name: values[name].to(tensor.dtype)}
         learnt = model.get_submodule(linear).parametrizations.weight
-        module = torch.nn.Linear(tensor.shape[1], tensor.shape[0], bias=False)
-        module.weight.data = learnt.original.data
-        initialize_module_for_quantization(module, scheme, force_zero_point=False)
-        module.weight_scale.data = learnt[0].scale()
-        compress_module(module)
-        packed = {key: part.to(tensor.dtype) if key == "weight_scale" else part for key, part in module.state_dict().items()}
+        packed = rounding.packed(learnt.original.data, learnt[0].scale(), scheme, tensor.dtype)
         return {f"{linear}.{key}": part for key, part in packed.items()}
 
     with torch.no_grad():
         rewrite(source, target, change)
-    config = QuantizationConfig(
-        config_groups={"group_0": scheme}, ignore=["lm_head"], format=scheme.format, quantization_status=QuantizationStatus.COMPRESSED
-    )
-    dense.edit_config(target, dtype=dense.own_dtype(source), quantization_config={"version": version, **config.model_dump()})
+    compressed.describe(target, source, [scheme])

@@ -19,7 +19,7 @@ import pytest
 
 from hub.domain import Artifact, Calibration, ModelRef, Recipe, Scalar, Step, Thresholds
 from hub.errors import BadCheckpoint, UnfitModel, UsageError
-from runners import allocation, checkpoint, formats, methods, press, sensitivity, sizes
+from runners import allocation, checkpoint, formats, methods, press, rounding, sensitivity, sizes
 from runners.allocation import Option
 from runners.checkpoint import Linear, ModelShape
 from runners.headers import Tensor
@@ -415,6 +415,30 @@ def test_plain_transformers_loads_it_in_a_clean_process(pressing: Pressing, tmp_
     assert levels
     for count, name in zip(levels.groups(), ("mlp.down_proj", "self_attn.q_proj", "mlp.up_proj"), strict=True):
         assert int(count) <= 2 ** int(made.steps[0].layers[f"model.layers.0.{name}"]["bits"])
+
+
+@pytest.mark.integration
+def test_a_budget_that_leaves_every_layer_dense_is_refused(samples: Path, pressing: Pressing) -> None:
+    with pytest.raises(UnfitModel, match="No choice out of 4, 16 bits that rounds a layer keeps the budget of 16 bits"):
+        pressing(recipe(bits=16.0, choices="4,16", rounding="rtn"))
+
+
+@pytest.mark.integration
+def test_a_hessian_without_a_factor_takes_more_damping(monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    torch.manual_seed(0)
+    inputs, weight = torch.randn(16, 64), torch.randn(32, 64)
+    gram, args = inputs.t() @ inputs, rounding.arguments(4, 32)
+    gram -= 0.005 * gram.diagonal().mean() * torch.eye(64)  # rounded sums give such negative eigenvalues
+    scale = rounding.scales(weight, args, torch.float32)
+    monkeypatch.setattr(rounding, "DAMPS", (1e-9, 0.1))
+    found = rounding.gptq(weight, scale, args, gram, 16)
+    assert found is not None
+    assert found[1] == 0.1
+    lost = [float(((made - weight) @ gram * (made - weight)).sum()) for made in (found[0], rounding.nearest(weight, scale, args))]
+    assert lost[0] < lost[1]
+    assert rounding.gptq(weight, scale, args, gram * torch.nan, 16) is None
 
 
 @pytest.mark.integration
