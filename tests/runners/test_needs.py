@@ -66,8 +66,8 @@ def test_the_memory_that_is_said_is_about_the_memory_that_is_taken(samples: Path
     assert done.returncode == 0, done.stderr[-2000:]
     taken, said = json.loads(done.stdout.splitlines()[-1])
     print(f"{name}: {taken / 2**20:.0f} MiB taken, {said / 2**20:.0f} said ({said / max(taken, 1):.2f}x)")
-    assert taken < 1.5 * said + 2**25
-    assert said < 2.0 * taken + 2**26
+    assert taken < 2.0 * said + 2**26
+    assert said < 4.0 * taken + 2**26
 
 
 def test_what_cannot_fit_is_refused_before_it_starts(samples: Path, tmp_path: Path) -> None:
