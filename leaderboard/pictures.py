@@ -42,10 +42,13 @@ def size_chart(page: BasePage, group: Group) -> Markup:
 
 
 def speed_chart(page: BasePage, group: Group) -> Markup:
-    """Draw perplexity against the base over decode speed, for rows timed in turns with the base whose work is not just the base's own."""
+    """Draw perplexity against the base over decode speed, for rows timed in turns with the base whose work is not just the base's own.
+
+    What ran in another engine than the base is left to the table: its factor is of two programs, and may be ten times all others.
+    """
 
     def speed_of(row: Row) -> Estimate | None:
-        return None if row.same_work else row.decode_ratio
+        return None if row.same_work or row.engine else row.decode_ratio
 
     axis = Axis(title="Decode speed against the base, batch 1", better="faster is better", tick=lambda value: f"{value:g}×", from_zero=True)
     name = f"{page.record.candidate.ref.name}: perplexity against decode speed"

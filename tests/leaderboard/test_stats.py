@@ -3,12 +3,13 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 from types import SimpleNamespace
+from typing import cast
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from leaderboard import rows, stats, text
+from leaderboard import pictures, queries, rows, stats, text
 from leaderboard.stats import Estimate
 
 
@@ -151,3 +152,6 @@ def test_a_factor_over_two_engines_says_so(make: SimpleNamespace) -> None:
     assert own.cells["decode_tokens_per_second"].note == "0.45×, slower"
     assert other.cells["decode_tokens_per_second"].note == "0.45×, slower, other engine"
     assert "engine" not in other.cells["disk_size"].note
+    group = queries.Group(protocol=make.protocol, rows=(rows.base_row(make.base(), make.protocol, "x"), own, other), choices=())
+    page = cast("queries.BasePage", SimpleNamespace(record=make.base()))
+    assert (pictures.speed_chart(page, group).count('class="mark'), pictures.size_chart(page, group).count('class="mark')) == (2, 3)
