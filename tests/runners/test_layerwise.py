@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from hub.errors import BadCheckpoint
-from runners import checkpoint, dense, layerwise, streaming
+from runners import checkpoint, dense, layerwise, methods, recipes, streaming
 from runners.layerwise import Inputs, KeptError
 
 pytestmark = pytest.mark.integration
@@ -297,3 +297,44 @@ def test_the_peak_of_memory_stays_far_below_the_model(samples: Path, tmp_path: P
     assert grown["tensors"] < 0.2 * size
     for path in source.glob("*.safetensors"):
         assert (tmp_path / "made" / "layers" / path.name).read_bytes() == path.read_bytes()
+
+
+PRESSES = """
+import json, sys
+from pathlib import Path
+from hub.domain import ModelRef
+from runners import memory, press, recipes, rehearsal
+import torch
+torch.set_num_threads(1)
+name, small, source, target = sys.argv[1:]
+recipe = rehearsal.shortened(recipes.load(name), samples=4, sequence_length=128)
+base = ModelRef(repo_id="a/b", sha="0" * 40)
+press.press(base, Path(small), recipe, Path(target) / "small")  # libraries and their pools are not the model's
+memory.release()
+memory.reset_peak()
+before = memory.resident()
+press.press(base, Path(source), recipe, Path(target) / "made")
+print(json.dumps(memory.peak() - before))
+"""
+
+
+@pytest.fixture(scope="module")
+def deep(samples: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random Llama of 64 thin layers, 111 MB: a layer is next to nothing of the whole."""
+    sizes = {"hidden_size": 256, "num_hidden_layers": 64, "num_attention_heads": 4, "num_key_value_heads": 4, "intermediate_size": 768}
+    folder = make(tmp_path_factory.mktemp("deep") / "base", "Llama", shards="20MB", vocab_size=2048, **sizes)
+    checkpoint.carry_over(samples / "sample-llama", folder)
+    return folder
+
+
+@pytest.mark.parametrize("name", ["smoothquant-w8a8", "awq-w4a16-g64", "sparsegpt-50", "asvd-80-global"])
+def test_pressing_a_layer_at_a_time_takes_less_memory_than_the_model(samples: Path, deep: Path, tmp_path: Path, name: str) -> None:
+    assert methods.get(recipes.load(name).method).WORKS in ("streaming", "layerwise")
+    size = checkpoint.shape(deep).bytes
+    command = [sys.executable, "-c", PRESSES, name, *map(str, (samples / "sample-llama", deep, tmp_path))]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=500, check=False, env=environment)
+    assert done.returncode == 0, done.stderr[-2000:]
+    grown = json.loads(done.stdout.splitlines()[-1])
+    print(f"{name}: {grown / size:.2f} x {size / 1e6:.0f} MB")
+    assert grown < 0.95 * size  # the model in its own dtype is 1, in float32 2; what may be taken is 1.5
