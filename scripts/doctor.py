@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import platform
 import shutil
 import sys
@@ -55,18 +54,18 @@ def examine(ctx: typer.Context) -> dict[str, Any]:
     """Return the report as plain data."""
     import psutil
 
-    from runners import engines, methods
+    from runners import engines, environment, methods
 
     settings = ctx.obj.settings()
     folder = settings.press.work_dir
-    memory = psutil.virtual_memory()
+    total = environment.memory_bytes()
     existing = next(path for path in (folder.resolve(), *folder.resolve().parents) if path.exists())
     return {
         "machine": {
             "system": f"{platform.system()} {platform.release()} {platform.machine()}, Python {sys.version.split()[0]}",
-            "processor": f"{os.cpu_count()} cores",
+            "processor": f"{environment.cores()} cores",
             "gpu": "; ".join(gpus()) or "none seen (CUDA methods and VRAM figures are not available)",
-            "memory": f"{size(memory.total)}, {size(memory.available)} free",
+            "memory": f"{size(total)}, {size(min(total, psutil.virtual_memory().available))} free",
             "disk": f"{size(shutil.disk_usage(existing).free)} free under {existing}",
             "hub": settings.hub.endpoint if settings.hub.endpoint != "local" else f"embedded, port {settings.hub.port}",
             "token": "set"

@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING
 
 from hub.domain import ModelRef, Workspace
-from hub.errors import ModelPressError, OutOfDisk, SettingsError, WorkFolderBusy
+from hub.errors import BadCheckpoint, ModelPressError, OutOfDisk, SettingsError, WorkFolderBusy
 from modelpress.progress import Reporter
 
 if TYPE_CHECKING:
@@ -130,25 +130,30 @@ class Session:
     def shape(self, model: ModelRef) -> ModelShape:
         """Return a hub model's shape from its config and safetensors headers; nothing else of it is fetched."""
         from runners.checkpoint import parse_config, shape_of
-        from runners.headers import Tensor
+        from runners.headers import stated
 
         if model not in self._shapes:
             config = parse_config(self.client.read_text(model.repo_id, model.sha, "config.json") or "", where=model.repo_id)
-            tensors = {name: Tensor(dtype=dtype, shape=dims) for name, (dtype, dims) in self.client.tensors(model).items()}
+            try:
+                tensors = {name: stated(dtype, dims) for name, (dtype, dims) in self.client.tensors(model).items()}
+            except ValueError as error:
+                raise BadCheckpoint(f"{model.repo_id}: {error}.", hint="Choose another base model.") from error
             self._shapes[model] = shape_of(config, tensors, where=model.repo_id)
         return self._shapes[model]
 
     @property
     def threads(self) -> int:
         """The threads of a job."""
-        return self.settings.farm.threads or max(1, (os.cpu_count() or 1) // self.settings.farm.workers)
+        from runners.environment import cores
+
+        return self.settings.farm.threads or max(1, cores() // self.settings.farm.workers)
 
     @property
     def memory_bytes(self) -> int:
         """The most memory a job may use."""
-        import psutil
+        from runners.environment import memory_bytes
 
-        return int(self.settings.farm.memory_gib * 2**30) or int(psutil.virtual_memory().total * 0.8)
+        return int(self.settings.farm.memory_gib * 2**30) or int(memory_bytes() * 0.8)
 
     @property
     def workspace(self) -> Workspace:
