@@ -242,7 +242,7 @@ def state_of(variant: VariantRecord) -> State:
     newest = max(variant.verdicts, key=lambda verdict: (verdict.stage == "release", verdict.judged_at), default=None)
     if newest and not newest.passed:
         where = "the published bytes" if newest.stage == "release" else "the artifact"
-        detail = f"{where}: " + "; ".join(f"{check.name}: {check.detail}" for check in newest.checks if not check.passed)
+        detail = f"{where}: " + "; ".join(f"{check.name}: {check.detail.removesuffix('.')}" for check in newest.checks if not check.passed)
         return State(code="held", word="Held back", detail=detail)
     if variant.release and variant.release.verified_at:
         return State(code="verified", word="Verified", detail=f"published bytes checked {variant.release.verified_at[:10]}")

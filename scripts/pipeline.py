@@ -202,7 +202,7 @@ def gate(session: Session) -> tuple[list[VariantRecord], list[Refused]]:
 
 def failed_checks(verdict: Verdict) -> str:
     """Return the failed checks of a verdict in one line."""
-    return "; ".join(f"{check.name}: {check.detail}" for check in verdict.checks if not check.passed)
+    return "; ".join(f"{check.name}: {check.detail.removesuffix('.')}" for check in verdict.checks if not check.passed)
 
 
 def publish(session: Session) -> tuple[list[Release], list[Refused]]:

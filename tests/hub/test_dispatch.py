@@ -169,7 +169,7 @@ def test_jobs_that_another_has_done_or_is_doing_are_skipped(store: Store, farm: 
 
 
 def test_an_interruption_puts_running_jobs_back_and_drops_what_they_bring(store: Store, farm: Any, planned: Any) -> None:
-    farm.pause = 0.3
+    farm.pause = 1.5
 
     def interrupt(job: Job) -> None:
         if job.label == "press m0 round-w8":
@@ -186,7 +186,7 @@ def test_an_interruption_puts_running_jobs_back_and_drops_what_they_bring(store:
         "press m0 round-w8": "planned",
         "measure m0 round-w8": "planned",
     }
-    time.sleep(0.5)
+    time.sleep(1.7)
     assert {record.attempts for record in store.jobs() if record.state == "planned"} == {0}
     farm.pause = 0
     assert dispatch(planned(4, 8), farm, store, Diary(), workers=2) == Counts(done=4, failed=0, skipped=0)

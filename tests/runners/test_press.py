@@ -225,8 +225,10 @@ def source(tmp_path: Path) -> Path:
     config = {"architectures": ["LlamaForCausalLM"], "num_hidden_layers": 1, "hidden_size": 2, "vocab_size": 2}
     (folder / "config.json").write_text(json.dumps(config))
     (folder / "tokenizer.json").write_text("{}")
-    header = json.dumps({"model.layers.0.mlp.up_proj.weight": {"dtype": "BF16", "shape": [2, 2], "data_offsets": [0, 8]}}).encode()
-    (folder / "model.safetensors").write_bytes(len(header).to_bytes(8, "little") + header + bytes(8))
+    names = ("model.embed_tokens.weight", "model.layers.0.mlp.up_proj.weight")
+    entries = {name: {"dtype": "BF16", "shape": [2, 2], "data_offsets": [8 * place, 8 * place + 8]} for place, name in enumerate(names)}
+    header = json.dumps(entries).encode()
+    (folder / "model.safetensors").write_bytes(len(header).to_bytes(8, "little") + header + bytes(16))
     return folder
 
 

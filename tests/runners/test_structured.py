@@ -412,6 +412,7 @@ def test_depth_pruning_keeps_the_promise_of_zeros_that_all_layers_made() -> None
     from runners.headers import Tensor
 
     tensors = {f"model.layers.{layer}.mlp.{name}_proj.weight": Tensor(dtype="BF16", shape=(4, 4)) for layer in range(3) for name in "ab"}
+    tensors["model.embed_tokens.weight"] = Tensor(dtype="BF16", shape=(8, 4))
     shape = checkpoint.shape_of({"architectures": ["LlamaForCausalLM"], "num_hidden_layers": 3}, tensors, where="here")
     zeros = {f"model.layers.{layer}.mlp.a_proj": 0.5 - layer / 10 for layer in range(3)} | {"model.layers.0.mlp.b_proj": 0.5}
     promise = methods.get("depth_prune").promise(Step(method="depth_prune", scheme="depth"), replace(shape, zeros=zeros))
