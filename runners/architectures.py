@@ -11,11 +11,13 @@ from hub.errors import UnfitModel
 class Architecture:
     """Where decoder layers lie in the checkpoint, which config key counts them, and whether linears are GPT-2's transposed Conv1D.
 
-    `short_root` is a prefix that old checkpoints leave out of tensor names; `derived` are buffers that they carry needlessly.
+    `tables` are what is looked up by row, the embedding of tokens first. `short_root` is a prefix that old checkpoints leave out of tensor
+    names; `derived` are buffers that they carry needlessly.
     """
 
     layers: str = "model.layers"
     count_key: str = "num_hidden_layers"
+    tables: tuple[str, ...] = ("model.embed_tokens",)
     conv1d: bool = False
     short_root: str = ""
     derived: tuple[str, ...] = ()
@@ -24,7 +26,12 @@ class Architecture:
 _STANDARD = Architecture()
 KNOWN: dict[str, Architecture] = {
     "GPT2LMHeadModel": Architecture(
-        layers="transformer.h", count_key="n_layer", conv1d=True, short_root="transformer.", derived=(".attn.bias", ".attn.masked_bias")
+        layers="transformer.h",
+        count_key="n_layer",
+        tables=("transformer.wte", "transformer.wpe"),
+        conv1d=True,
+        short_root="transformer.",
+        derived=(".attn.bias", ".attn.masked_bias"),
     ),
     "LlamaForCausalLM": _STANDARD,
     "MistralForCausalLM": _STANDARD,

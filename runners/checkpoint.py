@@ -199,7 +199,7 @@ def _check_layers(architecture: str, layers: int, tensors: Mapping[str, Tensor],
 
 def _check_sizes(architecture: str, tensors: Mapping[str, Tensor], where: str) -> None:
     """Refuse weights that no model has, before anything is computed from their shapes."""
-    embedding = "transformer.wte.weight" if KNOWN[architecture].conv1d else "model.embed_tokens.weight"
+    embedding = f"{KNOWN[architecture].tables[0]}.weight"
     if embedding not in tensors:
         raise BadCheckpoint(f"The weights of {where} lack {embedding}.", hint="Download the checkpoint again.")
     for name, tensor in tensors.items():

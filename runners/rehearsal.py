@@ -14,6 +14,7 @@ from typing import Any
 from hub.domain import Recipe, Step
 from hub.errors import BadCheckpoint, ModelPressError, UnfitModel, UsageError
 from runners import checkpoint, dense, engines, failures, formats
+from runners.architectures import PER_LAYER_LISTS
 from runners.checkpoint import ModelShape
 from runners.method import PressContext
 
@@ -118,5 +119,5 @@ def _tiny(config: Any) -> dict[str, Any]:
         "num_key_value_heads": max(1, _HEADS // groups),
         "head_dim": _WIDTH // _HEADS,
     }
-    values |= {key: value[:_LAYERS] for key in ("layer_types",) if isinstance(value := getattr(config, key, None), list)}
+    values |= {key: value[:_LAYERS] for key in PER_LAYER_LISTS if isinstance(value := getattr(config, key, None), list)}
     return values

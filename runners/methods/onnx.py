@@ -9,6 +9,7 @@ from typing import Any
 from hub.domain import Step
 from hub.errors import BadCheckpoint
 from runners import method
+from runners.architectures import architecture
 from runners.checkpoint import ModelShape, shape
 from runners.headers import Tensor
 from runners.method import Outcome, PressContext, Promise
@@ -37,7 +38,7 @@ def _group_size(step: Step) -> int:
 
 
 def _embedding(shape: ModelShape) -> str:
-    return "transformer.wte" if shape.conv1d else "model.embed_tokens"
+    return architecture(shape.architecture).tables[0]
 
 
 def check(step: Step, shape: ModelShape) -> None:

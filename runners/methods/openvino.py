@@ -8,6 +8,7 @@ from pathlib import Path
 from hub.domain import Step
 from hub.errors import BadCheckpoint
 from runners import method
+from runners.architectures import architecture
 from runners.checkpoint import ModelShape, shape
 from runners.headers import Tensor
 from runners.method import Outcome, PressContext, Promise
@@ -30,11 +31,6 @@ def _group_size(step: Step) -> int:
     return group
 
 
-def _tables(shape: ModelShape) -> tuple[str, ...]:
-    """Return what is looked up by row: embedding and, in GPT-2, positions."""
-    return ("transformer.wte", "transformer.wpe") if shape.conv1d else ("model.embed_tokens",)
-
-
 def check(step: Step, shape: ModelShape) -> None:
     """Refuse unknown architectures and, in 4 bits, rows that the groups do not divide."""
     method.check_common(step, shape, SCHEMES)
@@ -47,7 +43,8 @@ def promise(step: Step, shape: ModelShape) -> Promise:
     """Linear layers in 8 or 4 bits, tables and head in 8, vectors in float32."""
     group = _group_size(step)
     linears = {linear.name: (linear.out_features, linear.in_features) for linear in shape.linears}
-    tables = {name: shape.tensors[f"{name}.weight"].shape for name in (*_tables(shape), HEAD) if f"{name}.weight" in shape.tensors}
+    looked_up = (*architecture(shape.architecture).tables, HEAD)
+    tables = {name: shape.tensors[f"{name}.weight"].shape for name in looked_up if f"{name}.weight" in shape.tensors}
     gone = {f"{name}.weight" for name in (*linears, *tables)}
     tensors = {name: Tensor(dtype="F32", shape=tensor.shape) for name, tensor in shape.tensors.items() if name not in gone}
     for name, (rows, columns) in tables.items():
@@ -88,7 +85,7 @@ def apply(step: Step, source: Path, target: Path, context: PressContext) -> Outc
     folder = context.scratch / "openvino"
     folder.mkdir(exist_ok=True)
     onnx_graph.export(source, folder / "exported.onnx")
-    model = openvino_graph.convert(folder / "exported.onnx", _tables(before)[0])
+    model = openvino_graph.convert(folder / "exported.onnx", architecture(before.architecture).tables[0])
     openvino_graph.keep_state(model)
     if step.scheme == "INT8":
         model = nncf.compress_weights(model, mode=nncf.CompressWeightsMode.INT8_ASYM)
