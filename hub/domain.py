@@ -7,10 +7,12 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from hub.codec import content_id
+from hub.protocol import Protocol
 
 Scalar = str | int | float | bool
 JobKind = Literal["press", "measure", "inspect"]
 Track = Literal["serving", "research"]
+Basis = Literal["measured", "estimated"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,25 +77,6 @@ class Recipe:
     def scheme(self) -> str:
         """The schemes of all steps, joined by `+`."""
         return "+".join(step.scheme for step in self.steps)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Protocol:
-    """Exactly how numbers are taken.
-
-    Quality: `windows` non-overlapping windows (0: all) of `sequence_length` tokens of `text` (its SHA-256: `text_sha256`), no tail.
-    Speed: batch 1, `prompt_tokens` read, then `new_tokens` written greedily, `repeats` times after `warmup` runs.
-    """
-
-    name: str
-    text: str
-    text_sha256: str
-    sequence_length: int
-    windows: int
-    prompt_tokens: int
-    new_tokens: int
-    repeats: int
-    warmup: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -188,7 +171,11 @@ class Artifact:
 
 @dataclass(frozen=True, kw_only=True)
 class Measurement:
-    """A number with all that makes it one. `interval` says how the interval was found, and its level where that is not 95 %."""
+    """A number with all that makes it one. `interval` says how the interval was found, and its level where that is not 95 %.
+
+    `conditions` say at which point of a curve it was taken (`batch`, `context`, `mode`, `task`, `percentile`, …); a headline number has
+    none. `percentiles` tell how single runs spread (`p5`, `p50`, `p95`, `p99`). An `estimated` number comes from a formula.
+    """
 
     metric: str
     value: float
@@ -201,6 +188,24 @@ class Measurement:
     protocol: str
     engine: str
     measured_at: str
+    conditions: Mapping[str, Scalar] = field(default_factory=dict)
+    percentiles: Mapping[str, float] = field(default_factory=dict)
+    basis: Basis = "measured"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scores:
+    """What a model scored on each window (or each document of a task), kept so that any two models can be compared as pairs.
+
+    `source` is `windows` or the task's name. `fingerprint` is a hash of what was scored: pairs are made only where it is the same.
+    `values` holds by metric one mean per window or document; `sizes` the scored tokens (`tokens`) and UTF-8 bytes (`bytes`) of each.
+    """
+
+    source: str
+    fingerprint: str
+    tokenizer_sha256: str
+    values: Mapping[str, tuple[float, ...]]
+    sizes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -218,7 +223,11 @@ class LayerError:
 
 @dataclass(frozen=True, kw_only=True)
 class Environment:
-    """Hardware and library versions under which a result was made."""
+    """Hardware, drivers, settings and library versions under which a result was made; what changes by the second is in `JobResult.state`.
+
+    `hardware` names what computed (the GPU, else the CPU), `cpu` the processor beside it; `driver` and `clocks` are those of `hardware`:
+    the GPU's driver, the scaling governor or the clock limits. `threads`: of torch; 0 where it was not asked.
+    """
 
     hardware: str
     device: Literal["cpu", "cuda"]
@@ -227,6 +236,10 @@ class Environment:
     system: str
     python: str
     libraries: Mapping[str, str]
+    cpu: str = ""
+    driver: str = ""
+    clocks: str = ""
+    threads: int = 0
 
     @property
     def id(self) -> str:
@@ -263,7 +276,11 @@ class Facts:
 
 @dataclass(frozen=True, kw_only=True)
 class JobResult:
-    """What a job gave: an artifact, measurements or facts; `stages` holds seconds by stage, `peak_memory_bytes` of the whole process."""
+    """What a job gave: an artifact, measurements or facts; `stages` holds seconds by stage, `peak_memory_bytes` of the whole process.
+
+    `notes` are sentences on what was not measured and why. `state` is what the machine was doing: clock rates in MHz, load average,
+    temperature, before and after.
+    """
 
     job_id: str
     environment: Environment
@@ -275,6 +292,9 @@ class JobResult:
     measurements: tuple[Measurement, ...] = ()
     facts: Facts | None = None
     layers: tuple[LayerError, ...] = ()
+    scores: tuple[Scores, ...] = ()
+    notes: tuple[str, ...] = ()
+    state: Mapping[str, Scalar] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -292,7 +312,10 @@ class Failure:
 
 @dataclass(frozen=True, kw_only=True)
 class Workspace:
-    """Where a job finds and leaves things, and what it may use. Not part of what the job does, so not of its id."""
+    """Where a job finds and leaves things, and what it may use. Not part of what the job does, so not of its id.
+
+    `data_dir` holds local copies of texts and tasks, looked at before the Hub; empty: there are none.
+    """
 
     endpoint: str
     cache_dir: str
@@ -300,6 +323,7 @@ class Workspace:
     threads: int
     timeout_s: float
     memory_bytes: int
+    data_dir: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,22 +3,31 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from statistics import NormalDist, fmean, median, stdev
+
+from hub.domain import Basis, Scalar
 
 LEVEL = 0.95
 
 
 @dataclass(frozen=True, kw_only=True)
 class Estimate:
-    """A value, its interval, how that was found, and from how many samples."""
+    """A value, its interval, how that was found, and from how many samples; the last three are those of `hub.domain.Measurement`."""
 
     value: float
     low: float
     high: float
     interval: str
     samples: int
+    conditions: Mapping[str, Scalar] = field(default_factory=dict)
+    percentiles: Mapping[str, float] = field(default_factory=dict)
+    basis: Basis = "measured"
+
+    def at(self, **conditions: Scalar) -> Estimate:
+        """Return the same estimate under these conditions."""
+        return replace(self, conditions=conditions)
 
 
 def exact(value: float) -> Estimate:

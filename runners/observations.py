@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
+
+from runners.intervals import Estimate
 
 
 class Chunk:
@@ -42,23 +45,96 @@ class Chunk:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Observed:
-    """Everything about a checkpoint that is not read from logits: seconds of each run, speed-ups over the base, bytes, parameters.
+class Windows:
+    """What a window metric's `per_token` gave, over all windows of a text.
 
-    `windows` holds, by quality metric, the mean per-token value of each window. `parameters` counts the weights that the checkpoint
-    stands for; `tensor_bytes` is what its tensors take, `coded_bytes` what they take Huffman-coded, `disk_bytes` its files.
+    `means`: the mean of each window over its scored positions; where `per_token` gives k columns, a tuple of k means. `tokens`: every
+    position's value, one float64 numpy array a window, only for metrics with `KEEPS_TOKENS`. `scored`, `bytes`: by window, how many tokens
+    were scored and how many UTF-8 bytes they stand for.
     """
 
-    prompt_tokens: int
-    new_tokens: int
-    prefill_seconds: tuple[float, ...]
-    decode_seconds: tuple[float, ...]
-    prefill_speedups: tuple[float, ...]
-    decode_speedups: tuple[float, ...]
-    load_seconds: tuple[float, ...]
-    peak_bytes: tuple[float, ...]
+    means: tuple[Any, ...]
+    scored: tuple[int, ...]
+    bytes: tuple[int, ...]
+    tokens: tuple[Any, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """One timed run: seconds to the first new token (the prompt's pass), then of each further token of the batch; joules where metered."""
+
+    prefill_seconds: float
+    token_seconds: tuple[float, ...]
+    joules: float | None = None
+
+    @property
+    def decode_seconds(self) -> float:
+        """Seconds of all tokens after the first."""
+        return sum(self.token_seconds)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SpeedPoint:
+    """Timed runs of a model, and of its base in turns with it (empty without a base), at one point of the curve.
+
+    `base_runs[i]` is the neighbour in time of `runs[i]`. `headline`: the point whose numbers stand for the model.
+    """
+
+    mode: str
+    batch: int
+    context: int
+    headline: bool
+    runs: tuple[Run, ...]
+    base_runs: tuple[Run, ...] = ()
+
+    @property
+    def conditions(self) -> dict[str, str | int]:
+        """The point as a measurement's conditions; none for the headline."""
+        return {} if self.headline else {"mode": self.mode, "batch": self.batch, "context": self.context}
+
+
+@dataclass(frozen=True, kw_only=True)
+class MemoryPoint:
+    """Bytes at one context length, batch 1, as estimates; None where the machine does not tell.
+
+    `kv_cache`, `activations` (the peak less weights and cache), `peak` (above what was held before loading); on a GPU also what torch
+    `reserved`, the whole `process` and the whole `device`.
+    """
+
+    context: int
+    kv_cache: Estimate | None = None
+    activations: Estimate | None = None
+    peak: Estimate | None = None
+    reserved: Estimate | None = None
+    process: Estimate | None = None
+    device: Estimate | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskResult:
+    """What lm-eval found on one task: its name, its definition's version, and estimates by lm-eval's name of the metric (`acc`, …)."""
+
+    task: str
+    version: str
+    estimates: Mapping[str, Estimate]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Observed:
+    """Everything about a checkpoint that is not read from logits.
+
+    `parameters` counts the weights that the checkpoint stands for; `tensor_bytes` is what its tensors take, `coded_bytes` what they take
+    Huffman-coded, `disk_bytes` its files. `load_seconds`, `peak_bytes`: of each load with a short run. `weight_bytes`: what the weights
+    take in memory. Parts whose section the protocol lacks are empty.
+    """
+
     disk_bytes: int
     tensor_bytes: int
     coded_bytes: int
     parameters: int
-    windows: dict[str, tuple[float, ...]] = field(default_factory=dict)
+    load_seconds: tuple[float, ...] = ()
+    peak_bytes: tuple[float, ...] = ()
+    weight_bytes: Estimate | None = None
+    speed: tuple[SpeedPoint, ...] = ()
+    memory: tuple[MemoryPoint, ...] = ()
+    tasks: tuple[TaskResult, ...] = ()

@@ -2,9 +2,12 @@
 
 A metric file has `TITLE`, `SUMMARY` (how it is found), `UNIT`, `HIGHER_IS_BETTER`, `PAIRED` (needs the base beside the variant), and either
 
-- `per_token(chunk: Chunk) -> Tensor` (float64, one value a scored position; they are averaged within each window) with
-  `summarize(windows: Sequence[float]) -> Estimate`, or
-- `estimate(observed: Observed) -> Estimate`.
+- `per_token(chunk: Chunk) -> Tensor` (float64, one value a scored position, or k columns; they are averaged within each window) with
+  `summarize(windows: Windows) -> Sequence[Estimate]`, and `KEEPS_TOKENS = True` where single positions are needed too, or
+- `estimates(observed: Observed) -> Sequence[Estimate]`, empty where the protocol did not ask for it or the machine does not tell.
+
+The first estimate without conditions is the headline; further ones carry `conditions`. `TOLERANCE` is by how much, relative to the value,
+a repeat on the same machine may differ (0: not at all) where its interval does not already allow for it.
 
 It imports nothing heavy: a tensor's own methods are enough.
 """
