@@ -162,3 +162,9 @@ class Incomplete(ModelPressError):
     """The run ended in order, but some of its jobs failed."""
 
     exit_code = 30
+
+
+class NotReproduced(ModelPressError):
+    """A number was taken again, and the two do not agree within the stated tolerance."""
+
+    exit_code = 31

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from hub.domain import Artifact, Candidate, Environment, Failure, Job, LayerError, Measurement, ModelRef, Recipe
+from hub.domain import Artifact, Candidate, Environment, Failure, Job, LayerError, Measurement, ModelRef, Recipe, Scalar, Scores
+from hub.protocol import Protocol
 
 JobState = Literal["planned", "running", "done", "failed"]
 Stage = Literal["artifact", "release"]
@@ -89,3 +90,24 @@ class VariantRecord:
     release: Release | None
     failure: Failure | None
     layers: tuple[LayerError, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class MeasurementFile:
+    """What `modelpress measure --json` prints: the numbers of a folder with all that it takes to take them again.
+
+    `folder` and `base` (None: measured for itself) are folders or ids on the Hub; their `sha` is a commit, or `local-<hash>` of a folder's
+    content; empty where it was not noted.
+    """
+
+    folder: str
+    base: str | None
+    protocol: Protocol
+    environment: Environment
+    measurements: tuple[Measurement, ...]
+    layers: tuple[LayerError, ...] = ()
+    scores: tuple[Scores, ...] = ()
+    notes: tuple[str, ...] = ()
+    state: Mapping[str, Scalar] = field(default_factory=dict)
+    folder_sha: str = ""
+    base_sha: str = ""
