@@ -173,6 +173,22 @@ class HubClient:
             self._fetch(ref, files, marks, listed)
             return transfer.copy_out(self._snapshot(ref), files, into) if into else self._snapshot(ref)
 
+    def dataset_file(self, repo_id: str, revision: str | None, path: str) -> tuple[str, Path]:
+        """Return the commit of a dataset's revision (None: the default branch) and one of its files at it, verified; to be read only."""
+        _require_repo_id(repo_id)
+        if fault := names.path_fault(path):
+            raise PolicyRefusal(f"{repo_id} is refused: {fault}")
+        subject = f"{path} of the dataset {repo_id}"
+        if revision is None or not _SHA.fullmatch(revision):
+            revision = str(self._ask(subject, lambda: self._api().dataset_info(repo_id, revision=revision)).sha)
+        found = self._ask(subject, lambda: self._api().get_paths_info(repo_id, [path], revision=revision, repo_type="dataset"))
+        file = _listed(found, path)
+        if file is None:
+            raise HubNotFound(f"the dataset {repo_id} has no file {path} at {revision[:8]}", hint="Name one of its files.")
+        transfer.require_room(self.cache_dir, file.size, subject)
+        with calling(self.endpoint, subject):
+            return revision, self._fetch_verified(ModelRef(repo_id=repo_id, sha=revision), file, kind="dataset")
+
     def _fetch(self, ref: ModelRef, files: Sequence[HubFile], marks: transfer.Marks, listed: Iterable[HubFile]) -> None:
         snapshot = self._snapshot(ref)
         missing = [file for file in files if not marks.holds(file, snapshot / file.path)]
@@ -188,10 +204,10 @@ class HubClient:
             pool.shutdown(cancel_futures=True)
         marks.add(listed, verified)
 
-    def _fetch_verified(self, ref: ModelRef, file: HubFile) -> Path:
-        path = self._snapshot(ref) / file.path
+    def _fetch_verified(self, ref: ModelRef, file: HubFile, *, kind: str = "model") -> Path:
+        path = self._snapshot(ref, kind) / file.path
         for _attempt in range(2):
-            if self._ask(f"{file.path} of {ref.repo_id}", partial(self._fetch_file, ref, file.path)) != path:
+            if self._ask(f"{file.path} of {ref.repo_id}", partial(self._fetch_file, ref, file.path, kind)) != path:
                 raise HubCorrupt(f"{self.endpoint} gave {file.path} of another commit than {ref.sha}", hint="Run the command again.")
             found = transfer.sums(path)
             if found.match(file):
@@ -205,8 +221,8 @@ class HubClient:
             hint="The wrong file was deleted. Run the command again; if it happens again, a proxy or the Hub damages it.",
         )
 
-    def _fetch_file(self, ref: ModelRef, path: str) -> Path:
-        return Path(self._api().hf_hub_download(ref.repo_id, path, revision=ref.sha, cache_dir=self.cache_dir))
+    def _fetch_file(self, ref: ModelRef, path: str, kind: str) -> Path:
+        return Path(self._api().hf_hub_download(ref.repo_id, path, revision=ref.sha, cache_dir=self.cache_dir, repo_type=kind))
 
     def _fetch_one(self, repo_id: str, sha: str, path: str) -> tuple[Path, HubFile | None]:
         ref = ModelRef(repo_id=repo_id, sha=sha)
@@ -214,7 +230,7 @@ class HubClient:
         if fault := names.path_fault(path):
             raise PolicyRefusal(f"{repo_id} is refused: {fault}")
         found = self._ask(f"{path} of {repo_id}", lambda: self._api().get_paths_info(repo_id, [path], revision=sha))
-        file = next((listing.hub_file(entry) for entry in found if entry.path == path and hasattr(entry, "blob_id")), None)
+        file = _listed(found, path)
         if file is not None and file.size > _MAX_TEXT:
             raise HubError(f"{path} of {repo_id} has {file.size} bytes; at most {_MAX_TEXT} are read as text")
         if file is not None:
@@ -222,8 +238,8 @@ class HubClient:
                 self._fetch_verified(ref, file)
         return self._snapshot(ref), file
 
-    def _snapshot(self, ref: ModelRef) -> Path:
-        return self.cache_dir / f"models--{ref.repo_id.replace('/', '--')}" / "snapshots" / ref.sha
+    def _snapshot(self, ref: ModelRef, kind: str = "model") -> Path:
+        return self.cache_dir / f"{kind}s--{ref.repo_id.replace('/', '--')}" / "snapshots" / ref.sha
 
     # -- writing
 
@@ -333,6 +349,10 @@ class HubClient:
         except (HubError, ValueError, RecursionError):
             return {}
         return config if isinstance(config, dict) else {}
+
+
+def _listed(entries: Iterable[Any], path: str) -> HubFile | None:
+    return next((listing.hub_file(entry) for entry in entries if entry.path == path and hasattr(entry, "blob_id")), None)
 
 
 def _require_repo_id(repo_id: str) -> None:

@@ -1,17 +1,23 @@
-"""Texts to calibrate and to measure on, named or given as a path, and the windows cut from them."""
+"""Texts to calibrate and to measure on: shipped, a local file, or a file of a Hub dataset; and the windows cut from them."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hub.domain import Calibration
-from hub.errors import UnknownName, UsageError
+from hub.errors import BadDocument, UnknownName, UsageError
+from hub.protocol import Text
 
+if TYPE_CHECKING:
+    from hub.client import HubClient
+
+HUB = "hub:"
 _FOLDER = Path(__file__).resolve().parent
 
 
@@ -20,30 +26,88 @@ def names() -> list[str]:
     return sorted(path.stem for path in _FOLDER.glob("*.txt"))
 
 
-def _path(name_or_path: str) -> Path:
-    if name_or_path in names():
-        return _FOLDER / f"{name_or_path}.txt"
-    path = Path(name_or_path)
-    if path.suffix and path.is_file():
-        return path
-    near = get_close_matches(name_or_path, names(), n=1)
-    hint = f"Did you mean {near[0]}? " if near else ""
-    raise UnknownName(
-        f"There is no text {name_or_path!r}.", hint=f"{hint}There are: {', '.join(names())}; or give the path of a .txt file."
-    )
-
-
 def read(name_or_path: str) -> str:
     """Return a text; raise `UnknownName` naming the nearest one, `UsageError` where it is not UTF-8."""
-    try:
-        return _path(name_or_path).read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise UsageError(f"The text {name_or_path} is not UTF-8, from byte {error.start} on.", hint="Convert it to UTF-8.") from error
+    return _decode(_path(name_or_path).read_bytes(), name_or_path)
 
 
 def sha256(name_or_path: str) -> str:
     """Return the SHA-256 of a text's bytes in hexadecimal."""
-    return hashlib.sha256(_path(name_or_path).read_bytes()).hexdigest()
+    return _sum(_path(name_or_path).read_bytes())
+
+
+def content(text: Text, places: Iterable[Path]) -> str:
+    """Return a protocol's text: shipped, or a file in one of the folders `places` (or one level below) that has its name and SHA-256.
+
+    Raises `UnknownName` where no place has it, `BadDocument` where a file of its name holds something else.
+    """
+    wrong = ""
+    for path in _candidates(text, places):
+        data = path.read_bytes()
+        if _sum(data) == text.sha256:
+            return _decode(data, text.name)
+        wrong = f"{path} has SHA-256 {_sum(data)[:16]}…, the protocol names {text.sha256[:16]}…"
+    if wrong:
+        raise BadDocument(
+            f"The text {text.name} is another one: {wrong}.",
+            hint="Restore it, or measure with --text: numbers of different texts cannot be compared, so it gets another protocol name.",
+        )
+    raise UnknownName(
+        f"The text {text.name} is not here.",
+        hint="Name the folder that holds it with --data or press.data_dir"
+        + (f", or let {text.dataset} be fetched." if text.dataset else "."),
+    )
+
+
+def has(text: Text, places: Iterable[Path]) -> bool:
+    """Whether a text of this name is shipped or in one of the places, right or wrong."""
+    return next(_candidates(text, places), None) is not None
+
+
+def fetch(text: Text, client: HubClient, into: Path) -> Text:
+    """Fetch a text of a Hub dataset at its revision into the folder `into`, its rows joined, and return it with what it has.
+
+    An empty revision is the newest one; an empty SHA-256 is not checked. Raises `BadDocument` for bytes that are not the text named, or a
+    file that cannot be read.
+    """
+    sha, path = client.dataset_file(text.dataset, text.revision or None, text.file)
+    data = _joined(path, text).encode()
+    found = _sum(data)
+    if text.sha256 and found != text.sha256:
+        raise BadDocument(
+            f"{text.file} of {text.dataset} at {sha[:8]} gives a text of SHA-256 {found[:16]}…; {text.sha256[:16]}… is named.",
+            hint="Another column, another joiner, or a changed revision: numbers of different texts cannot be compared.",
+        )
+    keep(data, into)
+    return replace(text, sha256=found, revision=sha)
+
+
+def keep(data: bytes, into: Path) -> None:
+    """Put a text's bytes into a folder where `content` finds them by their SHA-256."""
+    into.mkdir(parents=True, exist_ok=True)
+    found = _sum(data)
+    unfinished = into / f".{found}.new"
+    unfinished.write_bytes(data)
+    unfinished.replace(into / f"{found}.txt")
+
+
+def parse(given: str) -> Text:
+    """Return the text that a person names: a shipped one, a local file, or `hub:owner/name@revision/path/in/it#column`.
+
+    The revision may be left out. A text of the Hub has no SHA-256 yet. Raises `UnknownName` or `UsageError`.
+    """
+    if not given.startswith(HUB):
+        path = _path(given)
+        return Text(name=given if given in names() else path.name, sha256=sha256(given))
+    place, _, column = given.removeprefix(HUB).partition("#")
+    owner, _, rest = place.partition("/")
+    repo, _, file = rest.partition("/")
+    name, _, revision = repo.partition("@")
+    if not (owner and name and file):
+        raise UsageError(f"{given} names no file of a dataset.", hint="Write hub:owner/name@revision/path/in/it.parquet#column.")
+    return Text(
+        name=file, sha256="", dataset=f"{owner}/{name}", revision=revision, file=file, column=column, joiner="\n\n" if column else ""
+    )
 
 
 def samples_sha256(windows: Sequence[Sequence[int]]) -> str:
@@ -73,3 +137,55 @@ def windows(calibration: Calibration, tokenizer: Any) -> list[list[int]]:
         )
     chosen = random.Random(calibration.seed).sample(range(count), calibration.samples)  # noqa: S311 - a seeded draw, no secret
     return [ids[place * length : (place + 1) * length] for place in chosen]
+
+
+def _path(name_or_path: str) -> Path:
+    if name_or_path in names():
+        return _FOLDER / f"{name_or_path}.txt"
+    path = Path(name_or_path)
+    if path.suffix and path.is_file():
+        return path
+    near = get_close_matches(name_or_path, names(), n=1)
+    hint = f"Did you mean {near[0]}? " if near else ""
+    raise UnknownName(
+        f"There is no text {name_or_path!r}.", hint=f"{hint}There are: {', '.join(names())}; or give the path of a .txt file."
+    )
+
+
+def _candidates(text: Text, places: Iterable[Path]) -> Iterator[Path]:
+    if text.name in names():
+        yield _FOLDER / f"{text.name}.txt"
+    name = Path(text.name).name
+    for place in places:
+        found = [place / f"{text.sha256}.txt", place / name, *sorted(place.glob(f"*/{name}"))] if name else []
+        yield from (path for path in found if path.is_file())
+
+
+def _joined(path: Path, text: Text) -> str:
+    """Return a file's text: the whole file, or the rows of its column (Parquet, JSON Lines) joined."""
+    if not text.column:
+        return _decode(path.read_bytes(), text.file)
+    try:
+        if text.file.endswith(".parquet"):
+            from pyarrow import parquet
+
+            rows = parquet.read_table(path, columns=[text.column]).column(text.column).to_pylist()
+        else:
+            rows = [json.loads(line)[text.column] for line in path.read_text("utf-8").splitlines() if line.strip()]
+        return text.joiner.join(rows)
+    except (OSError, ValueError, KeyError, TypeError) as error:  # pyarrow's errors are ValueErrors or OSErrors
+        raise BadDocument(
+            f"{text.file} of {text.dataset} has no column {text.column!r} of texts: {error}",
+            hint="Name a Parquet or JSON Lines file, and its column after #.",
+        ) from error
+
+
+def _decode(data: bytes, name: str) -> str:
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise UsageError(f"The text {name} is not UTF-8, from byte {error.start} on.", hint="Convert it to UTF-8.") from error
+
+
+def _sum(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
