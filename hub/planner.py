@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 
-from hub.domain import Job, ModelRef, Plan, Protocol, Recipe, Refusal
+from hub.domain import Job, ModelRef, Plan, Recipe, Refusal
+from hub.protocol import Protocol
 
 MAX_ATTEMPTS = 3
 
@@ -45,11 +46,14 @@ def plan(
     protocol: Protocol,
     done: Collection[str],
     *,
+    further: Sequence[Protocol] = (),
     failed: Mapping[str, tuple[int, bool]] = NOTHING_FAILED,
     fits: Fits = fits_always,
     retry_failed: bool = False,
 ) -> Plan:
     """Return the jobs to do now, per base model: its measurement, then press and measurement of each recipe's variant.
+
+    `further` protocols are taken of the base and of each variant as well; whether one of them succeeds decides nothing else.
 
     Left out are jobs that are done (`done` holds ids); jobs that failed for good, or `MAX_ATTEMPTS` times, with all that builds on them,
     unless `retry_failed`; recipes that do not fit (refused with the reason that `fits` gives; asked only about variants not yet complete);
@@ -64,7 +68,7 @@ def plan(
         if past.is_given_up(base):
             wanted += [job for _, pair in variants for job in pair if past.is_done(job)]
             continue
-        wanted.append(base)
+        wanted += [base, *_measured(base, further, past)]
         first: dict[str | None, str] = {}
         for recipe, pair in variants:
             refusal = _refusal(model, recipe, first.setdefault(pair[0].variant_id, recipe.name), pair, past, fits)
@@ -73,7 +77,7 @@ def plan(
             elif any(map(past.is_given_up, pair)):
                 wanted += filter(past.is_done, pair)
             else:
-                wanted += pair
+                wanted += [*pair, *_measured(pair[1], further, past)]
     wanted = list({job.id: job for job in wanted}.values())
     due = tuple(job for job in wanted if not past.is_done(job))
     return Plan(jobs=due, refusals=tuple(dict.fromkeys(refused)), done=len(wanted) - len(due))
@@ -83,6 +87,12 @@ def _variants(model: ModelRef, recipes: Sequence[Recipe], protocol: Protocol) ->
     for recipe in recipes:
         press = Job(kind="press", base=model, recipe=recipe)
         yield recipe, (press, Job(kind="measure", base=model, recipe=recipe, protocol=protocol))
+
+
+def _measured(job: Job, further: Sequence[Protocol], past: _Past) -> Iterator[Job]:
+    """Yield the measuring job under each further protocol, those left out that are given up."""
+    jobs = (replace(job, protocol=protocol) for protocol in further)
+    return (job for job in jobs if not past.is_given_up(job))
 
 
 def _refusal(model: ModelRef, recipe: Recipe, first: str, pair: tuple[Job, Job], past: _Past, fits: Fits) -> Refusal | None:

@@ -122,6 +122,8 @@ class PressSettings(_Section):
     database: str = ""
     recipes: Names = ()
     protocol: str = Field(default="stdlib-heldout@512", min_length=1)
+    further_protocols: Names = ()
+    data_dir: str = ""
 
 
 class FarmSettings(_Section):

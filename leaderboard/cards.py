@@ -13,9 +13,10 @@ from functools import cache
 from typing import TYPE_CHECKING
 
 from hub import names, policy
-from hub.domain import Artifact, Measurement, Protocol, Step
+from hub.domain import Artifact, Measurement, Step
 from hub.errors import PolicyRefusal
 from hub.history import BaseRecord, VariantRecord
+from hub.protocol import Protocol
 from leaderboard import frontmatter, stats, steps, text, words
 from leaderboard.gate import artifact_verdict, let_through
 from leaderboard.stats import Comparison, Estimate

@@ -18,9 +18,10 @@ from typing import TYPE_CHECKING
 
 from hub import policy
 from hub.codec import from_json
-from hub.domain import Artifact, ArtifactFile, Failure, HubFile, Job, ModelRef, Protocol
+from hub.domain import Artifact, ArtifactFile, Failure, HubFile, Job, ModelRef
 from hub.errors import BadCheckpoint, BadDocument, GateRefusal, HubConflict, PolicyRefusal, StoreError
 from hub.history import BaseRecord, Release, VariantRecord, Verdict
+from hub.protocol import Protocol
 from leaderboard import cards, gate, stats
 from leaderboard.cards import Change, Extras
 

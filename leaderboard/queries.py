@@ -9,8 +9,9 @@ from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from hub.codec import content_id
-from hub.domain import Environment, Measurement, Protocol, Recipe, Refusal
+from hub.domain import Environment, Measurement, Recipe, Refusal
 from hub.history import BaseRecord, JobRecord, VariantRecord
+from hub.protocol import Protocol
 from hub.store import Store
 from leaderboard.choices import Choice, choose
 from leaderboard.families import FAMILIES, TITLES, family

@@ -107,6 +107,7 @@ def plan(session: Session, selection: Selection) -> Plan:
         recipes = chosen_recipes(session, selection)
         bases = chosen_bases(session, selection)
         protocol = protocols.load(QUICK_PROTOCOL if selection.quick else session.settings.press.protocol)
+        further = () if selection.quick else session.settings.press.further_protocols
         session.store.recover()
         forget_lost(session)
         plan = planner.plan(
@@ -114,6 +115,7 @@ def plan(session: Session, selection: Selection) -> Plan:
             recipes,
             protocol,
             done=session.store.done(),
+            further=[protocols.load(name) for name in further],
             failed=session.store.failed_attempts(),
             retry_failed=selection.retry_failed,
             fits=lambda model, recipe: misfit(session, model, recipe),

@@ -156,6 +156,12 @@ class Session:
         return int(self.settings.farm.memory_gib * 2**30) or int(memory_bytes() * 0.8)
 
     @property
+    def data_dir(self) -> str:
+        """The folder with local copies of texts and task data as an absolute path; empty where the settings name none."""
+        named = self.settings.press.data_dir
+        return str(Path(named).resolve()) if named else ""
+
+    @property
     def workspace(self) -> Workspace:
         """Where jobs find and leave things, and what each may use."""
         return Workspace(
@@ -165,6 +171,7 @@ class Session:
             threads=self.threads,
             timeout_s=self.settings.farm.timeout_s,
             memory_bytes=self.memory_bytes,
+            data_dir=self.data_dir,
         )
 
     @cached_property

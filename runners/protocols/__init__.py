@@ -15,7 +15,7 @@ from typing import Any
 
 from hub.codec import from_json, to_json
 from hub.errors import BadDocument, UnknownName
-from hub.protocol import Protocol
+from hub.protocol import Protocol, Text
 from runners import texts
 
 DEFAULT = "stdlib-heldout@512"
@@ -39,7 +39,7 @@ def load(name: str) -> Protocol:
     raise UnknownName(f"There is no protocol named {name!r}.", hint=f"{hint}There are: {', '.join(names())}.")
 
 
-def on_text(protocol: Protocol, text: texts.Text) -> Protocol:
+def on_text(protocol: Protocol, text: Text) -> Protocol:
     """Return a protocol's sections on another text, under a name of its own: numbers of different texts cannot be compared."""
     if protocol.quality is None or text == protocol.text:
         return replace(protocol, text=text)
