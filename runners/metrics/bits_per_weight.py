@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from runners.intervals import Estimate, exact
 from runners.observations import Observed
 
@@ -10,8 +12,9 @@ SUMMARY = "eight times the bytes of all stored tensors (scales and unpacked laye
 UNIT = "bit"
 HIGHER_IS_BETTER = False
 PAIRED = False
+TOLERANCE = 0.0
 
 
-def estimate(observed: Observed) -> Estimate:
+def estimates(observed: Observed) -> Sequence[Estimate]:
     """Return the exact ratio."""
-    return exact(8 * observed.tensor_bytes / observed.parameters)
+    return [exact(8 * observed.tensor_bytes / observed.parameters)]
