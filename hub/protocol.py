@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, kw_only=True)
 class Text:
-    """A text by the SHA-256 of its UTF-8 bytes, and where it comes from.
+    """A text by the SHA-256 of its UTF-8 bytes (lines end in a newline alone), and where it comes from.
 
     `name` is that of a shipped text, or of a local file. With `dataset` (`owner/name` on the Hub), `revision` (a 40-digit commit) and
     `file` it can be fetched; of a Parquet or JSON Lines file, the rows of `column` are joined with `joiner`.

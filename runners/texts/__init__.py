@@ -28,12 +28,12 @@ def names() -> list[str]:
 
 def read(name_or_path: str) -> str:
     """Return a text; raise `UnknownName` naming the nearest one, `UsageError` where it is not UTF-8."""
-    return _decode(_path(name_or_path).read_bytes(), name_or_path)
+    return _decode(_plain(_path(name_or_path).read_bytes()), name_or_path)
 
 
 def sha256(name_or_path: str) -> str:
-    """Return the SHA-256 of a text's bytes in hexadecimal."""
-    return _sum(_path(name_or_path).read_bytes())
+    """Return the SHA-256 of a text's bytes in hexadecimal, its lines ending in a newline alone."""
+    return _sum(_plain(_path(name_or_path).read_bytes()))
 
 
 def content(text: Text, places: Iterable[Path]) -> str:
@@ -43,7 +43,7 @@ def content(text: Text, places: Iterable[Path]) -> str:
     """
     wrong = ""
     for path in _candidates(text, places):
-        data = path.read_bytes()
+        data = _plain(path.read_bytes())
         if _sum(data) == text.sha256:
             return _decode(data, text.name)
         wrong = f"{path} has SHA-256 {_sum(data)[:16]}…, the protocol names {text.sha256[:16]}…"
@@ -71,7 +71,7 @@ def fetch(text: Text, client: HubClient, into: Path) -> Text:
     file that cannot be read.
     """
     sha, path = client.dataset_file(text.dataset, text.revision or None, text.file)
-    data = _joined(path, text).encode()
+    data = _plain(_joined(path, text).encode())
     found = _sum(data)
     if text.sha256 and found != text.sha256:
         raise BadDocument(
@@ -185,6 +185,11 @@ def _decode(data: bytes, name: str) -> str:
         return data.decode("utf-8")
     except UnicodeDecodeError as error:
         raise UsageError(f"The text {name} is not UTF-8, from byte {error.start} on.", hint="Convert it to UTF-8.") from error
+
+
+def _plain(data: bytes) -> bytes:
+    """Return a text's bytes with lines that end as they do everywhere but on Windows, so that each copy of a text is the same text."""
+    return data.replace(b"\r\n", b"\n")
 
 
 def _sum(data: bytes) -> str:
