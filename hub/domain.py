@@ -207,6 +207,11 @@ class Scores:
     values: Mapping[str, tuple[float, ...]]
     sizes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
+    @property
+    def samples(self) -> int:
+        """How many windows or documents were scored."""
+        return len(next(iter(self.values.values()), ()))
+
 
 @dataclass(frozen=True, kw_only=True)
 class LayerError:

@@ -65,6 +65,19 @@ class JobRecord:
 
 
 @dataclass(frozen=True, kw_only=True)
+class MeasuredJob:
+    """A measuring job that is done, with what it gave; `id` is the store's: that of an older program's protocol was hashed otherwise."""
+
+    id: str
+    job: Job
+    started_at: str
+    environment: Environment
+    measurements: tuple[Measurement, ...]
+    notes: tuple[str, ...] = ()
+    state: Mapping[str, Scalar] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
 class BaseRecord:
     """A base model with its own measurements, as the store knows it."""
 

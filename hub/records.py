@@ -8,13 +8,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar, cast
 
-from sqlalchemy import func, select
+from sqlalchemy import func, or_, select
 from sqlalchemy.orm import Session, joinedload, selectinload
 
 from hub.codec import from_json
 from hub.domain import (
     Artifact,
     ArtifactFile,
+    Basis,
     Candidate,
     Environment,
     Failure,
@@ -24,9 +25,10 @@ from hub.domain import (
     ModelRef,
     Recipe,
     Refusal,
+    Scores,
     StepRecord,
 )
-from hub.history import BaseRecord, Check, JobRecord, JobState, Release, Stage, VariantRecord, Verdict
+from hub.history import BaseRecord, Check, JobRecord, JobState, MeasuredJob, Release, Stage, VariantRecord, Verdict
 from hub.tables import (
     ArtifactRow,
     EnvironmentRow,
@@ -37,6 +39,7 @@ from hub.tables import (
     Popularity,
     RefusalRow,
     ReleaseRow,
+    ScoresRow,
     Variant,
     VerdictRow,
 )
@@ -90,6 +93,31 @@ def variants(session: Session, only: str | None = None) -> list[VariantRecord]:
         query = query.where(Variant.id == only)
     parts = _parts(session, only)
     return [_variant(row, parts) for row in session.scalars(query)]
+
+
+def measured(session: Session, name: str) -> list[MeasuredJob]:
+    """Return the done measuring jobs that a name stands for, newest first.
+
+    The name is a job's id, a variant's id or label, or a base model's repository (with `@` and the beginning of a commit, if need be).
+    """
+    repo_id, _, sha = name.partition("@")
+    of_base = JobRow.variant_id.is_(None) & (Model.repo_id == repo_id) & Model.sha.startswith(sha, autoescape=True)
+    query = (
+        select(JobRow)
+        .join(Model, Model.id == JobRow.model_id)
+        .outerjoin(Variant, Variant.id == JobRow.variant_id)
+        .where(JobRow.kind == "measure", JobRow.state == "done")
+        .where(or_(JobRow.id == name, Variant.id == name, Variant.label == name, of_base))
+        .order_by(JobRow.started_at.desc(), JobRow.number.desc())
+    )
+    environments = _environments(session)
+    return [_measured(session, row, environments) for row in session.scalars(query)]
+
+
+def scores(session: Session, job_id: str) -> list[Scores]:
+    """Return what a measuring job scored by window and by document, windows and tasks by name."""
+    rows = session.scalars(select(ScoresRow).where(ScoresRow.job_id == job_id).order_by(ScoresRow.source))
+    return [from_json(Scores, row.document, where=f"the database's scores of {job_id}") for row in rows]
 
 
 def refusals(session: Session) -> list[Refusal]:
@@ -166,6 +194,22 @@ def _measurement(row: MeasurementRow) -> Measurement:
         protocol=row.protocol.name,
         engine=row.engine,
         measured_at=row.measured_at,
+        conditions=json.loads(row.conditions),
+        percentiles=json.loads(row.percentiles),
+        basis=cast(Basis, row.basis),
+    )
+
+
+def _measured(session: Session, row: JobRow, environments: Mapping[str, Environment]) -> MeasuredJob:
+    numbers = select(MeasurementRow).options(joinedload(MeasurementRow.protocol)).where(MeasurementRow.job_id == row.id)
+    return MeasuredJob(
+        id=row.id,
+        job=from_json(Job, row.document, where=f"the database's job {row.id}"),
+        started_at=row.started_at or "",
+        environment=environments[row.environment_id or ""],
+        measurements=tuple(_measurement(number) for number in session.scalars(numbers.order_by(MeasurementRow.id))),
+        notes=tuple(json.loads(row.notes or "[]")),
+        state=json.loads(row.machine or "{}"),
     )
 
 

@@ -8,9 +8,22 @@ from sqlalchemy import delete, select
 from sqlalchemy.orm import Session
 
 from hub.codec import content_id, to_json
-from hub.domain import Artifact, Environment, Job, JobResult, ModelRef, Protocol, Recipe, Refusal, variant_id
+from hub.domain import Artifact, Environment, Job, JobResult, ModelRef, Recipe, Refusal, variant_id
 from hub.errors import BadDocument
-from hub.tables import ArtifactRow, EnvironmentRow, FileRow, JobRow, LayerErrorRow, MeasurementRow, Model, ProtocolRow, RefusalRow, Variant
+from hub.protocol import Protocol
+from hub.tables import (
+    ArtifactRow,
+    EnvironmentRow,
+    FileRow,
+    JobRow,
+    LayerErrorRow,
+    MeasurementRow,
+    Model,
+    ProtocolRow,
+    RefusalRow,
+    ScoresRow,
+    Variant,
+)
 
 
 def now() -> str:
@@ -135,6 +148,27 @@ def add_measurements(session: Session, job: Job, row: JobRow, result: JobResult)
                 samples=number.samples,
                 engine=number.engine,
                 measured_at=number.measured_at,
+                conditions=to_json(number.conditions),
+                percentiles=to_json(number.percentiles),
+                basis=number.basis,
+            )
+        )
+
+
+def add_scores(session: Session, job: Job, row: JobRow, result: JobResult) -> None:
+    """Add the scores of a measuring job whose row is there."""
+    for scores in result.scores:
+        session.add(
+            ScoresRow(
+                job_id=job.id,
+                model_id=row.model_id,
+                variant_id=row.variant_id,
+                protocol_id=row.protocol_id,
+                source=scores.source,
+                samples=scores.samples,
+                fingerprint=scores.fingerprint,
+                tokenizer_sha256=scores.tokenizer_sha256,
+                document=to_json(scores),
             )
         )
 

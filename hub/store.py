@@ -1,13 +1,11 @@
 """The results database: what was found, planned, made, measured, judged and released. All writes are here.
 
-Each write is one transaction, and doing one again changes nothing. Docs: docs/results.md (the views `v_results` and `v_layers`).
+Each write is one transaction, and doing one again changes nothing. Docs: docs/results.md (the views).
 """
 
 from __future__ import annotations
 
-import math
 import os
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
@@ -18,10 +16,11 @@ from sqlalchemy.orm import Session
 from hub import records
 from hub.codec import from_json, to_json
 from hub.database import Database
-from hub.domain import Candidate, Facts, Failure, Job, JobResult, Plan, Refusal
-from hub.errors import BadDocument, StoreError
-from hub.history import BaseRecord, JobRecord, Release, VariantRecord, Verdict
-from hub.rows import add_artifact, add_layer_errors, add_measurements, environment_row_id, job_row, model_row, now, refuse
+from hub.domain import Candidate, Facts, Failure, Job, JobResult, Plan, Refusal, Scores
+from hub.errors import StoreError
+from hub.history import BaseRecord, JobRecord, MeasuredJob, Release, VariantRecord, Verdict
+from hub.rows import add_artifact, add_layer_errors, add_measurements, add_scores, environment_row_id, job_row, model_row, now, refuse
+from hub.screening import screen
 from hub.tables import (
     ArtifactRow,
     CheckRow,
@@ -32,6 +31,7 @@ from hub.tables import (
     Popularity,
     RefusalRow,
     ReleaseRow,
+    ScoresRow,
     Variant,
     VerdictRow,
 )
@@ -122,7 +122,7 @@ class Store:
 
     def finish(self, job: Job, result: JobResult) -> None:
         """Record a result and mark its job done; nothing happens when it is done already. A senseless result raises `BadDocument`."""
-        _screen(job, result)
+        screen(job, result)
         with self._database.writing() as session:
             row = job_row(session, job)
             if row.state == "done":
@@ -133,12 +133,14 @@ class Store:
             row.pid = row.process_started_at = None
             row.seconds, row.peak_memory_bytes, row.stages = result.seconds, result.peak_memory_bytes, to_json(result.stages)
             row.facts = to_json(result.facts) if result.facts else None
+            row.notes, row.machine = to_json(result.notes), to_json(result.state)
             _clear_failure(row)
             session.flush()
             if result.artifact:
                 add_artifact(session, job, result.artifact)
             add_measurements(session, job, row, result)
             add_layer_errors(session, job, result)
+            add_scores(session, job, row, result)
 
     def fail(self, job: Job, failure: Failure) -> None:
         """Record why a job failed; nothing happens when it is done already."""
@@ -175,7 +177,7 @@ class Store:
                 raise StoreError(f"variant {variant_id} is released, so it is not forgotten", hint="its files are on the Hub")
             verdicts = select(VerdictRow.id).where(VerdictRow.variant_id == variant_id)
             session.execute(delete(CheckRow).where(CheckRow.verdict_id.in_(verdicts)))
-            for table in (VerdictRow, MeasurementRow, LayerErrorRow, FileRow, ArtifactRow, JobRow):
+            for table in (VerdictRow, MeasurementRow, ScoresRow, LayerErrorRow, FileRow, ArtifactRow, JobRow):
                 session.execute(delete(table).where(table.variant_id == variant_id))
 
     # Writes: verdicts and releases
@@ -257,6 +259,16 @@ class Store:
         with self._database.reading() as session:
             return next(iter(records.variants(session, variant_id)), None)
 
+    def measured(self, name: str) -> list[MeasuredJob]:
+        """Return the done measuring jobs that a job's id, a variant's id or label, or a base's `owner/name[@sha]` names; newest first."""
+        with self._database.reading() as session:
+            return records.measured(session, name)
+
+    def scores(self, job_id: str) -> list[Scores]:
+        """Return what a measuring job scored by window, and by document of each task; they are large, so no record carries them."""
+        with self._database.reading() as session:
+            return records.scores(session, job_id)
+
     def refusals(self) -> list[Refusal]:
         """Return what is refused, models first."""
         with self._database.reading() as session:
@@ -282,39 +294,6 @@ def _put_back(row: JobRow) -> None:
     row.state, row.updated_at, row.started_at = "planned", now(), None
     row.attempts = max(row.attempts - 1, 0)
     row.pid = row.process_started_at = None
-
-
-def _screen(job: Job, result: JobResult) -> None:
-    """Raise `BadDocument` for a result that is not one of this job."""
-    if result.job_id != job.id:
-        raise BadDocument(f"the result of job {result.job_id} was given for job {job.id} ({job.label})")
-    made = {"press": result.artifact, "measure": result.measurements, "inspect": result.facts}[job.kind]
-    if not made:
-        wanted = {"press": "artifact", "measure": "measurements", "inspect": "facts"}[job.kind]
-        raise BadDocument(f"{job.label} ended without {wanted}")
-    if result.artifact and result.artifact.variant_id != job.variant_id:
-        raise BadDocument(f"{job.label} gave the artifact of variant {result.artifact.variant_id}, not of {job.variant_id}")
-    for number in result.measurements:
-        if not all(map(math.isfinite, (number.value, number.ci_low, number.ci_high))):
-            raise BadDocument(
-                f"{job.label} gave {number.metric} = {number.value} [{number.ci_low}, {number.ci_high}], which is no finite number"
-            )
-    counts = Counter((number.metric, number.engine) for number in result.measurements)
-    for (metric, engine), count in counts.items():
-        if count > 1:
-            raise BadDocument(f"{job.label} gave {metric} on {engine} {count} times, not once")
-    _screen_layers(job, result)
-
-
-def _screen_layers(job: Job, result: JobResult) -> None:
-    if result.layers and (job.kind != "measure" or job.recipe is None):
-        raise BadDocument(f"{job.label} gave layer errors, which are of a variant that is measured")
-    for layer, count in Counter(found.layer for found in result.layers).items():
-        if count > 1:
-            raise BadDocument(f"{job.label} gave the error of {layer} {count} times, not once")
-    for found in result.layers:
-        if not (math.isfinite(found.error) and found.error >= 0):
-            raise BadDocument(f"{job.label} gave {found.error} as the error of {found.layer}, which is no finite number")
 
 
 def _process_start(pid: int) -> float | None:

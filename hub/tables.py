@@ -7,7 +7,7 @@ from typing import Annotated
 from sqlalchemy import BigInteger, ForeignKey, Index, MetaData, String, Text, UniqueConstraint
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
 
-HEAD = "0002"
+HEAD = "0003"
 """The newest revision in `hub/migrations/versions`, known without importing Alembic; a test keeps it so."""
 
 Key = Annotated[str, mapped_column(String(40))]
@@ -97,7 +97,10 @@ class EnvironmentRow(Table):
 
 
 class JobRow(Table):
-    """A job with its state; while it runs, `pid` and `process_started_at` (epoch seconds) name the process that answers for it."""
+    """A job with its state; while it runs, `pid` and `process_started_at` (epoch seconds) name the process that answers for it.
+
+    `notes` say what was not measured, `machine` what the machine was doing meanwhile; NULL before they were kept.
+    """
 
     __tablename__ = "jobs"
     __table_args__ = (UniqueConstraint("id"), Index(None, "state"), Index(None, "variant_id"))
@@ -120,6 +123,8 @@ class JobRow(Table):
     peak_memory_bytes: Mapped[Size | None]
     stages: Mapped[Words | None]
     facts: Mapped[Words | None]
+    notes: Mapped[Words | None]
+    machine: Mapped[Words | None]
     error: Mapped[Words | None]
     reason: Mapped[Words | None]
     hint: Mapped[Words | None]
@@ -158,11 +163,11 @@ class FileRow(Table):
 
 
 class MeasurementRow(Table):
-    """One number of a base model (`variant_id` NULL) or of a variant, as one job took it."""
+    """One number of a base model (`variant_id` NULL) or of a variant, as one job took it; `conditions` say at which point of a curve."""
 
     __tablename__ = "measurements"
     __table_args__ = (
-        UniqueConstraint("job_id", "metric", "engine"),
+        UniqueConstraint("job_id", "metric", "engine", "conditions"),
         Index(None, "variant_id", "metric"),
         Index(None, "model_id", "metric"),
     )
@@ -183,6 +188,29 @@ class MeasurementRow(Table):
     samples: Mapped[Size]
     engine: Mapped[Words]
     measured_at: Mapped[Time]
+    conditions: Mapped[Words] = mapped_column(server_default="{}")
+    percentiles: Mapped[Words] = mapped_column(server_default="{}")
+    basis: Mapped[Words] = mapped_column(server_default="measured")
+
+    protocol: Mapped[ProtocolRow] = relationship()
+
+
+class ScoresRow(Table):
+    """What a model scored on each of `samples` windows, or documents of the task `source`; `document` holds the `Scores`."""
+
+    __tablename__ = "scores"
+    __table_args__ = (UniqueConstraint("job_id", "source"), Index(None, "variant_id", "source"), Index(None, "model_id", "source"))
+
+    id: Mapped[Number]
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"))
+    model_id: Mapped[int] = mapped_column(ForeignKey("models.id"))
+    variant_id: Mapped[str | None] = mapped_column(ForeignKey("variants.id"))
+    protocol_id: Mapped[str] = mapped_column(ForeignKey("protocols.id"))
+    source: Mapped[Words]
+    samples: Mapped[Size]
+    fingerprint: Mapped[Words]
+    tokenizer_sha256: Mapped[Words]
+    document: Mapped[Words]
 
     protocol: Mapped[ProtocolRow] = relationship()
 

@@ -29,12 +29,12 @@ from hub.domain import (
     JobResult,
     Measurement,
     ModelRef,
-    Protocol,
     Recipe,
     Step,
     Thresholds,
 )
 from hub.errors import UnfitModel
+from hub.protocol import Memory, Protocol, Quality, Speed, Text
 from hub.store import Store
 
 WEIGHTS = 512
@@ -49,14 +49,10 @@ class Words:
 
     protocol = Protocol(
         name="held-out@512",
-        text="held-out",
-        text_sha256="0" * 64,
-        sequence_length=512,
-        windows=8,
-        prompt_tokens=16,
-        new_tokens=16,
-        repeats=3,
-        warmup=1,
+        text=Text(name="held-out", sha256="0" * 64),
+        quality=Quality(sequence_length=512, windows=8),
+        speed=Speed(batches=(1,), contexts=(16,), modes=("eager",), new_tokens=16, repeats=3, seconds=0.0, warmup=1),
+        memory=Memory(contexts=(), loads=3),
     )
 
     def model(self, name: str = "tiny", sha: str = "a" * 40) -> ModelRef:

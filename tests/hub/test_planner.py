@@ -6,10 +6,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hub.domain import Job, ModelRef, Plan, Protocol, Recipe, Refusal, Step, Thresholds
+from hub.domain import Job, ModelRef, Plan, Recipe, Refusal, Step, Thresholds
 from hub.planner import MAX_ATTEMPTS, plan
+from hub.protocol import Protocol, Quality, Text
 
-PROTOCOL = Protocol(name="p", text="t", text_sha256="0", sequence_length=8, windows=1, prompt_tokens=1, new_tokens=1, repeats=1, warmup=0)
+PROTOCOL = Protocol(name="p", text=Text(name="t", sha256="0"), quality=Quality(sequence_length=8, windows=1))
 
 
 def recipe(bits: int, name: str = "") -> Recipe:

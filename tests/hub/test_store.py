@@ -27,8 +27,11 @@ DOCS = Path(__file__).resolve().parents[2] / "docs" / "results.md"
 COLUMNS = (
     *("base_model", "base_sha", "variant", "recipe", "method", "scheme", "format", "metric", "value", "unit"),
     *("ci_low", "ci_high", "higher_is_better", "protocol", "engine", "hardware", "measured_at"),
+    *("conditions", "basis", "percentiles"),
 )
-
+SCORE_COLUMNS = (
+    *("base_model", "base_sha", "variant", "recipe", "protocol", "source", "samples", "fingerprint", "tokenizer_sha256", "measured_at"),
+)
 
 LAYER_COLUMNS = (
     *("base_model", "base_sha", "variant", "recipe", "method", "scheme", "format", "layer", "error", "tokens"),
@@ -347,6 +350,10 @@ class TestView:
         assert tuple(column[0] for column in connection.execute("SELECT * FROM v_results").description) == COLUMNS
         connection.close()
         assert documented("v_results") == COLUMNS
+        connection = sqlite3.connect(url.removeprefix("sqlite:///"))
+        assert tuple(column[0] for column in connection.execute("SELECT * FROM v_scores").description) == SCORE_COLUMNS
+        connection.close()
+        assert documented("v_scores") == SCORE_COLUMNS
 
     def test_one_row_per_variant_and_metric_and_bases_too(self, filled: Store, url: str) -> None:
         found = rows(url, "SELECT variant, recipe, method, scheme, format, metric, protocol FROM v_results ORDER BY variant, metric")
@@ -374,8 +381,9 @@ class TestView:
 
     def test_the_documented_queries_run_and_find_something(self, filled: Store, url: str) -> None:
         queries = re.findall(r"```sql\n(.*?)```", DOCS.read_text(), re.DOTALL)
-        assert len(queries) == 4
-        by_quality, by_share, by_base, by_layer = (rows(url, query) for query in queries)
+        assert len(queries) == 6
+        by_quality, by_share, by_base, by_layer, by_point, by_pair = (rows(url, query) for query in queries)
+        assert (by_point, by_pair) == ([], [])
         assert by_layer == []
         assert [row[0] for row in by_quality] == ["tiny-round-w8", "tiny-round-w4"]
         assert [row[2] for row in by_share] == [0.25, 0.25]
