@@ -78,46 +78,52 @@ class Model:
 
 
 class Context:
-    """A place for one sequence of at most `size` tokens; `threads` as torch has them, so that two engines are compared fairly."""
+    """A place for `batch` sequences of at most `size` tokens; `threads` as torch has them, so that two engines are compared fairly."""
 
-    def __init__(self, model: Model, size: int, threads: int) -> None:
+    def __init__(self, model: Model, size: int, threads: int, batch: int = 1) -> None:
         """Take the memory."""
         self._library = library()
         self.model = model
         self.size = size
+        self.batch = batch
         settings = self._library.llama_context_default_params()
-        settings.n_ctx = settings.n_batch = size
+        settings.n_ctx = settings.n_batch = size * batch
+        settings.n_seq_max = batch
         settings.n_threads = settings.n_threads_batch = threads
         _said.clear()
         self.handle = self._library.llama_init_from_model(model.handle, settings)
         if not self.handle:
-            raise BadCheckpoint(f"llama.cpp makes no context of {size} tokens: {complaint()}", hint="Use a protocol of shorter sequences.")
+            raise BadCheckpoint(
+                f"llama.cpp makes no context of {batch} × {size} tokens: {complaint()}", hint="Use a protocol of shorter sequences."
+            )
 
     def forget(self) -> None:
-        """Empty the sequence."""
+        """Empty all sequences."""
         self._library.llama_memory_clear(self._library.llama_get_memory(self.handle), False)
 
-    def read(self, ids: Sequence[int], *, start: int, all_logits: bool) -> Any:
-        """Append tokens at position `start`; return the logits after each of them, or after the last: float32 (tokens, vocabulary).
+    def read(self, rows: Sequence[Sequence[int]], *, start: int, all_logits: bool) -> Any:
+        """Append to each sequence its row of tokens at position `start`; rows are equally long.
 
-        The array is llama.cpp's own memory, overwritten by the next call.
+        Return the logits after each token, or after each row's last: float32 (batch, tokens or 1, vocabulary). The array is llama.cpp's
+        own memory, overwritten by the next call.
         """
         import numpy as np
 
-        batch = self._library.llama_batch_init(len(ids), 0, 1)
+        count, length = len(rows) * len(rows[0]), len(rows[0])
+        batch = self._library.llama_batch_init(count, 0, 1)
         try:
-            batch.n_tokens = len(ids)
-            for place, token in enumerate(ids):
-                batch.token[place] = token
-                batch.pos[place] = start + place
-                batch.n_seq_id[place] = 1
-                batch.seq_id[place][0] = 0
-                batch.logits[place] = all_logits or place == len(ids) - 1
+            batch.n_tokens = count
+            np.ctypeslib.as_array(batch.token, (count,))[:] = np.array([list(row) for row in rows]).ravel()
+            np.ctypeslib.as_array(batch.pos, (count,))[:] = np.tile(np.arange(start, start + length), len(rows))
+            np.ctypeslib.as_array(batch.n_seq_id, (count,))[:] = 1
+            np.ctypeslib.as_array(batch.logits, (count,))[:] = np.tile(np.arange(length) >= (0 if all_logits else length - 1), len(rows))
+            for place in range(count):
+                batch.seq_id[place][0] = place // length
             if self._library.llama_decode(self.handle, batch):
                 raise BadCheckpoint(f"llama.cpp cannot run the model: {complaint()}", hint="Press it again with another recipe.")
         finally:
             self._library.llama_batch_free(batch)
-        shape = (len(ids) if all_logits else 1, self.model.vocabulary)
+        shape = (len(rows), length if all_logits else 1, self.model.vocabulary)
         return np.ctypeslib.as_array(self._library.llama_get_logits(self.handle), shape=shape)
 
     def __del__(self) -> None:

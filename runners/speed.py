@@ -1,128 +1,245 @@
-"""Loads and timed runs of one checkpoint."""
+"""Speed as a curve: timed runs of a model, and of its base in turns with it, over mode × batch × context."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import product
 from pathlib import Path
+from typing import Any, NamedTuple
 
-from hub.domain import Protocol
-from hub.errors import BadCheckpoint, UnfitModel
-from runners import failures, memory
+import psutil
+
+from hub.errors import BadCheckpoint, BadDocument, ModelPressError, OutOfMemory, UnfitModel
+from hub.protocol import Speed
+from runners import engines, environment, failures, memory
 from runners.engines import Engine, Loaded
+from runners.observations import Run, SpeedPoint
 
-_MOST_LOADS = 3
+MOST = 50
+"""No point is run more than so many times the protocol's `repeats`, however short its runs."""
+_WORDS = 8  # tokens by which a model shows that it writes something
+
+
+class Curve(NamedTuple):
+    """The points that were timed, the headline first, and sentences on those that were not, or not as asked for."""
+
+    points: tuple[SpeedPoint, ...]
+    notes: tuple[str, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Loads:
-    """The loads of a checkpoint: seconds and peak bytes of each, and the last one, still in memory."""
+class _Place:
+    """A point before it is timed; `base_mode` is the base's, which may lack the model's."""
 
-    loaded: Loaded
-    seconds: tuple[float, ...]
-    peak_bytes: tuple[float, ...]
+    mode: str
+    base_mode: str
+    batch: int
+    context: int
+    headline: bool
 
-
-@dataclass(frozen=True, kw_only=True)
-class Runs:
-    """Seconds of each repeat, and by pair of neighbouring runs the base's time over the model's (empty without a base)."""
-
-    prefill_seconds: tuple[float, ...]
-    decode_seconds: tuple[float, ...]
-    prefill_speedups: tuple[float, ...]
-    decode_speedups: tuple[float, ...]
+    def __str__(self) -> str:
+        return f"{self.mode}, batch {self.batch}, context {self.context}"
 
 
-def warm(engine: Engine, folder: Path, protocol: Protocol) -> list[int]:
-    """Load and run once, so that libraries are imported and files cached, and forget the model; return the prompt's token ids.
+def warm(engine: Engine, folder: Path, text: str, prompt_tokens: int, longest: int) -> list[int]:
+    """Load and run once, so that libraries are imported and files cached, and forget the model; return the token ids of the whole text.
 
-    Raises `BadCheckpoint` for a model that loads wrongly or does not run, `UnfitModel` where its context is too short.
+    `prompt_tokens` of them are read for it, `longest` is the longest sequence that the protocol cannot do without. Raises `BadCheckpoint`
+    for a model that loads wrongly, does not run, or writes nothing but ends of text; `UnfitModel` where its context is too short;
+    `BadDocument` for an empty text.
     """
-    from runners.quality import read_text
-
     loaded = engine.load(folder)
     if loaded.defects:
         raise BadCheckpoint(f"{folder.name} loads, but wrongly: {'; '.join(loaded.defects)}.", hint="Press it again with another recipe.")
-    longest = max(protocol.sequence_length, protocol.prompt_tokens + protocol.new_tokens)
     if loaded.context_length < longest:
         raise UnfitModel(
-            f"{folder.name} takes {loaded.context_length} tokens; the protocol {protocol.name} needs {longest}.",
-            hint="Measure with a protocol of a shorter sequence_length.",
+            f"{folder.name} takes {loaded.context_length} tokens; the protocol needs {longest}.",
+            hint="Measure with a protocol of shorter sequences.",
         )
-    prompt = loaded.encode(read_text(protocol))[: protocol.prompt_tokens]
+    ids = loaded.encode(text)
+    if not ids:
+        raise BadDocument("The text is empty: there is nothing to read.", hint="Give a text.")
+    prompt = prompt_of(ids, prompt_tokens)
     try:
         loaded.time_generation(prompt, 2)
+        written = loaded.generate(prompt, _WORDS)
     except Exception as error:  # kernels refuse shapes only when they run
         if failures.out_of_memory(error):
             raise
         raise BadCheckpoint(
-            f"{folder.name} loads but does not run: {type(error).__name__}: {str(error).strip()[:300]}",
+            f"{folder.name} loads but does not run: {type(error).__name__}: {failures.one_line(error)}",
             hint="This engine's kernels do not take the model's shapes in this format; press it with another recipe.",
         ) from error
-    return prompt
+    if set(written) <= loaded.end_tokens:
+        raise BadCheckpoint(
+            f"{folder.name} generates nothing: given {len(prompt)} tokens of text it writes {'an end of text' if written else 'no token'}.",
+            hint="Press it again with another recipe.",
+        )
+    return ids
 
 
-def load_repeatedly(engine: Engine, folder: Path, protocol: Protocol, prompt: Sequence[int]) -> Loads:
-    """Load as often as the protocol repeats, three times at most, and read and write once after each load.
+def prompt_of(ids: Sequence[int], tokens: int) -> list[int]:
+    """Return the first tokens of a text; where it has fewer, it is repeated, as the time does not depend on what is read."""
+    return (list(ids) * -(-tokens // len(ids)))[:tokens]
 
-    The seconds are of the load alone; the peak is of load and run, above what the process held before it.
+
+def curve(loaded: Loaded, base: Loaded | None, section: Speed, ids: Sequence[int]) -> Curve:
+    """Time each mode × batch × context of the section that fits; `ids` is the text, cut (or repeated) to each context.
+
+    At each point the first warm-up run, of which there is at least one, finds what cannot be run. Then model and base run in turns, each
+    going first as often as the other, until both the section's `repeats` and its `seconds` are reached, or `MOST` times the repeats.
+    The base runs in the model's mode where its engine has it, else in its plain one. A point that fails is a note.
+
+    Raises what the first point (first mode, batch, context) fails with: `UnfitModel`, `OutOfMemory` as the system says it, `BadCheckpoint`.
     """
-    seconds: list[float] = []
-    peaks: list[float] = []
-    for _ in range(min(protocol.repeats, _MOST_LOADS)):
-        loaded = None  # what the last turn loaded goes before the next one comes
-        meter = _Meter()
-        start = time.perf_counter()
-        loaded = engine.load(folder)
-        seconds.append(time.perf_counter() - start)
-        loaded.time_generation(prompt, protocol.new_tokens)
-        peaks.append(meter.growth())
-    assert loaded is not None
-    return Loads(loaded=loaded, seconds=tuple(seconds), peak_bytes=tuple(peaks))
+    points: list[SpeedPoint] = []
+    left_out: dict[str, list[_Place]] = {}
+    notes: list[str] = []
+    for place in _places(section, base):
+        reason = _unfit(place, loaded, base, section)
+        if not reason:
+            try:
+                points.append(_point(place, loaded, base, section, prompt_of(ids, place.context)))
+            except Exception as error:  # compilers and kernels raise classes of their own
+                if place.headline:
+                    raise _named(error, place) from error
+                reason = _reason(error)
+            _free(loaded, base)  # after the except: until then the error holds on to the tensors of its frames
+        if reason and place.headline:
+            raise UnfitModel(f"The protocol's first point of speed ({place}) cannot be timed: {reason}.", hint="Use another protocol.")
+        if reason:
+            left_out.setdefault(reason, []).append(place)
+        elif base and place.base_mode != place.mode:
+            notes.append(f"At {place} the base ran in its mode {place.base_mode}: it has no {place.mode}.")
+    notes += [f"Speed was not measured at {'; '.join(map(str, places))}: {reason}." for reason, places in left_out.items()]
+    return Curve(tuple(points), tuple(notes))
 
 
-def time_runs(loaded: Loaded, base: Loaded | None, protocol: Protocol, prompt: Sequence[int]) -> Runs:
-    """Time the protocol's repeats after its warm-up runs; with a base beside it the two take turns, each going first as often.
+def elsewhere(folder: Path, section: Speed, ids: Sequence[int]) -> Curve:
+    """Time a checkpoint in the other installed engines that only time (see `engines.timing_only`), each under the mode of its name.
 
-    A machine drifts by tens of per cent between two processes, and hardly between two neighbouring runs.
+    The base is not beside it: such engines take what memory there is for themselves, so everything else should be let go first.
     """
-    models = [loaded] if base is None else [loaded, base]
-    for _ in range(protocol.warmup):
-        for model in models:
-            model.time_generation(prompt, protocol.new_tokens)
-    own: list[tuple[float, float]] = []
-    others: list[tuple[float, float]] = []
-    for turn in range(protocol.repeats):
-        for model in models if turn % 2 == 0 else reversed(models):
-            (own if model is loaded else others).append(model.time_generation(prompt, protocol.new_tokens))
-    return Runs(
-        prefill_seconds=tuple(run[0] for run in own),
-        decode_seconds=tuple(run[1] for run in own),
-        prefill_speedups=tuple(theirs[0] / mine[0] for mine, theirs in zip(own, others, strict=False)),
-        decode_speedups=tuple(theirs[1] / mine[1] for mine, theirs in zip(own, others, strict=False)),
+    points: list[SpeedPoint] = []
+    notes: list[str] = []
+    for name in engines.timing_only(folder):
+        try:
+            loaded = engines.load(name).load(folder)
+            found = curve(loaded, None, replace(section, modes=loaded.modes), ids)
+        except Exception as error:  # an engine that cannot is no reason to lose the others' numbers
+            notes.append(f"Speed was not measured in the engine {name}: {_reason(error)}.")
+            continue
+        points += [replace(point, headline=False) for point in found.points]
+        notes += found.notes
+    return Curve(tuple(points), tuple(notes))
+
+
+def turns(repeats: int, seconds: float, *, step: int = 1, clock: Callable[[], float] = time.perf_counter) -> Iterator[int]:
+    """Count turns from 0 until there were `repeats`, `seconds` have gone by, and the count is a multiple of `step`.
+
+    It ends at `MOST` times the repeats (rounded up to a multiple of `step`) at the latest.
+    """
+    start = clock()
+    turn = 0
+    while True:
+        whole = turn % step == 0
+        if whole and turn >= repeats and (clock() - start >= seconds or turn >= MOST * repeats):
+            return
+        yield turn
+        turn += 1
+
+
+def _places(section: Speed, base: Loaded | None) -> Iterator[_Place]:
+    for number, (mode, batch, context) in enumerate(product(section.modes, section.batches, section.contexts)):
+        base_mode = mode if base is None or mode in base.modes else base.modes[0]
+        yield _Place(mode=mode, base_mode=base_mode, batch=batch, context=context, headline=number == 0)
+
+
+def _unfit(place: _Place, loaded: Loaded, base: Loaded | None, section: Speed) -> str:
+    """Return why a point is not even tried, in words that many points share; empty where it is."""
+    models = [model for model in (loaded, base) if model is not None]
+    if place.mode not in loaded.modes:
+        return f"{loaded.label} has no mode {place.mode}"
+    most = min(model.max_batch for model in models)
+    if place.batch > most:
+        return f"the engine runs {most} sequence{'s' * (most > 1)} together at most"
+    length = place.context + section.new_tokens
+    longest = min(model.context_length for model in models)
+    if length > longest:
+        return f"with {section.new_tokens} new tokens it is longer than the model's {longest} tokens"
+    # A GPU says when its memory is out; a system takes memory that it does not have, and ends the process that used it.
+    if not _on_cuda() and place.batch * length * sum(model.bytes_per_token for model in models) > _free_memory():
+        return "this machine has not the memory"
+    return ""
+
+
+def _point(place: _Place, loaded: Loaded, base: Loaded | None, section: Speed, prompt: Sequence[int]) -> SpeedPoint:
+    from runners import energy
+
+    meter = energy.meter()
+
+    def timed(model: Loaded, mode: str) -> Run:
+        before = meter.joules() if meter else 0.0
+        run = model.time_generation(prompt, section.new_tokens, batch=place.batch, mode=mode)
+        return replace(run, joules=meter.joules() - before) if meter else run
+
+    models = [(loaded, place.mode)] if base is None else [(loaded, place.mode), (base, place.base_mode)]
+    for _ in range(max(1, section.warmup)):
+        for model, mode in models:
+            model.time_generation(prompt, section.new_tokens, batch=place.batch, mode=mode)
+    runs: list[list[Run]] = [[] for _ in models]
+    for turn in turns(section.repeats, section.seconds, step=len(models)):
+        for number in _order(len(models), turn):
+            runs[number].append(timed(*models[number]))
+    own, others = (*runs, [])[:2]
+    return SpeedPoint(
+        mode=place.mode, batch=place.batch, context=place.context, headline=place.headline, runs=tuple(own), base_runs=tuple(others)
     )
 
 
-class _Meter:
-    """Peak memory above what is held when the meter is made: on the CUDA device where there is one, else resident memory."""
+def _order(count: int, turn: int) -> Iterable[int]:
+    """Return who goes when: at every other turn the other way round."""
+    return range(count) if turn % 2 == 0 else reversed(range(count))
 
-    def __init__(self) -> None:
-        import torch
 
-        memory.release()
-        self.cuda = torch.cuda.is_available()
-        if self.cuda:
-            torch.cuda.empty_cache()
-            torch.cuda.reset_peak_memory_stats()
-            self.before = int(torch.cuda.memory_allocated())
-        else:
-            memory.reset_peak()
-            self.before = memory.resident()
+def _named(error: Exception, place: _Place) -> Exception:
+    """Return the error of the headline point as one that says what to do; what says that memory is out stays as it is."""
+    if isinstance(error, ModelPressError) or failures.out_of_memory(error):
+        return error
+    return BadCheckpoint(
+        f"The model does not run at {place}: {type(error).__name__}: {failures.one_line(error)}",
+        hint="This engine's kernels do not take the model's shapes in this format; press it with another recipe.",
+    )
 
-    def growth(self) -> float:
-        if self.cuda:
-            import torch
 
-            return float(torch.cuda.max_memory_allocated() - self.before)
-        return float(max(0, memory.peak() - self.before))
+def _reason(error: Exception) -> str:
+    if failures.out_of_memory(error) or isinstance(error, OutOfMemory):
+        return "memory ran out"
+    return f"{type(error).__name__}: {failures.one_line(error)}".rstrip(".")
+
+
+def _free(*models: Loaded | None) -> None:
+    """Let go of all that the last point took, so that the next one has the memory."""
+    for model in models:
+        if model is not None:
+            model.forget()
+    memory.release()
+    if _on_cuda():
+        _torch().cuda.empty_cache()
+
+
+def _free_memory() -> int:
+    """Return the bytes that this process may still take: what the system has available, or less in a container."""
+    return min(int(psutil.virtual_memory().available), environment.memory_bytes() - memory.resident())
+
+
+def _on_cuda() -> bool:
+    return bool(_torch().cuda.is_available())
+
+
+def _torch() -> Any:
+    import torch
+
+    return torch

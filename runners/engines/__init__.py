@@ -2,7 +2,7 @@
 
 An engine file has `TITLE`, `REQUIRES` (importable modules it needs), `INSTALL` (the command that brings them), `FORMATS` (what it reads),
 `dtype_of(folder) -> str`, `load(folder, *, dtype=None) -> Loaded` and `count_parameters(folder) -> int`. Heavy imports happen inside
-those functions only.
+those functions only. An engine without logits says `TIMES_ONLY = True`: it is timed beside a format's engine, never in its place.
 """
 
 from __future__ import annotations
@@ -14,10 +14,11 @@ from typing import Any, Protocol, cast
 
 from hub.errors import BadCheckpoint, Unavailable
 from runners import checkpoint, plugins
+from runners.observations import Run
 
 
 class Loaded(Protocol):
-    """A checkpoint in memory, ready to run with batch 1."""
+    """A checkpoint in memory, ready to run."""
 
     @property
     def label(self) -> str:
@@ -35,14 +36,36 @@ class Loaded(Protocol):
     def context_length(self) -> int:
         """The most tokens that one sequence may have."""
 
+    @property
+    def modes(self) -> tuple[str, ...]:
+        """The ways in which the engine can be timed; the first is its plain one."""
+
+    @property
+    def max_batch(self) -> int:
+        """The most sequences that can be run together; 1 where the engine knows no batches."""
+
+    @property
+    def bytes_per_token(self) -> int:
+        """Roughly what one token of one sequence takes in memory while a prompt is read; 0 where the engine sees to it itself."""
+
+    @property
+    def end_tokens(self) -> frozenset[int]:
+        """The tokens that end a text."""
+
     def encode(self, text: str) -> list[int]:
         """Return the text's token ids, with the special tokens that the tokenizer adds by itself."""
 
     def logits(self, ids: Sequence[int]) -> Any:
         """Return the logits after each token: a tensor of shape (tokens, vocabulary) in the model's dtype."""
 
-    def time_generation(self, ids: Sequence[int], new_tokens: int) -> tuple[float, float]:
-        """Return the seconds of reading `ids` in one pass, and those of then writing `new_tokens` tokens greedily."""
+    def time_generation(self, ids: Sequence[int], new_tokens: int, *, batch: int = 1, mode: str = "eager") -> Run:
+        """Time a pass over `ids`, which gives the first token, then each further one of `new_tokens` tokens written greedily.
+
+        With a batch, its other rows are `ids` turned by some places. Raises `Unavailable` for a mode or a batch that the engine lacks.
+        """
+
+    def forget(self) -> None:
+        """Let go of what timing keeps between runs of one shape: caches, compiled code."""
 
     def generate(self, ids: Sequence[int], new_tokens: int) -> list[int]:
         """Return the greedy continuation of `ids`, at most `new_tokens` long."""
@@ -79,6 +102,7 @@ class EngineInfo:
     available: bool
     reason: str
     install: str
+    times_only: bool = False
 
 
 def names() -> list[str]:
@@ -100,10 +124,16 @@ def for_folder(folder: Path) -> Engine:
     Raises `Unavailable` with what installs it, or `BadCheckpoint` for a format that no engine reads.
     """
     wanted = checkpoint.format_of(folder)
-    readers = [info.name for info in available() if wanted in info.formats]
+    readers = [info.name for info in available() if wanted in info.formats and not info.times_only]
     if not readers:
         raise BadCheckpoint(f"{folder.name} is of the format {wanted}, which no engine here reads.", hint="Press it with another recipe.")
     return load("transformers" if "transformers" in readers else readers[0])
+
+
+def timing_only(folder: Path) -> list[str]:
+    """Return the names of the engines, among those that work here, that time a checkpoint's format and do nothing else."""
+    wanted = checkpoint.format_of(folder)
+    return [info.name for info in available() if info.times_only and info.available and wanted in info.formats]
 
 
 def available() -> list[EngineInfo]:
@@ -116,6 +146,14 @@ def _info(name: str) -> EngineInfo:
         module = cast(Engine, plugins.load(__name__, name, "engine"))
         gone = plugins.missing(module.REQUIRES)
         reason = f"not installed: {', '.join(gone)}" if gone else ""
-        return EngineInfo(name=name, title=module.TITLE, formats=module.FORMATS, available=not gone, reason=reason, install=module.INSTALL)
+        return EngineInfo(
+            name=name,
+            title=module.TITLE,
+            formats=module.FORMATS,
+            available=not gone,
+            reason=reason,
+            install=module.INSTALL,
+            times_only=getattr(module, "TIMES_ONLY", False),
+        )
     except (Unavailable, AttributeError) as error:
         return EngineInfo(name=name, title=name, formats=(), available=False, reason=str(error), install="")

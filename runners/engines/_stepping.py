@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from runners import dense
 from runners.checkpoint import read_config
+from runners.engines import _timing
+from runners.observations import Run
 
 
 class Stepping:
@@ -19,19 +20,38 @@ class Stepping:
 
     defects: tuple[str, ...] = ()
     dtype = "float32"
+    modes: tuple[str, ...] = ("eager",)  # the engine's own way, whatever it prepares beforehand
 
     def __init__(self, folder: Path) -> None:
         """Load the tokenizer."""
         self.tokenizer = dense.tokenizer(folder)
         self._config = read_config(folder)
 
-    def begin(self, tokens: int) -> None:
-        """Forget what was read, and have room for so many tokens."""
+    def begin(self, tokens: int, batch: int = 1) -> None:
+        """Forget what was read, and have room for so many tokens in each sequence of a batch."""
         raise NotImplementedError
 
-    def read(self, ids: Sequence[int], *, start: int, all_logits: bool) -> Any:
-        """Append tokens at position `start`; return the logits after each of them or after the last: an array (tokens, vocabulary)."""
+    def read(self, rows: Sequence[Sequence[int]], *, start: int, all_logits: bool) -> Any:
+        """Append to each sequence its row of tokens, all equally long, at position `start`.
+
+        Return the logits after each token or after the last: an array (batch, tokens or at least one, vocabulary), the last token's last.
+        """
         raise NotImplementedError
+
+    @property
+    def max_batch(self) -> int:
+        """The most sequences that can be run together."""
+        return _timing.ANY_BATCH
+
+    @property
+    def bytes_per_token(self) -> int:
+        """Roughly what one token of one sequence takes in memory, in float32, with the logits that exported graphs give of each."""
+        return _timing.bytes_per_token(self._config.get, itemsize=4, logits=True)
+
+    @property
+    def end_tokens(self) -> frozenset[int]:
+        """The token that ends a text, as the tokenizer has it."""
+        return frozenset({self.tokenizer.eos_token_id} - {None})
 
     @property
     def context_length(self) -> int:
@@ -52,26 +72,34 @@ class Stepping:
         import torch
 
         self.begin(len(ids))
-        found = torch.from_numpy(self.read(ids, start=0, all_logits=True).copy())  # the array may be the engine's own memory
+        found = torch.from_numpy(self.read([ids], start=0, all_logits=True)[0].copy())  # the array may be the engine's own memory
         return found.to("cuda" if torch.cuda.is_available() else "cpu")
 
-    def time_generation(self, ids: Sequence[int], new_tokens: int) -> tuple[float, float]:
-        """Return the seconds of one pass over `ids`, and those of then writing `new_tokens` tokens greedily."""
-        self.begin(len(ids) + new_tokens)
-        start = time.perf_counter()
-        token = self._next(ids, 0)
-        read = time.perf_counter()
-        for place in range(len(ids), len(ids) + new_tokens):
-            token = self._next([token], place)
-        return read - start, time.perf_counter() - read
+    def time_generation(self, ids: Sequence[int], new_tokens: int, *, batch: int = 1, mode: str = "eager") -> Run:
+        """Time a pass over `ids` in each row of a batch, then the greedy writing of `new_tokens` tokens."""
+        name = type(self).__module__.rpartition(".")[2]
+        _timing.check(name, batch=batch, max_batch=self.max_batch, mode=mode, modes=self.modes, new_tokens=new_tokens)
+        rows = _timing.rows(ids, batch)
+        self.begin(len(ids) + new_tokens, batch)
+        clock = _timing.Clock()
+        written = [self._next(rows, 0)]
+        clock.mark()
+        for place in range(len(ids), len(ids) + new_tokens - 1):
+            written.append(self._next([[token] for token in written[-1]], place))
+            clock.mark()
+        return clock.run(list(zip(*written, strict=True)))
+
+    def forget(self) -> None:
+        """Let go of what timing keeps between runs: nothing, but in an engine that says so."""
 
     def generate(self, ids: Sequence[int], new_tokens: int) -> list[int]:
         """Return the greedy continuation of `ids`, at most `new_tokens` long; an end-of-text token ends it."""
         self.begin(len(ids) + new_tokens)
-        found = [self._next(ids, 0)]
+        found = self._next([ids], 0)
         while len(found) < new_tokens and found[-1] != self.tokenizer.eos_token_id:
-            found.append(self._next(found[-1:], len(ids) + len(found) - 1))
+            found += self._next([found[-1:]], len(ids) + len(found) - 1)
         return found
 
-    def _next(self, ids: Sequence[int], start: int) -> int:
-        return int(self.read(ids, start=start, all_logits=False)[-1].argmax())
+    def _next(self, rows: Sequence[Sequence[int]], start: int) -> list[int]:
+        """Return the most likely token after each row."""
+        return [int(token) for token in self.read(rows, start=start, all_logits=False)[:, -1].argmax(-1)]

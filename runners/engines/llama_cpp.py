@@ -44,19 +44,28 @@ class Loaded(Stepping):
         """The most tokens that one sequence may have, as the file says."""
         return self._model.context_length
 
-    def begin(self, tokens: int) -> None:
+    @property
+    def max_batch(self) -> int:
+        """The most sequences that one context holds."""
+        return int(llamacpp.library().llama_max_parallel_sequences())
+
+    def begin(self, tokens: int, batch: int = 1) -> None:
         """Empty the context, or make a larger one."""
         import torch
 
-        if self._context is None or self._context.size < tokens:
+        if self._context is None or self._context.size < tokens or self._context.batch != batch:
             self._context = None  # the old one goes before the new one comes
-            self._context = llamacpp.Context(self._model, -(-tokens // _STEP) * _STEP, torch.get_num_threads())
+            self._context = llamacpp.Context(self._model, -(-tokens // _STEP) * _STEP, torch.get_num_threads(), batch)
         self._context.forget()
 
-    def read(self, ids: Sequence[int], *, start: int, all_logits: bool) -> Any:
+    def forget(self) -> None:
+        """Let go of the context."""
+        self._context = None
+
+    def read(self, rows: Sequence[Sequence[int]], *, start: int, all_logits: bool) -> Any:
         """Append tokens; see `Stepping.read`."""
         assert self._context is not None  # begin() comes first
-        return self._context.read(ids, start=start, all_logits=all_logits)
+        return self._context.read(rows, start=start, all_logits=all_logits)
 
 
 def dtype_of(folder: Path) -> str:  # noqa: ARG001 - one signature for all engines

@@ -23,7 +23,7 @@ count_parameters = plain.count_parameters  # of config.json, which is the base's
 
 
 class Loaded(Stepping):
-    """A session, and the cache of the sequence that it reads."""
+    """A session, and the cache of the sequences that it reads."""
 
     def __init__(self, folder: Path, session: Any) -> None:
         """Keep the session."""
@@ -40,26 +40,31 @@ class Loaded(Stepping):
 
         return f"onnxruntime {onnxruntime.__version__} {self.dtype}"
 
-    def begin(self, tokens: int) -> None:  # noqa: ARG002 - the cache grows by itself
+    def begin(self, tokens: int, batch: int = 1) -> None:  # noqa: ARG002 - the cache grows by itself
         """Empty the cache."""
         import numpy as np
 
         empty = ((name, entry.shape) for name, entry in self._inputs.items() if name.startswith(_PAST))
-        self._cache = {name: np.zeros((1, shape[1], 0, shape[3]), np.float32) for name, shape in empty}
+        self._cache = {name: np.zeros((batch, shape[1], 0, shape[3]), np.float32) for name, shape in empty}
 
-    def read(self, ids: Sequence[int], *, start: int, all_logits: bool) -> Any:  # noqa: ARG002 - the graph gives all of them
+    def forget(self) -> None:
+        """Let go of the last sequences' cache."""
+        self._cache = {}
+
+    def read(self, rows: Sequence[Sequence[int]], *, start: int, all_logits: bool) -> Any:  # noqa: ARG002 - the graph gives all of them
         """Append tokens; see `Stepping.read`."""
         import numpy as np
 
-        end = start + len(ids)
+        ids = np.array([list(row) for row in rows], np.int64)
+        end = start + ids.shape[1]
         given = {
-            "input_ids": np.array([list(ids)], np.int64),
-            "attention_mask": np.ones((1, end), np.int64),
-            "position_ids": np.arange(start, end, dtype=np.int64)[None],
+            "input_ids": ids,
+            "attention_mask": np.ones((len(rows), end), np.int64),
+            "position_ids": np.tile(np.arange(start, end, dtype=np.int64), (len(rows), 1)),
         }
         found = dict(zip(self._outputs, self._session.run(None, given | self._cache), strict=True))
         self._cache = {name: found[name.replace(_PAST, _PRESENT)] for name in self._cache}
-        return found["logits"][0]
+        return found["logits"]
 
 
 def dtype_of(folder: Path) -> str:  # noqa: ARG001 - one signature for all engines

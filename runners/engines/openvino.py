@@ -36,23 +36,28 @@ class Loaded(Stepping):
         """Engine, version and dtype."""
         return f"openvino {openvino_graph.library().__version__.split('-')[0]} {self.dtype}"
 
-    def begin(self, tokens: int) -> None:  # noqa: ARG002 - the state grows by itself
+    def begin(self, tokens: int, batch: int = 1) -> None:  # noqa: ARG002 - the state grows by itself
         """Empty the state."""
         self._request.reset_state()
 
-    def read(self, ids: Sequence[int], *, start: int, all_logits: bool) -> Any:  # noqa: ARG002 - the model gives all of them
+    def forget(self) -> None:
+        """Let go of the last sequences' state."""
+        self._request.reset_state()
+
+    def read(self, rows: Sequence[Sequence[int]], *, start: int, all_logits: bool) -> Any:  # noqa: ARG002 - the model gives all of them
         """Append tokens; see `Stepping.read`."""
         import numpy as np
 
-        end = start + len(ids)
+        ids = np.array([list(row) for row in rows], np.int64)
+        end = start + ids.shape[1]
         given = {
-            "input_ids": np.array([list(ids)], np.int64),
-            "attention_mask": np.ones((1, end), np.int64),
-            "position_ids": np.arange(start, end, dtype=np.int64)[None],
-            "beam_idx": np.zeros(1, np.int32),
+            "input_ids": ids,
+            "attention_mask": np.ones((len(rows), end), np.int64),
+            "position_ids": np.tile(np.arange(start, end, dtype=np.int64), (len(rows), 1)),
+            "beam_idx": np.arange(len(rows), dtype=np.int32),
         }
         self._request.infer(given, share_inputs=False)
-        return self._request.get_tensor("logits").data[0]
+        return self._request.get_tensor("logits").data
 
 
 def dtype_of(folder: Path) -> str:  # noqa: ARG001 - one signature for all engines

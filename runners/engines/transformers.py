@@ -7,15 +7,17 @@ bfloat16 where the checkpoint says float32.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from hub.errors import BadCheckpoint, ModelPressError, Unavailable
 from runners import failures
 from runners.checkpoint import read_config
+from runners.engines import _generation, _timing
+from runners.observations import Run
 
 TITLE = "Hugging Face transformers"
 REQUIRES = ("torch", "transformers", "safetensors")
@@ -66,27 +68,37 @@ class Loaded:
         with torch.inference_mode():
             return self.model(self._batch(ids), use_cache=False).logits[0]
 
-    def time_generation(self, ids: Sequence[int], new_tokens: int) -> tuple[float, float]:
-        """Return the seconds of one pass over `ids`, and those of then writing `new_tokens` tokens greedily with the cache.
+    def time_generation(self, ids: Sequence[int], new_tokens: int, *, batch: int = 1, mode: str = _generation.EAGER) -> Run:
+        """Time a pass over `ids` in each row of a batch, then the writing of `new_tokens` tokens; see `_generation` for the modes."""
+        _timing.check(self.label, batch=batch, max_batch=self.max_batch, mode=mode, modes=self.modes, new_tokens=new_tokens)
+        return self._writer.time(_timing.rows(ids, batch), new_tokens, mode, self.device)
 
-        The loop is written out here, not `model.generate`, so that the time is the model's and not that of stopping criteria; an
-        end-of-text token does not end it.
-        """
-        import torch
+    def forget(self) -> None:
+        """Let go of what timing keeps between runs: static cache and compiled code."""
+        self._writer.forget()
 
-        batch = self._batch(ids)
-        with torch.inference_mode():
-            self._wait()
-            start = time.perf_counter()
-            out = self.model(batch, use_cache=True, logits_to_keep=1)
-            token = out.logits[:, -1:].argmax(-1)
-            self._wait()
-            read = time.perf_counter()
-            for _ in range(new_tokens):
-                out = self.model(token, past_key_values=out.past_key_values, use_cache=True, logits_to_keep=1)
-                token = out.logits[:, -1:].argmax(-1)
-            self._wait()
-        return read - start, time.perf_counter() - read
+    @property
+    def modes(self) -> tuple[str, ...]:
+        """How the model can be run: eager, and with a static cache where the architecture takes one."""
+        return _generation.modes(self.model)
+
+    @property
+    def max_batch(self) -> int:
+        """The most sequences that can be run together."""
+        return _timing.ANY_BATCH
+
+    @property
+    def bytes_per_token(self) -> int:
+        """Roughly what one token of one sequence takes in memory."""
+        config = self.model.config.get_text_config(decoder=True)
+        return _timing.bytes_per_token(lambda name: getattr(config, name, None), itemsize=self.model.dtype.itemsize)
+
+    @property
+    def end_tokens(self) -> frozenset[int]:
+        """The tokens that end a text, by the generation config and by the tokenizer."""
+        stated = self.model.generation_config.eos_token_id
+        found = stated if isinstance(stated, list) else [stated]
+        return frozenset(token for token in (*found, self.tokenizer.eos_token_id) if isinstance(token, int))
 
     def generate(self, ids: Sequence[int], new_tokens: int) -> list[int]:
         """Return the greedy continuation of `ids` by `model.generate`, at most `new_tokens` long."""
@@ -104,11 +116,9 @@ class Loaded:
 
         return torch.tensor([list(ids)], device=self.device)
 
-    def _wait(self) -> None:
-        if self.device != "cpu":
-            import torch
-
-            torch.cuda.synchronize()
+    @cached_property
+    def _writer(self) -> _generation.Writer:
+        return _generation.Writer(self.model)
 
 
 def dtype_of(folder: Path) -> str:

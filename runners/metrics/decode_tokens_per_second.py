@@ -1,17 +1,27 @@
-"""Speed of writing, one token at a time."""
+"""Speed of writing, one token of each sequence at a time."""
 
 from __future__ import annotations
 
-from runners.intervals import Estimate, centre, inverse
+from collections.abc import Sequence
+
+from runners.intervals import Estimate
+from runners.metrics._along import along
 from runners.observations import Observed
 
 TITLE = "Decode speed"
-SUMMARY = "new tokens divided by the median time of greedy decoding after the prompt, batch 1, with a key-value cache, after warm-up"
+SUMMARY = (
+    "tokens of all sequences of a batch after their first ones, divided by the time of greedy decoding with a key-value cache, "
+    "median of the runs, after warm-up"
+)
 UNIT = "token/s"
 HIGHER_IS_BETTER = True
 PAIRED = False
+TOLERANCE = 0.3
 
 
-def estimate(observed: Observed) -> Estimate:
-    """Return tokens per second from the median time."""
-    return inverse(centre(observed.decode_seconds), observed.new_tokens)
+def estimates(observed: Observed) -> Sequence[Estimate]:
+    """Return tokens per second at each point of the curve."""
+    return along(
+        observed.speed,
+        lambda point: [point.batch * len(run.token_seconds) / run.decode_seconds for run in point.runs if run.decode_seconds > 0],
+    )
