@@ -17,13 +17,20 @@ import pytest
 
 from hub.codec import to_json
 from hub.domain import Failure, Job, JobResult, ModelRef, Workspace
+from hub.protocol import Memory, Quality, Speed
 from runners import protocols
 from runners.farm.local import LocalFarm
 
 pytestmark = [pytest.mark.integration, pytest.mark.shared]
 
-SHORT = replace(protocols.load(protocols.QUICK), windows=2, sequence_length=64, prompt_tokens=16, new_tokens=2)
-ENDLESS = replace(SHORT, name="endless", repeats=10**9, warmup=10**9)
+SHORT = replace(
+    protocols.load(protocols.QUICK),
+    quality=Quality(sequence_length=64, windows=2),
+    speed=Speed(batches=(1,), contexts=(16,), modes=("eager",), new_tokens=2, repeats=6, seconds=0.0, warmup=1),
+    memory=Memory(contexts=(64,), loads=2),
+)
+assert SHORT.speed
+ENDLESS = replace(SHORT, name="endless", speed=replace(SHORT.speed, repeats=10**9, warmup=10**9))
 BASE = ModelRef(repo_id="local/stories260K", sha="local-0")
 QUICK = Job(kind="measure", base=BASE, protocol=SHORT)
 LONG = Job(kind="measure", base=BASE, protocol=ENDLESS)

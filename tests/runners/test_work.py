@@ -16,10 +16,16 @@ import pytest
 from hub.codec import from_json, to_json
 from hub.domain import Failure, Job, JobOrder, JobResult, ModelRef, Workspace
 from hub.errors import BadCheckpoint, OutOfDisk
+from hub.protocol import Memory, Quality, Speed
 from runners import checkpoint, failures, protocols, recipes, work
 
 BASE = ModelRef(repo_id="local/stories260K", sha="local-0")
-SHORT = replace(protocols.load(protocols.QUICK), windows=2, sequence_length=64, prompt_tokens=16, new_tokens=2)
+SHORT = replace(
+    protocols.load(protocols.QUICK),
+    quality=Quality(sequence_length=64, windows=2),
+    speed=Speed(batches=(1,), contexts=(16,), modes=("eager",), new_tokens=2, repeats=6, seconds=0.0, warmup=1),
+    memory=Memory(contexts=(64,), loads=2),
+)
 
 
 def order(folder: Path, **job: object) -> JobOrder:
