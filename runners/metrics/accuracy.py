@@ -1,0 +1,20 @@
+"""Accuracy of the protocol's tasks, as lm-eval's `acc`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from runners.intervals import Estimate
+from runners.observations import Observed
+
+TITLE = "Accuracy"
+SUMMARY = "share of documents whose right answer lm-eval finds most likely; an interval by Wilson over documents"
+UNIT = "1"
+HIGHER_IS_BETTER = True
+PAIRED = False
+TOLERANCE = 0.0
+
+
+def estimates(observed: Observed) -> Sequence[Estimate]:
+    """Return one estimate a task; they are of different documents, so none is a headline."""
+    return [result.estimates["acc"].at(task=result.task) for result in observed.tasks if "acc" in result.estimates]
