@@ -1,11 +1,15 @@
-"""Values with 95 % intervals: means by Student's t, medians by order statistics, exact counts."""
+"""Values with 95 % intervals, in closed form: means and what is made of them, percentiles, medians, exact counts.
+
+What each interval really covers is simulated in tests/runners/test_intervals_coverage.py.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from statistics import NormalDist, fmean, median, stdev
+from statistics import fmean, median, stdev
+from typing import Any
 
 from hub.domain import Basis, Scalar
 
@@ -41,13 +45,11 @@ def mean(samples: Sequence[float], *, of: str = "windows", low: float = -math.in
     Neighbouring windows of one text are not quite independent, so the interval is a little too narrow where the text's style lasts
     longer than a window.
     """
-    _need(samples, 2)
-    centre = fmean(samples)
-    half = student_t(len(samples) - 1) * stdev(samples) / math.sqrt(len(samples))
+    value, half = fmean(samples), _half(samples)
     return Estimate(
-        value=centre,
-        low=max(low, centre - half),
-        high=min(high, centre + half),
+        value=value,
+        low=max(low, value - half),
+        high=min(high, value + half),
         interval=f"95 %, Student's t over {len(samples)} {of}",
         samples=len(samples),
     )
@@ -59,14 +61,78 @@ def exp_mean(samples: Sequence[float], *, of: str = "windows") -> Estimate:
     To first order this is the delta method, exp(m) ± t · exp(m) · s / √n; unlike it, it never reaches below zero. What is too large for
     a float is infinite.
     """
-    plain = mean(samples, of=of)
+    return _through(_exp, mean(samples, of=of), ", on the log scale")
+
+
+def positive_mean(samples: Sequence[float], *, of: str = "windows") -> Estimate:
+    """Return the mean of what is never under zero, its interval found on the log scale: m · exp(± t · s / (m √n)).
+
+    Such values are skewed to the right, and so is this interval. Where they are few and differ by factors it covers less than it says:
+    92 % for 8 lognormal samples with σ = 0.6 and 88 % with σ = 1 (Student's t alone: 90 and 83 %).
+    """
+    value, half = fmean(samples), _half(samples)
+    factor = _exp(half / value) if value > 0 else 1.0
     return Estimate(
-        value=_exp(plain.value),
-        low=_exp(plain.low),
-        high=_exp(plain.high),
-        interval=f"{plain.interval}, on the log scale",
-        samples=plain.samples,
+        value=value,
+        low=value / factor,
+        high=value * factor,
+        interval=f"95 %, Student's t over {len(samples)} {of}, on the log scale",
+        samples=len(samples),
     )
+
+
+def root_mean(samples: Sequence[float], *, of: str = "windows") -> Estimate:
+    """Return the root of the mean of squares, its interval that of `positive_mean` through the root."""
+    return _through(math.sqrt, positive_mean(samples, of=of), ", of the mean square")
+
+
+def exp_difference(samples: Sequence[tuple[float, float]], *, of: str = "windows") -> Estimate:
+    """Return exp(mean of the first column) - exp(mean of the second), paired: the delta method over samples.
+
+    To first order the difference moves with a sample (a, b) by A · a - B · b, where A and B are the two exponentials.
+    """
+    first, second = (_exp(fmean(column)) for column in zip(*samples, strict=True))
+    value = first - second
+    half = _half([first * a - second * b for a, b in samples])
+    interval = f"95 %, Student's t over {len(samples)} {of}, paired, delta method"
+    return Estimate(value=value, low=value - half, high=value + half, interval=interval, samples=len(samples))
+
+
+def ratio(numerators: Sequence[float], denominators: Sequence[float], *, of: str = "windows") -> Estimate:
+    """Return a ratio of sums with the interval of the ratio estimator (Cochran, Sampling Techniques, 3rd edition, section 6.3).
+
+    To first order the ratio moves with a sample by (a - R · b) / mean(b).
+    """
+    value = math.fsum(numerators) / math.fsum(denominators)
+    middle = fmean(denominators)
+    half = _half([(a - value * b) / middle for a, b in zip(numerators, denominators, strict=True)])
+    interval = f"95 %, Student's t over {len(numerators)} {of}, ratio estimator"
+    return Estimate(value=value, low=value - half, high=value + half, interval=interval, samples=len(numerators))
+
+
+def quantiles(clusters: Sequence[Any], percents: Sequence[float], *, of: str = "windows") -> list[Estimate]:
+    """Return percentiles of all values in equally long clusters (arrays of float64), each with its interval, under `percentile`.
+
+    Woodruff's method (Journal of the American Statistical Association 47, 1952): a percentile's share of values below it has Student's t
+    interval over the clusters, and its ends are taken back through the values' own distribution. No distribution is assumed, and values
+    within a cluster may depend on each other. A percentile with fewer than 4 values expected beyond it is left out: its interval would
+    cover too little.
+    """
+    import numpy as np
+
+    ordered = np.sort(np.concatenate(clusters))
+    found = []
+    for percent in percents:
+        share = percent / 100
+        if len(ordered) * min(share, 1 - share) < 4:
+            continue
+        value = _at(ordered, share)
+        half = _half([float((cluster <= value).mean()) for cluster in clusters])
+        interval = f"95 %, Woodruff's method over {len(clusters)} {of}"
+        low, high = _at(ordered, share - half), _at(ordered, share + half)
+        estimate = Estimate(value=value, low=min(low, value), high=max(high, value), interval=interval, samples=len(clusters))
+        found.append(estimate.at(percentile=percent))
+    return found
 
 
 def centre(samples: Sequence[float], *, of: str = "runs") -> Estimate:
@@ -102,31 +168,31 @@ def inverse(estimate: Estimate, numerator: float) -> Estimate:
 
 
 def student_t(freedom: int, level: float = LEVEL) -> float:
-    """Return the two-sided quantile of Student's t (Hill's Algorithm 396; better than 1 % for one degree, 1e-5 from ten on)."""
+    """Return the two-sided quantile of Student's t for so many degrees of freedom."""
+    from scipy.special import stdtrit  # type: ignore[import-untyped]
+
     if freedom < 1:
         raise ValueError(f"Student's t needs at least one degree of freedom, not {freedom}")
-    if freedom == 1:
-        return math.tan(math.pi * level / 2)
-    if freedom == 2:
-        return math.sqrt(2 / (1 - level * level) - 2) if level else 0.0
-    n, tail = float(freedom), 1 - level
-    a: float = 1 / (n - 0.5)
-    b = 48 / (a * a)
-    c = ((20700 * a / b - 98) * a - 16) * a + 96.36
-    d: float = ((94.5 / (b + c) - 3) / b + 1) * math.sqrt(a * math.pi / 2) * n
-    y = math.pow(d * tail, 2 / n)
-    if y > 0.05 + a:
-        x = NormalDist().inv_cdf(tail / 2)
-        y = x * x
-        if freedom < 5:
-            c += 0.3 * (n - 4.5) * (x + 0.6)
-        c = (((0.05 * d * x - 5) * x - 7) * x - 2) * x + b + c
-        y = (((((0.4 * y + 6.3) * y + 36) * y + 94.5) / c - y - 3) / b + 1) * x
-        y = a * y * y
-        y = math.expm1(y)
-    else:
-        y = ((1 / (((n + 6) / (n * y) - 0.089 * d - 0.822) * (n + 2) * 3) + 0.5 / (n + 4)) * y - 1) * (n + 1) / (n + 2) + 1 / y
-    return math.sqrt(n * y)
+    return float(stdtrit(freedom, (1 + level) / 2))
+
+
+def _half(samples: Sequence[float]) -> float:
+    """Return half the width of Student's t interval of the mean."""
+    _need(samples, 2)
+    return student_t(len(samples) - 1) * stdev(samples) / math.sqrt(len(samples))
+
+
+def _through(function: Callable[[float], float], estimate: Estimate, how: str) -> Estimate:
+    """Return the estimate of an increasing function of what was estimated."""
+    value, low, high = (function(number) for number in (estimate.value, estimate.low, estimate.high))
+    return replace(estimate, value=value, low=low, high=high, interval=estimate.interval + how)
+
+
+def _at(ordered: Any, share: float) -> float:
+    """Return the least of sorted values that at least this share of them does not exceed; the ends beyond 0 and 1."""
+    # A hair less, or 0.9 of 10 values would be the tenth: 0.9 * 10 is not 9 in floats.
+    place = math.ceil(share * len(ordered) - 1e-9) - 1
+    return float(ordered[min(max(place, 0), len(ordered) - 1)])
 
 
 def _exp(value: float) -> float:

@@ -1,25 +1,30 @@
-"""Kullback-Leibler divergence of the variant's predictions from its base's."""
+"""Kullback-Leibler divergence of the variant's predictions from its base's, with percentiles (llama.cpp's `--kl-divergence`)."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
 
-from runners.intervals import Estimate, mean
-from runners.observations import Chunk
+from runners.intervals import Estimate, positive_mean, quantiles
+from runners.observations import Chunk, Windows
 
 TITLE = "KL divergence from the base"
-SUMMARY = "mean over tokens of KL(base || variant) in nats, over the whole vocabulary in float64, base and variant in the same dtype"
+SUMMARY = (
+    "KL(base || variant) in nats over the whole vocabulary in float64, base and variant in the same dtype: mean over all tokens; "
+    "percentiles are of single tokens, their intervals by Woodruff's method over windows"
+)
 UNIT = "nat/token"
 HIGHER_IS_BETTER = False
 PAIRED = True
+TOLERANCE = 1e-4
+KEEPS_TOKENS = True
 
 
 def per_token(chunk: Chunk) -> Any:
     """Return KL(base || variant) at each position."""
-    return (chunk.base_log_probs.exp() * (chunk.base_log_probs - chunk.log_probs)).sum(-1)
+    return chunk.divergence
 
 
-def summarize(windows: Sequence[float]) -> Estimate:
-    """Return the mean; a divergence is never under zero, so neither is its interval."""
-    return mean(windows, low=0.0)
+def summarize(windows: Windows) -> Sequence[Estimate]:
+    """Return the mean, then percentiles of single tokens; the largest one has no interval, so it is not told."""
+    return [positive_mean(windows.means), *quantiles(windows.tokens, (50, 90, 95, 99, 99.9))]

@@ -6,13 +6,14 @@ from collections.abc import Sequence
 from typing import Any
 
 from runners.intervals import Estimate, exp_mean
-from runners.observations import Chunk
+from runners.observations import Chunk, Windows
 
 TITLE = "Perplexity"
 SUMMARY = "exp of the mean negative log-likelihood per token in float64, non-overlapping windows; a window's first token is context only"
 UNIT = "1"
 HIGHER_IS_BETTER = False
 PAIRED = False
+TOLERANCE = 1e-5
 
 
 def per_token(chunk: Chunk) -> Any:
@@ -20,6 +21,6 @@ def per_token(chunk: Chunk) -> Any:
     return chunk.nll
 
 
-def summarize(windows: Sequence[float]) -> Estimate:
+def summarize(windows: Windows) -> Sequence[Estimate]:
     """Return exp of the mean; all windows are equally long, so the mean of window means is the mean over tokens."""
-    return exp_mean(windows)
+    return [exp_mean(windows.means)]

@@ -1,0 +1,169 @@
+"""What a base predicts, for all its variants: run once, its final hidden states kept on disk, its logits made from them piece by piece.
+
+A hidden state is the input of the model's output embedding: `hidden_size` numbers a token in place of a vocabulary of logits. Pieces of
+many rows are multiplied at once, as the model itself does; on a CPU they came out equal to the last bit, other kernels may round the last
+bit otherwise. How far the first window's logits were from the model's own is kept in the index.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from hub.codec import content_id
+from hub.errors import BadCheckpoint
+from runners import checkpoint, environment
+from runners.engines import Loaded
+
+Rows = Callable[[int, int], Any]
+
+_INDEX = "index.json"
+_BLOCK_ELEMENTS = 2**25  # logits that are made at once: 128 MiB in float32, whatever the vocabulary
+
+
+class Beside(Protocol):
+    """What gives a base's logits, one window after the other."""
+
+    def window(self, index: int, ids: Sequence[int]) -> Rows:
+        """Return what gives the logits after the tokens `start` to `stop` of a window, shape (stop - start, vocabulary)."""
+
+
+class Live:
+    """A base that is run beside its variant; the logits of one window are held at a time."""
+
+    def __init__(self, base: Loaded) -> None:
+        """Keep the model."""
+        self._base = base
+
+    def window(self, index: int, ids: Sequence[int]) -> Rows:  # noqa: ARG002 - one signature for both
+        """Run the base over the window."""
+        logits = self._base.logits(ids)
+        return lambda start, stop: logits[start:stop]
+
+
+class Kept:
+    """A base whose hidden states lie in a folder; `head` is its output embedding."""
+
+    def __init__(self, folder: Path, head: Any) -> None:
+        """Keep where they are."""
+        self._folder = folder
+        self._head = head
+
+    def window(self, index: int, ids: Sequence[int]) -> Rows:  # noqa: ARG002 - one signature for both
+        """Read the window's states; logits are made when they are asked for."""
+        from safetensors.torch import load_file
+
+        hidden = load_file(self._folder / _file(index))["hidden"].to(self._head.weight.device)
+        return lambda start, stop: self._head(hidden[None, start:stop])[0]
+
+
+def block_rows(vocabulary: int) -> int:
+    """Return for how many tokens logits are made at once."""
+    return max(1, _BLOCK_ELEMENTS // vocabulary)
+
+
+def beside(base: Loaded, folder: Path, windows: Sequence[Sequence[int]], cache: Path | None) -> tuple[Beside, tuple[str, ...]]:
+    """Return what gives the logits of the base in `folder` over these windows, and notes on why it could not be kept.
+
+    The states lie in `cache`, by a hash of the base's files, the tokens, the dtype and the environment; where they are missing, cut or
+    changed, the base is run over all windows and they are written anew. A base that does something to its logits after its output
+    embedding, or has none, is run beside each variant; so is any without a cache.
+    """
+    head = base.model.get_output_embeddings() if hasattr(base, "model") else None
+    if cache is None or head is None or not windows:
+        return Live(base), ()
+    key = content_id((checkpoint.folder_ref(folder).sha, windows, base.label, environment.current().id, _threads()))
+    place = cache / "base-states" / key
+    if not _whole(place, len(windows)):
+        drift, reason = _drift(base, head, windows[0])
+        if reason:
+            return Live(base), (f"The base is run again for each of its variants: {reason}.",)
+        _write(place, base, head, windows, drift)
+    return Kept(place, head), ()
+
+
+def _write(place: Path, base: Loaded, head: Any, windows: Sequence[Sequence[int]], drift: float) -> None:
+    """Run the base over all windows and keep the states: the index last, the folder under its name only when it is whole."""
+    from safetensors.torch import save_file
+
+    shutil.rmtree(place, ignore_errors=True)
+    try:
+        with checkpoint.partial(place) as folder:
+            files = {}
+            for index, ids in enumerate(windows):
+                path = folder / _file(index)
+                save_file({"hidden": _pass(base, head, ids, whole=False)[1].cpu().contiguous()}, path)
+                files[path.name] = checkpoint.describe(path, folder).sha256
+            checkpoint.write_atomically(folder / _INDEX, json.dumps({"files": files, "drift": drift}, indent=1) + "\n")
+    except OSError:
+        if not _whole(place, len(windows)):  # else another process was quicker, and its states are the same
+            raise
+
+
+def _whole(place: Path, count: int) -> bool:
+    """Return whether all windows' states are there with the bytes that the index names."""
+    try:
+        files = json.loads((place / _INDEX).read_text("utf-8"))["files"]
+        return len(files) == count and all(checkpoint.describe(place / name, place).sha256 == sha for name, sha in files.items())
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return False
+
+
+def _drift(base: Loaded, head: Any, ids: Sequence[int]) -> tuple[float, str]:
+    """Return how far logits made from hidden states are from the model's own, relative to the largest one, and why they will not do.
+
+    The model's own logits must be, bit by bit, what its output embedding gave: only then nothing happens to them afterwards.
+    """
+    import torch
+
+    logits, hidden, out = _pass(base, head, ids, whole=True)
+    if hidden is None:
+        return 0.0, "its output embedding is not called once with the states of the window"
+    if not torch.equal(logits.float(), out.float()):
+        return 0.0, "it scales, caps or cuts its logits after its output embedding"
+    if not logits.isfinite().all():
+        raise BadCheckpoint("The base predicts what is not a finite number.", hint="Download the base again.")
+    step = block_rows(logits.shape[-1])
+    with torch.inference_mode():
+        again = torch.cat([head(part[None])[0] for part in hidden.split(step)])
+    drift = float((again.float() - logits.float()).abs().max() / logits.float().abs().max().clamp(min=1e-30))
+    # In 16 bits a sum that differs in float32's last bit can round to the neighbour; in float32 the order of the sum is all there is.
+    allowed = torch.finfo(logits.dtype).eps * (2 if logits.dtype.itemsize == 2 else 256)
+    return drift, "" if drift <= allowed else f"logits made from its hidden states differ by {drift:.1e} of the largest one"
+
+
+def _pass(base: Loaded, head: Any, ids: Sequence[int], *, whole: bool) -> tuple[Any, Any, Any]:
+    """Run the base; return its logits, the input and the output of its output embedding (None where that was not as expected).
+
+    Unless `whole`, the output embedding is given the last token alone, which spares its multiplication and its memory.
+    """
+    inputs, outputs = [], []
+
+    def before(_module: Any, given: tuple[Any, ...]) -> tuple[Any, ...]:
+        inputs.append(given[0])
+        return given if whole else (given[0][:, -1:], *given[1:])
+
+    def after(_module: Any, _given: Any, output: Any) -> None:
+        outputs.append(output)
+
+    hooks = (head.register_forward_pre_hook(before), head.register_forward_hook(after))
+    try:
+        logits = base.logits(ids)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    fits = len(inputs) == len(outputs) == 1 and inputs[0].dim() == 3 and inputs[0].shape[:2] == (1, len(ids))
+    return logits, *((inputs[0][0], outputs[0][0]) if fits else (None, None))
+
+
+def _threads() -> int:
+    import torch
+
+    return int(torch.get_num_threads())
+
+
+def _file(index: int) -> str:
+    return f"window-{index:05d}.safetensors"
