@@ -118,7 +118,7 @@ def _view(
     family = _family(record, siblings)
     shown = _shortlist(record, base, family)
     verdict = artifact_verdict(record)
-    own, theirs = ({m.engine for m in found} for found in (record.measurements, base.measurements))
+    own, theirs = ({m.engine for m in stats.headlines(found)} for found in (record.measurements, base.measurements))
     return {
         "front_matter": Markdown(frontmatter.front_matter(record, base, repo_id=repo_id, hub_url=hub_url)),
         "name": repo_id.split("/")[-1],

@@ -17,7 +17,7 @@ from leaderboard.text import csv_cell
 
 RESULT_COLUMNS = (
     "base_model", "base_sha", "variant", "recipe", "method", "scheme", "format", "metric", "value", "unit",
-    "ci_low", "ci_high", "higher_is_better", "protocol", "engine", "hardware", "measured_at",
+    "ci_low", "ci_high", "higher_is_better", "protocol", "engine", "hardware", "measured_at", "conditions", "basis", "percentiles",
 )  # fmt: skip
 LAYER_COLUMNS = (
     "base_model", "base_sha", "variant", "recipe", "method", "scheme", "format", "layer", "error", "tokens", "protocol", "hardware",
@@ -67,7 +67,8 @@ def variant_names(variants: Sequence[VariantRecord]) -> dict[str, str]:
 
 def _result(head: dict[str, str], measurement: Measurement, environment: Environment | None) -> ResultRow:
     tail = {column: getattr(measurement, column) for column in RESULT_COLUMNS if hasattr(measurement, column)}
-    return {**head, **tail, "hardware": environment.hardware if environment else None}
+    documents = {column: to_json(tail[column]) for column in ("conditions", "percentiles")}
+    return {**head, **tail, **documents, "hardware": environment.hardware if environment else None}
 
 
 def results_csv(rows: Iterable[ResultRow], columns: Sequence[str] = RESULT_COLUMNS) -> str:

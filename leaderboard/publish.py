@@ -299,7 +299,7 @@ def _agrees(there: HubFile, file: ArtifactFile) -> bool:
 
 def _extras(record: VariantRecord, base: BaseRecord, siblings: Iterable[VariantRecord], store: Store, namespace: str) -> Extras:
     beside = stats.shared_protocol(record.measurements, base.measurements)
-    known = (job.job.protocol for job in store.jobs())
+    known = (job.job.protocol for job in reversed(store.jobs()))  # of two with one name the later: an older program's may have been flat
     protocol: Protocol | None = next((found for found in known if found and found.name == beside), None)
     passed = [other for other in siblings if other.base == record.base and gate.let_through(other)]
     repos = tuple((other.variant_id, policy.release_name(base.candidate, other.recipe, namespace)) for other in passed)

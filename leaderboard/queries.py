@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
@@ -16,7 +16,7 @@ from hub.store import Store
 from leaderboard.choices import Choice, choose
 from leaderboard.families import FAMILIES, TITLES, family
 from leaderboard.rows import Row, base_row, ranked, safe_name, variant_row
-from leaderboard.stats import Estimate, pareto_front
+from leaderboard.stats import QUALITY, Estimate, headlines, pareto_front
 
 T = TypeVar("T")
 
@@ -153,8 +153,8 @@ class Board:
 
     @property
     def measurements(self) -> int:
-        """How many numbers the database holds."""
-        return sum(len(page.record.measurements) + sum(len(v.measurements) for v in page.variants) for page in self.pages)
+        """How many numbers the database holds, points of curves aside."""
+        return sum(len(headlines(record.measurements)) for page in self.pages for record in (page.record, *page.variants))
 
 
 def reasons(refusals: Iterable[Refusal]) -> list[tuple[str, list[str]]]:
@@ -205,11 +205,16 @@ def _base_page(base: BaseRecord, variants: Sequence[VariantRecord], refusals: It
 
 
 def _protocols(base: BaseRecord, variants: Sequence[VariantRecord]) -> list[str | None]:
-    """Return the protocols under which anything was measured, the best-sampled first; `[None]` when nothing was."""
-    samples: Counter[str] = Counter()
-    for measurement in _measurements(base, variants):
-        samples[measurement.protocol] = max(samples[measurement.protocol], measurement.samples)
-    names = sorted(samples, key=lambda name: (-samples[name], name))
+    """Return the protocols that gave any headline number, that with the most samples of quality first; `[None]` when none did.
+
+    Quality comes first because rows are ranked by it; a run of speed may have more repeats than a text has windows.
+    """
+    samples: defaultdict[str, tuple[int, int]] = defaultdict(lambda: (0, 0))
+    for measurement in headlines(_measurements(base, variants)):
+        of_quality, of_any = samples[measurement.protocol]
+        taken = measurement.samples if measurement.metric in QUALITY else 0
+        samples[measurement.protocol] = (max(of_quality, taken), max(of_any, measurement.samples))
+    names = sorted(samples, key=lambda name: (*(-count for count in samples[name]), name))
     return [*names] or [None]
 
 

@@ -114,15 +114,35 @@ def ratio(measured: Measurement, reference: Measurement) -> Estimate | None:
     return Estimate(value=value, low=value * math.exp(-spread), high=value * math.exp(spread), higher_is_better=measured.higher_is_better)
 
 
+def headlines(measurements: Iterable[Measurement]) -> list[Measurement]:
+    """Return the numbers that stand for their metric: those without conditions, which are no points of a curve."""
+    return [m for m in measurements if not m.conditions]
+
+
 def find(measurements: Iterable[Measurement], metric: str, protocol: str | None = None) -> Measurement | None:
-    """Return the newest measurement of a metric, under one protocol if it is given."""
-    matching = [m for m in measurements if m.metric == metric and protocol in (None, m.protocol)]
+    """Return the newest headline number of a metric, under one protocol if it is given."""
+    matching = [m for m in headlines(measurements) if m.metric == metric and protocol in (None, m.protocol)]
     return max(matching, key=lambda m: m.measured_at, default=None)
 
 
+def curve(measurements: Iterable[Measurement], metric: str, protocol: str | None = None) -> list[Measurement]:
+    """Return the points of a metric's curve, the newest of each, in order of their conditions; without the headline number."""
+    matching = [m for m in measurements if m.conditions and m.metric == metric and protocol in (None, m.protocol)]
+    newest = {_place(m): m for m in sorted(matching, key=lambda m: m.measured_at)}
+    return [newest[place] for place in sorted(newest)]
+
+
+def _place(measurement: Measurement) -> tuple[tuple[str, float, str], ...]:
+    """A measurement's conditions as a key that sorts numbers by their value and before words."""
+    return tuple(
+        (name, float(value), "") if isinstance(value, int | float) else (name, math.inf, value)
+        for name, value in sorted(measurement.conditions.items())
+    )
+
+
 def engines(measurements: Iterable[Measurement]) -> set[str]:
-    """Return the names of the engines that measured, without version and dtype."""
-    return {m.engine.partition(" ")[0] for m in measurements}
+    """Return the names of the engines that took headline numbers, without version and dtype."""
+    return {m.engine.partition(" ")[0] for m in headlines(measurements)}
 
 
 def other_engine(variant: Iterable[Measurement], base: Iterable[Measurement]) -> tuple[str, str] | None:
@@ -134,7 +154,7 @@ def other_engine(variant: Iterable[Measurement], base: Iterable[Measurement]) ->
 def shared_protocol(variant: Iterable[Measurement], base: Iterable[Measurement]) -> str | None:
     """Return the protocol under which the variant's quality and its base's were both measured; with the most samples if several."""
     variant, base = list(variant), list(base)
-    candidates = {m.protocol: m.samples for m in variant if m.metric == "kl_divergence"}
+    candidates = {m.protocol: m.samples for m in headlines(variant) if m.metric == "kl_divergence"}
     complete = [
         name for name in candidates if all(find(variant, metric, name) for metric in QUALITY) and find(base, "perplexity", name) is not None
     ]

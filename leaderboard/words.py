@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from hub.domain import Environment, Protocol, Recipe
+from hub.domain import Environment, Recipe
 from hub.history import BaseRecord, VariantRecord
+from hub.protocol import Memory, Protocol, Quality, Speed, Tasks, Text
 from leaderboard import stats, text
 from leaderboard.families import PRUNING, QUANTIZATION, families
 from leaderboard.stats import Comparison, Estimate
@@ -126,17 +127,59 @@ def _best(rows: Sequence[tuple[str, Estimate | None]], base: Estimate | None = N
 
 
 def protocol_words(protocol: Protocol | None, name: str | None) -> list[str]:
-    """Return a protocol in sentences; nothing when its definition is not known or is another one's."""
+    """Return a protocol in sentences, one for each section; nothing when its definition is not known or is another one's."""
     if protocol is None or protocol.name != name:
         return []
-    count, places = (str(protocol.windows), ", at even distances,") if protocol.windows else ("all", "")
-    return [
-        f"Quality: {count} non-overlapping windows of {protocol.sequence_length} tokens{places} of the text {protocol.text} "
-        f"(SHA-256 {protocol.text_sha256}); the tail is dropped. Variant and base see the same windows.",
-        f"Speed: batch 1, a prompt of {protocol.prompt_tokens} tokens, then {protocol.new_tokens} greedy tokens, "
-        f"{protocol.repeats} times; warm-up runs before, not counted: {protocol.warmup}. "
-        "For the ratios of speed, variant and base are in memory together and take turns.",
+    sections = (
+        _quality_words(protocol.quality, protocol.text) if protocol.quality and protocol.text else "",
+        _tasks_words(protocol.tasks) if protocol.tasks else "",
+        _speed_words(protocol.speed) if protocol.speed else "",
+        _memory_words(protocol.memory) if protocol.memory else "",
+    )
+    return [section for section in sections if section]
+
+
+def _quality_words(quality: Quality, source: Text) -> str:
+    count, places = (str(quality.windows), ", at even distances,") if quality.windows else ("all", "")
+    origin = f", {source.file} of the dataset {source.dataset} at {source.revision}" if source.dataset else ""
+    return (
+        f"Quality: {count} non-overlapping windows of {quality.sequence_length} tokens{places} of the text {source.name} "
+        f"(SHA-256 {source.sha256}{origin}); the tail is dropped. Variant and base see the same windows."
+    )
+
+
+def _tasks_words(tasks: Tasks) -> str:
+    documents = f"the first {tasks.limit} documents" if tasks.limit else "all documents"
+    shots = (
+        f"{tasks.shots} examples before each question, drawn with seed {tasks.seed}" if tasks.shots else "no examples before the question"
+    )
+    return f"Tasks: {', '.join(tasks.names)}, through lm-eval; {documents} of each, {shots}."
+
+
+def _speed_words(speed: Speed) -> str:
+    batch, context, mode = speed.batches[0], speed.contexts[0], speed.modes[0]
+    run_by = "" if mode == "eager" else f" in mode {mode}"
+    until = f"at least {speed.repeats} times and until they took {speed.seconds:g} s" if speed.seconds else f"{speed.repeats} times"
+    others = [
+        f"{what} {', '.join(map(str, values))}"
+        for what, values in (("batches", speed.batches), ("prompts", speed.contexts), ("modes", speed.modes))
+        if len(values) > 1
     ]
+    curve = f" The same for all of: {'; '.join(others)}, as far as the model and the machine allow." if others else ""
+    return (
+        f"Speed: batch {batch}, a prompt of {context} tokens, then {speed.new_tokens} greedy tokens{run_by}, {until}; "
+        f"warm-up runs before, not counted: {speed.warmup}. "
+        f"For the ratios of speed, variant and base are in memory together and take turns.{curve}"
+    )
+
+
+def _memory_words(memory: Memory) -> str:
+    times = f"{memory.loads} times" if memory.loads > 1 else "once"
+    loads = f"Memory: loaded {times}, with a short run."
+    if not memory.contexts:
+        return loads
+    contexts = ", ".join(map(str, memory.contexts))
+    return f"{loads} Besides at contexts of {contexts} tokens, batch 1: measured where the machine allows it, else estimated and marked so."
 
 
 def hardware(environment: Environment | None) -> str | None:

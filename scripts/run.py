@@ -88,12 +88,14 @@ def show(session: Session, variants: list[VariantRecord], refused: list[Refusal 
     from rich.markup import escape
     from rich.table import Table
 
-    bases = {base.candidate.ref: {m.metric: m for m in base.measurements} for base in session.store.bases()}
+    from leaderboard.stats import headlines
+
+    bases = {base.candidate.ref: {m.metric: m for m in headlines(base.measurements)} for base in session.store.bases()}
     table = Table(title="What there is now", title_justify="left", box=None, pad_edge=False)
     for column in ("base", "recipe", "size", "x smaller", "perplexity", "KL", "decode x base", "gate", "published as"):
         table.add_column(column, justify="left" if column in ("base", "recipe", "gate", "published as") else "right", overflow="fold")
     for record in variants:
-        own, base = {m.metric: m for m in record.measurements}, bases.get(record.base, {})
+        own, base = {m.metric: m for m in headlines(record.measurements)}, bases.get(record.base, {})
         table.add_row(
             escape(record.base.name),
             escape(record.recipe.name),

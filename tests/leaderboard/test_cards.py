@@ -15,9 +15,10 @@ import yaml
 from huggingface_hub import ModelCard
 from markdown_it import MarkdownIt
 
-from hub.domain import Calibration, Protocol, Recipe, Step, StepRecord, Thresholds
+from hub.domain import Calibration, Recipe, Step, StepRecord, Thresholds
 from hub.errors import PolicyRefusal
 from hub.history import VariantRecord
+from hub.protocol import Memory, Protocol, Quality, Speed, Tasks, Text
 from leaderboard import cards, families, frontmatter, words
 from leaderboard.cards import Change, Extras
 
@@ -25,14 +26,10 @@ GOLDEN = Path(__file__).parents[1] / "golden"
 LOCAL = "http://127.0.0.1:8757"
 PROTOCOL = Protocol(
     name="stdlib-heldout@512",
-    text="stdlib-heldout",
-    text_sha256="e" * 64,
-    sequence_length=512,
-    windows=96,
-    prompt_tokens=128,
-    new_tokens=64,
-    repeats=5,
-    warmup=1,
+    text=Text(name="stdlib-heldout", sha256="e" * 64),
+    quality=Quality(sequence_length=512, windows=96),
+    speed=Speed(batches=(1,), contexts=(128,), modes=("eager",), new_tokens=64, repeats=5, seconds=0.0, warmup=1),
+    memory=Memory(contexts=(), loads=3),
 )
 HOSTILE = (
     "x | y `z` <script>alert(1)</script> [click](javascript:alert(1)) ![i](http://evil.example/i.png) "
@@ -387,6 +384,30 @@ def test_siblings_that_did_not_pass_are_left_out(make: SimpleNamespace) -> None:
     card = cards.render(record, make.base(), [record, make.judged(failed), other], repo_id="modelpress/x", hub_url=cards.PUBLIC_HUB)
     assert "W2A16" not in card
     assert "elsewhere" not in card
+
+
+def test_a_protocol_is_told_section_by_section() -> None:
+    text = Text(name="wiki.txt", sha256="6" * 64, dataset="Salesforce/wikitext", revision="b" * 40, file="test.parquet")
+    full = Protocol(
+        name="all",
+        text=text,
+        quality=Quality(sequence_length=2048, windows=0),
+        tasks=Tasks(names=("boolq", "piqa"), limit=100, shots=5, seed=1234),
+        speed=Speed(batches=(1, 8), contexts=(256, 2048), modes=("compiled",), new_tokens=32, repeats=9, seconds=0.5, warmup=2),
+        memory=Memory(contexts=(2048, 32768), loads=1),
+    )
+    quality, tasks, speed, memory = words.protocol_words(full, "all")
+    assert quality == (
+        f"Quality: all non-overlapping windows of 2048 tokens of the text wiki.txt (SHA-256 {'6' * 64}, test.parquet of the dataset "
+        f"Salesforce/wikitext at {'b' * 40}); the tail is dropped. Variant and base see the same windows."
+    )
+    assert tasks == (
+        "Tasks: boolq, piqa, through lm-eval; the first 100 documents of each, 5 examples before each question, drawn with seed 1234."
+    )
+    assert "then 32 greedy tokens in mode compiled, at least 9 times and until they took 0.5 s; warm-up" in speed
+    assert speed.endswith("The same for all of: batches 1, 8; prompts 256, 2048, as far as the model and the machine allow.")
+    assert memory.startswith("Memory: loaded once, with a short run. Besides at contexts of 2048, 32768 tokens")
+    assert words.protocol_words(Protocol(name="all"), "all") == words.protocol_words(full, "another") == []
 
 
 def test_without_a_shared_protocol_no_quality_is_stated(make: SimpleNamespace) -> None:

@@ -20,10 +20,11 @@ import pytest
 
 from hub.client import HubClient
 from hub.codec import from_json, to_json
-from hub.domain import Artifact, ArtifactFile, Failure, Job, JobResult, Plan, Protocol
+from hub.domain import Artifact, ArtifactFile, Failure, Job, JobResult, Plan
 from hub.errors import BadCheckpoint, GateRefusal, HubConflict, HubRefused, PolicyRefusal
 from hub.history import VariantRecord
 from hub.local.process import LocalHub
+from hub.protocol import Memory, Protocol, Quality, Speed, Text
 from hub.settings import Settings
 from hub.store import Store
 from leaderboard import gate
@@ -33,14 +34,10 @@ pytestmark = pytest.mark.integration
 AT = "2026-11-20T10:00:00+00:00"
 PROTOCOL = Protocol(
     name="stdlib-heldout@512",
-    text="stdlib-heldout",
-    text_sha256="e" * 64,
-    sequence_length=512,
-    windows=96,
-    prompt_tokens=128,
-    new_tokens=64,
-    repeats=5,
-    warmup=1,
+    text=Text(name="stdlib-heldout", sha256="e" * 64),
+    quality=Quality(sequence_length=512, windows=96),
+    speed=Speed(batches=(1,), contexts=(128,), modes=("eager",), new_tokens=64, repeats=5, seconds=0.0, warmup=1),
+    memory=Memory(contexts=(), loads=3),
 )
 
 

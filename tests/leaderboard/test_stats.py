@@ -155,3 +155,28 @@ def test_a_factor_over_two_engines_says_so(make: SimpleNamespace) -> None:
     group = queries.Group(protocol=make.protocol, rows=(rows.base_row(make.base(), make.protocol, "x"), own, other), choices=())
     page = cast("queries.BasePage", SimpleNamespace(record=make.base()))
     assert (pictures.speed_chart(page, group).count('class="mark'), pictures.size_chart(page, group).count('class="mark')) == (2, 3)
+
+
+def test_points_of_a_curve_are_never_headline_numbers(make: SimpleNamespace) -> None:
+    headline = make.measured("decode_tokens_per_second", 210.0)
+    points = [
+        replace(headline, value=value, measured_at=at, conditions={"mode": "eager", "batch": batch})
+        for value, batch, at in ((700.0, 64, "2027-01-01"), (300.0, 8, "2027-01-01"), (310.0, 8, "2027-01-02"), (205.0, 1, "2027-01-01"))
+    ]
+    assert stats.find([*points, headline], headline.metric) == headline
+    assert stats.find(points, headline.metric) is None
+    assert stats.headlines([*points, headline]) == [headline]
+    assert [point.value for point in stats.curve([*points, headline], headline.metric)] == [205.0, 310.0, 700.0]
+    assert stats.curve([*points, headline], headline.metric, "another") == []
+
+
+def test_points_choose_no_protocol_and_no_engine(make: SimpleNamespace) -> None:
+    base, variant = make.base(), make.variant()
+    wide = [
+        replace(number, protocol="another", samples=9999, engine="onnxruntime 1.27", conditions={"percentile": 99.0})
+        for number in (*base.measurements, *variant.measurements)
+    ]
+    mixed = replace(base, measurements=(*base.measurements, *wide)), replace(variant, measurements=(*variant.measurements, *wide))
+    assert stats.shared_protocol(mixed[1].measurements, mixed[0].measurements) == make.protocol
+    assert stats.compare(mixed[1], mixed[0]) == stats.compare(variant, base)
+    assert stats.other_engine(mixed[1].measurements, mixed[0].measurements) is None

@@ -23,7 +23,6 @@ from hub.domain import (
     Measurement,
     ModelRef,
     Plan,
-    Protocol,
     Recipe,
     Refusal,
     Step,
@@ -32,6 +31,7 @@ from hub.domain import (
     variant_id,
 )
 from hub.history import Check, Release, Verdict
+from hub.protocol import Memory, Protocol, Quality, Speed, Text
 from hub.store import Store
 from leaderboard.exports import copy_sqlite
 
@@ -39,14 +39,10 @@ AT = "2026-11-20T10:{:02d}:00+00:00"
 HUB = "http://127.0.0.1:8757"
 PROTOCOL = Protocol(
     name="stdlib-heldout@512",
-    text="stdlib-heldout",
-    text_sha256="5e" * 32,
-    sequence_length=512,
-    windows=64,
-    prompt_tokens=256,
-    new_tokens=32,
-    repeats=9,
-    warmup=2,
+    text=Text(name="stdlib-heldout", sha256="5e" * 32),
+    quality=Quality(sequence_length=512, windows=64),
+    speed=Speed(batches=(1,), contexts=(256,), modes=("eager",), new_tokens=32, repeats=9, seconds=0.0, warmup=2),
+    memory=Memory(contexts=(), loads=3),
 )
 MACHINE = Environment(
     hardware="Example CPU 2000",
@@ -168,13 +164,21 @@ def measured(metric: str, value: float, half: float = 0.0) -> Measurement:
 
 
 def speeds(size: float, decode: float) -> list[Measurement]:
-    """Speed, memory and size of a model of so many megabytes."""
-    return [
+    """Speed, memory and size of a model of so many megabytes; points of curves lie far off and come last, so that one mistaken is seen."""
+    numbers = [
         measured("decode_tokens_per_second", decode, decode * 0.02),
         measured("prefill_tokens_per_second", decode * 21.3, decode * 0.4),
         measured("load_time", 0.2 + size / 30, 0.03),
         measured("peak_memory", 390e6 + size * 1.2e6, 3e6),
         measured("disk_size", size * 1e6),
+    ]
+    points = [{"mode": "eager", "batch": batch, "context": 64} for batch in (8, 64)]
+    later = AT.format(59)
+    return [
+        *numbers,
+        *(replace(numbers[0], value=decode * 1e3, conditions=point, samples=9999, measured_at=later) for point in points),
+        replace(numbers[3], value=9e12, conditions={"context": 32768}, basis="estimated", samples=9999, measured_at=later),
+        replace(numbers[0], metric="accuracy", value=0.5, conditions={"task": "boolq"}, protocol="tasks", engine="other 1.0"),
     ]
 
 

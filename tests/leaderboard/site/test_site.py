@@ -201,10 +201,12 @@ def test_downloads_agree_with_the_view(full: Store, tmp_path: Path, hub_url: str
         view = [dict(zip([name for name, *_ in cursor.description], row, strict=True)) for row in cursor]
         assert copy.execute("PRAGMA journal_mode").fetchone() == ("delete",)
     assert list(rows[0]) == list(view[0])
-    key = lambda row: (row["variant"], row["metric"])  # noqa: E731
+    key = lambda row: (row["variant"], row["metric"], row["conditions"])  # noqa: E731
     assert sorted(map(key, rows)) == sorted(map(key, view))
     values = {key(row): row["value"] for row in view}
     assert all(float(row["value"]) == values[key(row)] for row in rows)
+    assert {row["conditions"] for row in rows} > {"{}", '{"batch": 8, "context": 64, "mode": "eager"}'}
+    assert {row["basis"] for row in rows} == {"measured", "estimated"}
     parsed = json.loads((out / "results.json").read_text())
     assert len(parsed["results"]) == len(view)
     assert json.loads((out / "models" / "modelpress-samples--sample-llama.json").read_text())["base"]["rank"] == 1
