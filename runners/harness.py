@@ -114,11 +114,13 @@ def _one(manager: Any, name: str, known_as: str) -> Any:
     except ModelPressError:
         raise
     except Exception as error:  # `datasets` raises whatever its many parts raise
-        wanted = tasks.file_name(name) if name in tasks.names() else ""
-        hint = f"Name the folder that holds {wanted} with --data or press.data_dir." if wanted else "Leave it out of the protocol."
-        kind = Unavailable if os.environ.get("HF_HUB_OFFLINE") == "1" or not isinstance(error, OSError) else HubUnreachable
-        offline = " without the network" if kind is Unavailable else ""
-        raise kind(f"The documents of {name} cannot be had{offline}: {failures.one_line(error)}", hint=hint) from error
+        hint = f"Name the folder that holds {tasks.file_name(name)} with --data or press.data_dir."
+        offline = os.environ.get("HF_HUB_OFFLINE") == "1"
+        kind = HubUnreachable if isinstance(error, ConnectionError) and not offline else Unavailable
+        raise kind(
+            f"The documents of {name} cannot be had{' without the network' if offline else ''}: {failures.one_line(error)}",
+            hint=hint if name in tasks.names() else "Leave it out of the protocol.",
+        ) from error
 
 
 def _evaluate(model: Any, given: Mapping[str, Any], section: Tasks) -> dict[str, Any]:
