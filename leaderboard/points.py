@@ -49,7 +49,7 @@ class Points:
 
 def speed_rows(variant: Points) -> list[Row]:
     """Return mode, batch, context, then each measure of speed with its interval; the last is how many times the base's speed."""
-    rows = []
+    rows: list[Row] = []
     for place in variant.places("mode", "batch", "context"):
         cells = [_shown(variant.find(metric, **place)) for metric in _SPEED]
         rows.append((str(place["mode"]), str(place["batch"]), str(place["context"]), *cells))
@@ -58,12 +58,15 @@ def speed_rows(variant: Points) -> list[Row]:
 
 def memory_rows(variant: Points) -> list[Row]:
     """Return context, KV cache, activations and peak; an estimate is marked so."""
-    return [(str(place["context"]), *(_shown(variant.find(metric, **place)) for metric in _MEMORY)) for place in variant.places("context")]
+    rows: list[Row] = []
+    for place in variant.places("context"):
+        rows.append((str(place["context"]), *(_shown(variant.find(metric, **place)) for metric in _MEMORY)))
+    return rows
 
 
 def task_rows(variant: Points, base: Points) -> list[Row]:
     """Return task, metric, the variant's number and the base's."""
-    rows = []
+    rows: list[Row] = []
     for place in variant.places("task"):
         for metric, name in _TASKS.items():
             if mine := variant.find(metric, **place):

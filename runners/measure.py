@@ -3,68 +3,159 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from types import ModuleType
 
-from hub.domain import LayerError, Measurement, Protocol
+from hub.domain import LayerError, Measurement, Scalar, Scores
 from hub.errors import BadCheckpoint, Unavailable
-from runners import engines, entropy, metrics, quality, sizes, speed
-from runners.engines import Loaded
+from hub.protocol import Protocol
+from runners import engines, entropy, environment, harness, memory_use, metrics, quality, sizes, speed, texts
+from runners.engines import Engine, Loaded
 from runners.intervals import Estimate
 from runners.layer_errors import layer_errors
-from runners.observations import Observed
+from runners.observations import Observed, SpeedPoint, Windows
 from runners.stages import Stages
+
+_WORDS = "The quick brown fox jumps over the lazy dog. "  # what a model is shown where the protocol has no text
+_PROMPT, _NEW = 32, 8  # tokens read and written to see that a model runs, where the protocol times nothing
+
+
+@dataclass(frozen=True, kw_only=True)
+class Places:
+    """Where a measurement finds and leaves things; None: there is no such folder.
+
+    `cache` outlives it: texts and the base's states are kept there. `data` holds local copies of texts and task data, `samples` takes what
+    a model answered to each document of a task.
+    """
+
+    cache: Path | None = None
+    data: Path | None = None
+    samples: Path | None = None
+
+    @property
+    def texts(self) -> list[Path]:
+        """The folders where a text may lie."""
+        return [place for place in (self.cache / "texts" if self.cache else None, self.data) if place]
+
+
+NOWHERE = Places()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measured:
+    """What was found; the fields are those of `hub.domain.JobResult`."""
+
+    measurements: tuple[Measurement, ...]
+    layers: tuple[LayerError, ...] = ()
+    scores: tuple[Scores, ...] = ()
+    notes: tuple[str, ...] = ()
+    state: Mapping[str, Scalar] = field(default_factory=dict)
 
 
 def measure(
-    folder: Path,
-    base_folder: Path | None,
-    protocol: Protocol,
-    *,
-    stages: Stages | None = None,
-    layers: list[LayerError] | None = None,
-) -> tuple[Measurement, ...]:
-    """Return all measurements of a checkpoint folder, one a metric, sorted by name; a variant's layer errors are added to `layers`.
+    folder: Path, base_folder: Path | None, protocol: Protocol, *, places: Places = NOWHERE, stages: Stages | None = None
+) -> Measured:
+    """Return what a protocol asks of a checkpoint folder.
 
-    `base_folder` is the base of a variant, loaded in the variant's dtype and run beside it window by window; None measures the folder
-    for itself, without the metrics that compare. Memory is taken before the base is loaded; then the two are timed in turns.
+    `base_folder` is the base of a variant, loaded in the variant's dtype and run beside it; None measures the folder for itself, without
+    the metrics that compare. Memory is taken before the base is loaded; then the two are timed in turns.
     Raises `BadCheckpoint` when a model cannot be loaded or predicts no finite number, `UnfitModel` when the protocol does not fit it.
     """
     stages = stages or Stages()
-    wanted = _wanted(paired=base_folder is not None)
-    engine, transformers = engines.for_folder(folder), engines.load("transformers")
+    before = environment.state()
+    engine = engines.for_folder(folder)
+    notes: list[str] = []
     with stages.stage("load"):
-        prompt = speed.warm(engine, folder, protocol)
-        loads = speed.load_repeatedly(engine, folder, protocol, prompt)
-        base = transformers.load(base_folder, dtype=loads.loaded.dtype) if base_folder else None
-    with stages.stage("speed"):
-        runs = speed.time_runs(loads.loaded, base, protocol, prompt)
-    with stages.stage("quality"):
-        windows = _quality(loads.loaded, base, protocol, wanted)
-    if base and layers is not None:
-        with stages.stage("layers"):
-            layers.extend(layer_errors(folder, loads.loaded, base))
+        text = texts.content(protocol.text, places.texts) if protocol.text else ""
+        ids = speed.warm(engine, folder, text or _WORDS, _prompt(protocol), _longest(protocol))
+        observed, loaded = _loads(engine, folder, protocol, ids, notes)
+        base = engines.load("transformers").load(base_folder, dtype=loaded.dtype) if base_folder and _compares(protocol) else None
+    if protocol.speed:
+        with stages.stage("speed"):
+            observed = replace(observed, speed=_curve(folder, loaded, base, protocol, ids, notes))
+    usable = _usable(paired=base_folder is not None)
+    windows: Mapping[str, Windows] = {}
+    scores: list[Scores] = []
+    layers: tuple[LayerError, ...] = ()
+    if protocol.quality:
+        with stages.stage("quality"):
+            its = quality.Side(folder=base_folder, loaded=base) if base_folder and base else None
+            by_window = {name: module for name, module in usable.items() if hasattr(module, "per_token")}
+            found = quality.score(quality.Side(folder=folder, loaded=loaded), its, text, protocol.quality, by_window, cache=places.cache)
+            windows = found.windows
+            scores.append(found.scores)
+            notes += found.notes
+        if base:
+            with stages.stage("layers"):
+                layers = tuple(layer_errors(folder, loaded, base))
+    if protocol.tasks:
+        with stages.stage("tasks"):
+            answered = harness.run(loaded, folder, protocol.tasks, places.data, places.samples)
+            observed = replace(observed, tasks=answered.results)
+            scores += answered.scores
+            notes += answered.notes
+    at = datetime.now(UTC).isoformat(timespec="seconds")
+    state = environment.between(before, environment.state())
+    if protocol.speed and (busy := environment.busy(state, environment.cores())):
+        notes.append(busy)
+    return Measured(
+        measurements=tuple(_measurements(usable, windows, observed, protocol, loaded.label, at)),
+        layers=layers,
+        scores=tuple(scores),
+        notes=tuple(dict.fromkeys(notes)),
+        state=state,
+    )
+
+
+def _prompt(protocol: Protocol) -> int:
+    return protocol.speed.contexts[0] if protocol.speed else _PROMPT
+
+
+def _longest(protocol: Protocol) -> int:
+    """Return the longest sequence that the protocol cannot do without: other points of its curves are left out where they do not fit."""
+    timed = protocol.speed.contexts[0] + protocol.speed.new_tokens if protocol.speed else _PROMPT + _NEW
+    return max(timed, protocol.quality.sequence_length if protocol.quality else 0)
+
+
+def _compares(protocol: Protocol) -> bool:
+    return protocol.quality is not None or protocol.speed is not None
+
+
+def _loads(engine: Engine, folder: Path, protocol: Protocol, ids: list[int], notes: list[str]) -> tuple[Observed, Loaded]:
+    """Load the checkpoint to stay; with a section on memory as often as it says, with all that is known of size and memory."""
+    if protocol.memory is None:
+        return Observed(), engine.load(folder)
+    prompt = speed.prompt_of(ids, _prompt(protocol))
+    new_tokens = protocol.speed.new_tokens if protocol.speed else _NEW
+    loads = memory_use.load_repeatedly(engine, folder, prompt, new_tokens, protocol.memory.loads)
+    used = memory_use.by_context(loads.loaded, folder, protocol.memory, ids)
+    notes += used.notes
     observed = Observed(
-        prompt_tokens=len(prompt),
-        new_tokens=protocol.new_tokens,
-        prefill_seconds=runs.prefill_seconds,
-        decode_seconds=runs.decode_seconds,
-        prefill_speedups=runs.prefill_speedups,
-        decode_speedups=runs.decode_speedups,
-        load_seconds=loads.seconds,
-        peak_bytes=loads.peak_bytes,
         disk_bytes=sizes.disk_bytes(folder),
         tensor_bytes=sizes.tensor_bytes(folder),
         coded_bytes=entropy.coded_bytes(folder),
         parameters=engine.count_parameters(folder),
-        windows=windows,
+        load_seconds=loads.seconds,
+        peak_bytes=loads.peak_bytes,
+        weight_bytes=used.weights,
+        memory=used.points,
     )
-    at = datetime.now(UTC).isoformat(timespec="seconds")
-    return tuple(_measurement(name, module, observed, protocol, loads.loaded.label, at) for name, module in wanted.items())
+    return observed, loads.loaded
 
 
-def _wanted(*, paired: bool) -> dict[str, ModuleType]:
+def _curve(
+    folder: Path, loaded: Loaded, base: Loaded | None, protocol: Protocol, ids: list[int], notes: list[str]
+) -> tuple[SpeedPoint, ...]:
+    assert protocol.speed
+    own, others = speed.curve(loaded, base, protocol.speed, ids), speed.elsewhere(folder, protocol.speed, ids)
+    notes += [*own.notes, *others.notes]
+    return (*own.points, *others.points)
+
+
+def _usable(*, paired: bool) -> dict[str, ModuleType]:
     """Return the metrics that work here; a broken neighbour breaks nothing."""
     usable = [info.name for info in metrics.available() if info.available and (paired or not info.paired)]
     if not usable:
@@ -72,24 +163,20 @@ def _wanted(*, paired: bool) -> dict[str, ModuleType]:
     return {name: metrics.load(name) for name in usable}
 
 
-def _quality(loaded: Loaded, base: Loaded | None, protocol: Protocol, wanted: dict[str, ModuleType]) -> dict[str, tuple[float, ...]]:
-    text = quality.read_text(protocol)
-    ids = loaded.encode(text)
-    if base and base.encode(text) != ids:
-        raise BadCheckpoint(
-            "The variant's tokenizer cuts the text into other tokens than its base's.",
-            hint="Press it again: the base's tokenizer belongs beside it.",
-        )
-    scored = {name: module for name, module in wanted.items() if hasattr(module, "per_token")}
-    return quality.score(loaded, base, quality.windows(ids, protocol), scored)
+def _measurements(
+    usable: Mapping[str, ModuleType], windows: Mapping[str, Windows], observed: Observed, protocol: Protocol, engine: str, at: str
+) -> Iterator[Measurement]:
+    for name, module in usable.items():
+        if name in windows:
+            found = module.summarize(windows[name])
+        else:
+            found = module.estimates(observed) if hasattr(module, "estimates") else ()
+        for one in found:
+            yield _measurement(name, module, one, protocol, engine, at)
 
 
-def _measurement(name: str, module: ModuleType, observed: Observed, protocol: Protocol, engine: str, at: str) -> Measurement:
-    try:
-        found: Estimate = module.summarize(observed.windows[name]) if name in observed.windows else module.estimate(observed)
-    except OverflowError:
-        found = Estimate(value=math.inf, low=math.inf, high=math.inf, interval="", samples=0)
-    if not all(math.isfinite(number) for number in (found.value, found.low, found.high)):
+def _measurement(name: str, module: ModuleType, found: Estimate, protocol: Protocol, engine: str, at: str) -> Measurement:
+    if not all(math.isfinite(number) for number in (found.value, found.low, found.high, *found.percentiles.values())):
         raise BadCheckpoint(
             f"The model's {name} is {found.value}: it predicts no usable numbers.", hint="Press it again with another recipe."
         )
@@ -105,4 +192,7 @@ def _measurement(name: str, module: ModuleType, observed: Observed, protocol: Pr
         protocol=protocol.name,
         engine=engine,
         measured_at=at,
+        conditions=found.conditions,
+        percentiles=found.percentiles,
+        basis=found.basis,
     )

@@ -189,10 +189,10 @@ class Observed:
     take in memory. Parts whose section the protocol lacks are empty.
     """
 
-    disk_bytes: int
-    tensor_bytes: int
-    coded_bytes: int
-    parameters: int
+    disk_bytes: int = 0
+    tensor_bytes: int = 0
+    coded_bytes: int = 0
+    parameters: int = 0
     load_seconds: tuple[float, ...] = ()
     peak_bytes: tuple[float, ...] = ()
     weight_bytes: Estimate | None = None

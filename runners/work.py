@@ -8,14 +8,20 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from hub.domain import Artifact, Facts, JobOrder, JobResult, LayerError, Measurement, Recipe
+from hub.domain import Artifact, Facts, JobOrder, JobResult, Recipe
 from hub.errors import BadCheckpoint, BadDocument, ModelPressError
 from hub.policy import PULL
 from runners import checkpoint, environment, memory
 from runners.stages import Stages
+
+if TYPE_CHECKING:
+    from hub.client import HubClient
+    from runners.measure import Measured, Places
 
 LOCAL = "local-"
 
@@ -32,19 +38,20 @@ def execute(order: JobOrder) -> JobResult:
     use_threads(order.workspace.threads)
     with stages.stage("download"):
         base = _base_folder(order)
+        if order.job.kind == "measure":
+            _fetch_text(order)
     artifact: Artifact | None = None
-    measurements: tuple[Measurement, ...] = ()
+    measured: Measured | None = None
     facts: Facts | None = None
-    layers: list[LayerError] = []
     with offline():
         if order.job.kind == "press":
             artifact = _press(order, base, stages)
         elif order.job.kind == "measure":
-            measurements = _measure(order, base, stages, layers)
+            measured = _measure(order, base, stages)
         else:
             with stages.stage("inspect"):
                 facts = _inspect(order, base)
-        return JobResult(
+        result = JobResult(
             job_id=order.job.id,
             environment=environment.current(),
             started_at=started_at,
@@ -52,10 +59,9 @@ def execute(order: JobOrder) -> JobResult:
             stages=stages.seconds,
             peak_memory_bytes=memory.process_peak(),
             artifact=artifact,
-            measurements=measurements,
             facts=facts,
-            layers=tuple(layers),
         )
+    return replace(result, **vars(measured)) if measured else result
 
 
 def use_threads(count: int) -> None:
@@ -100,11 +106,31 @@ def _base_folder(order: JobOrder) -> Path:
         if order.folder is None or order.job.kind == "inspect":
             raise BadDocument(f"{base.repo_id} is a local folder, but the order does not name it.", hint="Give its folder in the order.")
         return Path(order.folder)
+    return _client(order).download(base, patterns=PULL)
+
+
+def _client(order: JobOrder) -> HubClient:
     from hub.client import HubClient
 
     token = os.environ.get("HF_TOKEN") or None
-    client = HubClient(endpoint=order.workspace.endpoint, token=token, cache_dir=Path(order.workspace.cache_dir))
-    return client.download(base, patterns=PULL)
+    return HubClient(endpoint=order.workspace.endpoint, token=token, cache_dir=Path(order.workspace.cache_dir))
+
+
+def _fetch_text(order: JobOrder) -> None:
+    """Bring the protocol's text to the cache where it is a Hub dataset's and no local copy is there."""
+    from runners import texts
+
+    text = order.job.protocol.text if order.job.protocol else None
+    places = _places(order)
+    if text and text.dataset and places.cache and not texts.has(text, places.texts):
+        texts.fetch(text, _client(order), places.cache / "texts")
+
+
+def _places(order: JobOrder) -> Places:
+    from runners.measure import Places
+
+    cache, data = Path(order.workspace.cache_dir), order.workspace.data_dir
+    return Places(cache=cache, data=Path(data) if data else None, samples=cache.parent / "samples" / order.job.id)
 
 
 def _press(order: JobOrder, base: Path, stages: Stages) -> Artifact:
@@ -128,17 +154,17 @@ def _clear_unfinished(target: Path) -> None:
         shutil.rmtree(target)
 
 
-def _measure(order: JobOrder, base: Path, stages: Stages, layers: list[LayerError]) -> tuple[Measurement, ...]:
+def _measure(order: JobOrder, base: Path, stages: Stages) -> Measured:
     from runners.measure import measure
 
     if order.job.protocol is None:
         raise BadDocument(f"The job {order.job.id} measures without a protocol.", hint="Name a protocol in the job.")
     if order.job.recipe is None:
-        return measure(base, None, order.job.protocol, stages=stages)
+        return measure(base, None, order.job.protocol, places=_places(order), stages=stages)
     folder = _artifact_folder(order)
     if checkpoint.read_manifest(folder) is None:
         raise BadCheckpoint(f"{folder} holds no finished checkpoint of {order.job.label}.", hint="Press it first.")
-    return measure(folder, base, order.job.protocol, stages=stages, layers=layers)
+    return measure(folder, base, order.job.protocol, places=_places(order), stages=stages)
 
 
 def _inspect(order: JobOrder, base: Path) -> Facts:

@@ -1,14 +1,24 @@
-"""`modelpress measure`: take a protocol's numbers of a local folder, without hub or database."""
+"""`modelpress measure`: take a protocol's numbers of a local folder, without database."""
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from leaderboard.text import number
 from modelpress.compress import Log, locate
-from modelpress.options import AsJson, emit
+from modelpress.options import AsJson
+
+if TYPE_CHECKING:
+    from hub.domain import Measurement
+    from hub.history import MeasurementFile
+    from hub.protocol import Protocol
+    from modelpress.session import Session
+    from runners.measure import Places
 
 
 def measure(
@@ -18,25 +28,88 @@ def measure(
         str | None, typer.Option(help="The base model's folder or id: quality is then measured against it, token by token.")
     ] = None,
     protocol: Annotated[str | None, typer.Option(help="How numbers are taken; press.protocol of the settings when not given.")] = None,
+    text: Annotated[
+        str | None, typer.Option(help="Another text: a shipped one, a .txt file, or hub:owner/dataset@revision/file.parquet#column.")
+    ] = None,
+    tasks: Annotated[list[str] | None, typer.Option(help="A task of lm-eval besides (repeatable): arc_easy, piqa, wikitext2, …")] = None,
+    limit: Annotated[int, typer.Option(min=0, help="Documents of each task of --tasks; 0: all.")] = 0,
+    data: Annotated[Path | None, typer.Option(help="Folder with local texts and task data; press.data_dir when not given.")] = None,
+    samples: Annotated[Path | None, typer.Option(help="Folder for what was asked and answered in each task.")] = None,
     log: Log = None,
     as_json: AsJson = False,
 ) -> None:
-    """Measure FOLDER: perplexity, divergence from --base, speed, load time, memory and size, each with its 95 % interval."""
+    """Measure FOLDER: quality beside --base, speed as a curve, memory by context, sizes, tasks, each number with its 95 % interval."""
+    from hub.codec import to_json
+    from hub.history import MeasurementFile
     from modelpress.quiet import quiet
     from modelpress.session import Session
-    from runners import protocols
+    from runners import environment
+    from runners.checkpoint import folder_ref
+    from runners.measure import Places
     from runners.measure import measure as take
 
     with Session(ctx.obj.settings()) as session:
-        chosen = protocols.load(protocol or session.settings.press.protocol)
+        places = Places(cache=session.folder / "cache", data=data or _folder(session.data_dir), samples=samples)
+        chosen = _protocol(session, protocol, text, tasks or (), limit, places)
         subject = locate(session, folder)[1]
         against = locate(session, base)[1] if base else None
         with quiet(log):
-            measurements = take(subject, against, chosen)
+            found = take(subject, against, chosen, places=places)
+            document = MeasurementFile(
+                folder=folder,
+                base=base,
+                protocol=chosen,
+                environment=environment.current(),
+                measurements=found.measurements,
+                layers=found.layers,
+                scores=found.scores,
+                notes=found.notes,
+                state=found.state,
+                folder_sha=folder_ref(subject).sha,
+                base_sha=folder_ref(against).sha if against else "",
+            )
     if as_json:
-        emit(measurements)
-        return
-    for one in measurements:
+        typer.echo(to_json(document, indent=2))
+    else:
+        _print(document)
+
+
+def _folder(named: str) -> Path | None:
+    return Path(named) if named else None
+
+
+def _protocol(session: Session, name: str | None, text: str | None, tasks: Sequence[str], limit: int, places: Places) -> Protocol:
+    """Return the protocol that was asked for, with its text brought to where it is looked for."""
+    from hub.protocol import Tasks
+    from runners import protocols, texts
+
+    chosen = protocols.load(name or session.settings.press.protocol)
+    kept = session.folder / "cache" / "texts"
+    if text:
+        given = texts.parse(text)
+        if given.dataset:
+            given = texts.fetch(given, session.client, kept)
+        else:
+            texts.keep(texts.read(text).encode(), kept)
+        chosen = protocols.on_text(chosen, given)
+    elif chosen.text and chosen.text.dataset and not texts.has(chosen.text, places.texts):
+        texts.fetch(chosen.text, session.client, kept)
+    if tasks:
+        seed = chosen.tasks.seed if chosen.tasks else 1234
+        chosen = replace(chosen, name=f"{chosen.name}+tasks", tasks=Tasks(names=tuple(tasks), limit=limit, shots=0, seed=seed))
+    return chosen
+
+
+def _print(document: MeasurementFile) -> None:
+    for one in document.measurements:
         span = f"[{number(one.ci_low, 4)}, {number(one.ci_high, 4)}]"
-        typer.echo(f"{one.metric:<28} {number(one.value, 4):>12} {one.unit:<11} {span:<24} {one.interval}")
-    typer.echo(f"protocol {chosen.name}")
+        typer.echo(f"{_label(one):<52} {number(one.value, 4):>12} {one.unit:<11} {span:<26} {one.basis}; {one.interval}")
+    for note in document.notes:
+        typer.echo(f"note: {note}")
+    environment = document.environment
+    typer.echo(f"protocol {document.protocol.name}, on {environment.hardware}, {environment.threads} threads")
+
+
+def _label(one: Measurement) -> str:
+    conditions = " ".join(f"{name}={value}" for name, value in one.conditions.items())
+    return f"{one.metric} {conditions}".rstrip()

@@ -16,5 +16,5 @@ TOLERANCE = 0.0
 
 
 def estimates(observed: Observed) -> Sequence[Estimate]:
-    """Return the exact ratio."""
-    return [exact(8 * observed.tensor_bytes / observed.parameters)]
+    """Return the exact ratio; nothing where the protocol has no section on memory."""
+    return [exact(8 * observed.tensor_bytes / observed.parameters)] if observed.parameters else []

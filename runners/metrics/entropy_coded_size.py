@@ -16,5 +16,5 @@ TOLERANCE = 0.0
 
 
 def estimates(observed: Observed) -> Sequence[Estimate]:
-    """Return the exact count."""
-    return [exact(float(observed.coded_bytes))]
+    """Return the exact count; nothing where the protocol has no section on memory."""
+    return [exact(float(observed.coded_bytes))] if observed.coded_bytes else []
