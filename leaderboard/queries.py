@@ -154,7 +154,7 @@ class Board:
     @property
     def measurements(self) -> int:
         """How many numbers the database holds, points of curves aside."""
-        return sum(len(headlines(record.measurements)) for page in self.pages for record in (page.record, *page.variants))
+        return sum(len(headlines(_measurements(page.record, page.variants))) for page in self.pages)
 
 
 def reasons(refusals: Iterable[Refusal]) -> list[tuple[str, list[str]]]:
