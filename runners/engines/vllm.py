@@ -28,7 +28,7 @@ TIMES_ONLY = True
 
 _MODE = "vllm"
 _SEQUENCES = 256  # that run together
-_MEMORY = 0.85  # of the GPU's, which vLLM takes at once
+_MEMORY = 0.9  # of what is free on the GPU, which vLLM takes at once
 
 dtype_of = plain.dtype_of
 count_parameters = plain.count_parameters  # of config.json, which is the base's
@@ -113,7 +113,7 @@ def load(folder: Path, *, dtype: str | None = None) -> Loaded:
     try:
         llm = _library().LLM(
             model=str(engine_file(folder) or folder), tokenizer=str(folder), dtype=name, seed=0, trust_remote_code=False,
-            gpu_memory_utilization=_MEMORY, max_num_seqs=_SEQUENCES, enforce_eager=False, enable_prefix_caching=False,
+            gpu_memory_utilization=_share(), max_num_seqs=_SEQUENCES, enforce_eager=False, enable_prefix_caching=False,
             disable_log_stats=False,
         )  # fmt: skip
         return Loaded(folder, llm, name)
@@ -123,6 +123,14 @@ def load(folder: Path, *, dtype: str | None = None) -> Loaded:
         raise BadCheckpoint(
             f"vLLM cannot load {folder.name}: {type(error).__name__}: {failures.one_line(error)}", hint="Time it in its format's engine."
         ) from error
+
+
+def _share() -> float:
+    """Return which share of the GPU's memory is vLLM's: other models may be on it."""
+    import torch
+
+    free, total = torch.cuda.mem_get_info()
+    return _MEMORY * float(free / total)
 
 
 def _library() -> Any:
