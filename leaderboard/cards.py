@@ -17,7 +17,7 @@ from hub.domain import Artifact, Measurement, Step
 from hub.errors import PolicyRefusal
 from hub.history import BaseRecord, VariantRecord
 from hub.protocol import Protocol
-from leaderboard import frontmatter, stats, steps, text, words
+from leaderboard import frontmatter, points, stats, steps, text, words
 from leaderboard.gate import artifact_verdict, let_through
 from leaderboard.stats import Comparison, Estimate
 from leaderboard.text import Markdown, code, link, markdown
@@ -29,17 +29,22 @@ PUBLIC_HUB = "https://huggingface.co"
 _NAMES = {
     "perplexity": "Perplexity",
     "perplexity_ratio": "Perplexity ratio to the base",
+    "delta_perplexity": "Perplexity less the base's",
     "kl_divergence": "KL divergence from the base",
     "same_top_token": "Same most likely token as the base",
+    "rms_delta_probability": "Change of the true token's probability (RMS)",
+    "bits_per_byte": "Bits per byte of text",
     "prefill_tokens_per_second": "Prefill",
     "decode_tokens_per_second": "Decode",
     "load_time": "Load time",
     "prefill_speedup": "Prefill, variant / base",
     "decode_speedup": "Decode, variant / base",
+    "weight_memory": "Weights in memory",
     "peak_memory": "Peak memory above that before loading",
     "disk_size": "Size on disk",
     "bits_per_weight": "Bits per weight",
 }
+_QUALITY = ("perplexity", "delta_perplexity", "kl_divergence", "same_top_token", "rms_delta_probability", "bits_per_byte")
 _MOST_SIBLINGS = 12
 Row = tuple[str, ...]
 
@@ -131,7 +136,9 @@ def _view(
         "family_size": len(family),
         "shortened": len(shown) < len(family),
         "advice": words.advice(base, family),
-        "quality": _rows(record, base, beside, ("perplexity", "kl_divergence", "same_top_token")),
+        "quality": _rows(record, base, beside, _QUALITY),
+        "spread": points.percentile_words(record.measurements, "kl_divergence", beside.protocol),
+        "tasks": points.task_rows(record.measurements, base.measurements),
         "protocol": beside.protocol,
         "protocol_words": words.protocol_words(extras.protocol, beside.protocol),
         "samples": _samples(record, beside.protocol),
@@ -141,7 +148,9 @@ def _view(
         "intervals": _intervals(record, beside.protocol),
         "in_turns": beside.decode is not None or beside.prefill is not None,
         "speed": _rows(record, base, beside, ("prefill_tokens_per_second", "decode_tokens_per_second", "load_time")),
-        "memory": _rows(record, base, beside, ("disk_size", "peak_memory", "bits_per_weight")),
+        "speed_points": points.speed_rows(record.measurements, beside.protocol),
+        "memory": _rows(record, base, beside, ("disk_size", "weight_memory", "peak_memory", "bits_per_weight")),
+        "memory_points": points.memory_rows(record.measurements, beside.protocol),
         "coded": words.coded_words(record, base, beside.protocol),
         "hardware": words.hardware(record.environment),
         "base_hardware": words.hardware(base.environment) if record.environment != base.environment else None,

@@ -241,6 +241,10 @@ def coded_words(record: VariantRecord, base: BaseRecord, protocol: str | None) -
     )
 
 
+def _has_tasks(record: VariantRecord) -> bool:
+    return any("task" in one.conditions for one in record.measurements)
+
+
 def limits(record: VariantRecord, beside: Comparison) -> list[str]:
     """Return what this card does not show or what is bad about the variant, from the record."""
     told = []
@@ -259,7 +263,8 @@ def limits(record: VariantRecord, beside: Comparison) -> list[str]:
     told += [
         f"Quality was measured on one text with one protocol ({beside.protocol or 'none'}): "
         "other languages, tasks and longer contexts may lose more or less.",
-        "No task accuracy and no safety behaviour was measured.",
-        "Speed and memory hold for batch 1, this engine and this machine; other kernels and GPUs give other numbers.",
+        "No safety behaviour was measured." if _has_tasks(record) else "No task accuracy and no safety behaviour was measured.",
+        "Speed and memory hold for the batches and contexts shown, this engine and this machine; "
+        "other kernels and GPUs give other numbers.",
     ]
     return told

@@ -51,6 +51,14 @@ UNITS = {
     "peak_memory": ("B", False),
     "disk_size": ("B", False),
     "bits_per_weight": ("bit", False),
+    "delta_perplexity": ("1", False),
+    "rms_delta_probability": ("1", False),
+    "time_to_first_token": ("s", False),
+    "time_per_output_token": ("s", False),
+    "weight_memory": ("B", False),
+    "kv_cache_memory": ("B", False),
+    "activation_memory": ("B", False),
+    "accuracy": ("1", True),
 }
 
 

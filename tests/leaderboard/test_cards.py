@@ -15,7 +15,7 @@ import yaml
 from huggingface_hub import ModelCard
 from markdown_it import MarkdownIt
 
-from hub.domain import Calibration, Recipe, Step, StepRecord, Thresholds
+from hub.domain import Calibration, Measurement, Recipe, Step, StepRecord, Thresholds
 from hub.errors import PolicyRefusal
 from hub.history import VariantRecord
 from hub.protocol import Memory, Protocol, Quality, Speed, Tasks, Text
@@ -76,7 +76,30 @@ def packed(make: SimpleNamespace) -> VariantRecord:
     note = "Pressed again on the same machine with as many threads, the bytes are the same; other hardware sums in another order."
     step = StepRecord(method="gptq", text_sha256="1" * 64, samples_sha256="2" * 64, layers=layers | failed, notes=(note,))
     errors = make.layers(**{"0": 0.04, "0__mlp__up_proj": 0.021, "0__mlp__gate_proj": 0.0201, "1__mlp__up_proj": 0.113})
-    return make.judged(make.variant(steps=(step,), layers=errors))
+    record = make.judged(make.variant(steps=(step,), layers=errors))
+    return replace(record, measurements=(*record.measurements, *points(make)))
+
+
+def points(make: SimpleNamespace) -> list[Measurement]:
+    """Numbers at points of curves, and what stands beside the headline numbers."""
+    found = [make.measured("delta_perplexity", 0.41, 0.05), make.measured("rms_delta_probability", 0.0312, 0.0011)]
+    found += [
+        replace(make.measured("kl_divergence", value, value / 9), conditions={"percentile": at}) for at, value in ((50, 0.004), (99.9, 0.8))
+    ]
+    for batch, speed, ratio in ((1, 180.0, 0.86), (8, 900.0, 0.61)):
+        point = {"mode": "eager", "batch": batch, "context": 256}
+        found.append(replace(make.measured("decode_tokens_per_second", speed, 4.0), conditions=point))
+        found.append(replace(make.measured("decode_speedup", ratio, 0.02), conditions=point))
+        found.append(replace(make.measured("time_to_first_token", 0.082, 0.003), conditions=point))
+        found.append(replace(make.measured("time_per_output_token", batch / speed, 0.0001), conditions=point))
+    for context, basis in ((512, "measured"), (2048, "estimated")):
+        for metric, one in (("kv_cache_memory", 4096.0), ("activation_memory", 70_000.0), ("peak_memory", 74_500.0)):
+            half = 0.0 if metric == "kv_cache_memory" else context * 900.0
+            found.append(replace(make.measured(metric, context * one, half), conditions={"context": context}, basis=basis))
+    found += [
+        replace(make.measured("accuracy", 0.41, 0.03, protocol="tasks-quick"), conditions={"task": task}) for task in ("piqa", "boolq")
+    ]
+    return found
 
 
 def awq(make: SimpleNamespace) -> VariantRecord:
