@@ -15,7 +15,7 @@ from hub.domain import Scores
 from hub.errors import BadCheckpoint, BadDocument, UnfitModel
 from hub.protocol import Quality
 from runners import base_states, dense
-from runners.base_states import Rows
+from runners.base_states import Beside, Rows
 from runners.checkpoint import read_config
 from runners.engines import Loaded
 from runners.observations import Chunk, Room, Windows
@@ -67,20 +67,25 @@ def score(
         )
     cut = tokenize(side, text, plan)
     notes: tuple[str, ...] = ()
-    beside = None
+    beside: Beside | None = None
     if base:
         _same_tokenizer(side, base, text)
         _within_vocabulary(base, cut.ids)
         beside, notes = base_states.beside(base.loaded, base.folder, [ids[:-1] for ids in cut.ids], cache)
+    windows = over_windows(side.loaded, beside, cut, metrics)
+    return Scored(windows=windows, scores=_scores(windows, cut, side), notes=notes)
+
+
+def over_windows(loaded: Loaded, base: Beside | None, cut: Cut, metrics: Mapping[str, ModuleType]) -> dict[str, Windows]:
+    """Run a model over windows of tokens and return what each of the window metrics says of them; raise `BadCheckpoint` as `score`."""
     found: dict[str, list[Any]] = {name: [] for name in metrics}
     room = Room()
     for index, ids in enumerate(cut.ids):
         where = f"window {index + 1} of {len(cut.ids)}"
-        rows = beside.window(index, ids[:-1]) if beside else None
-        for name, values in _values(side.loaded, rows, ids, metrics, room, where).items():
+        rows = base.window(index, ids[:-1]) if base else None
+        for name, values in _values(loaded, rows, ids, metrics, room, where).items():
             found[name].append(values)
-    windows = {name: _windows(values, cut, keep=getattr(metrics[name], "KEEPS_TOKENS", False)) for name, values in found.items()}
-    return Scored(windows=windows, scores=_scores(windows, cut, side), notes=notes)
+    return {name: _windows(values, cut, keep=getattr(metrics[name], "KEEPS_TOKENS", False)) for name, values in found.items()}
 
 
 def starts(total: int, plan: Quality) -> list[int]:
@@ -152,7 +157,7 @@ def _values(
 def _add(parts: dict[str, list[Any]], metrics: Mapping[str, ModuleType], block: tuple[Any, Any, Any], room: Room) -> None:
     """Append what the metrics say of each position of a block, chunk by chunk, and both models' losses, to see that they are numbers."""
     logits, targets, base = block
-    step = max(1, _CHUNK_ELEMENTS["cpu" if logits.device.type == "cpu" else "cuda"] // logits.shape[-1])
+    step = chunk_rows(logits)
     for start in range(0, len(targets), step):
         stop = min(start + step, len(targets))
         chunk = Chunk(logits[start:stop], targets[start:stop], None if base is None else base[start:stop], room)
@@ -161,6 +166,11 @@ def _add(parts: dict[str, list[Any]], metrics: Mapping[str, ModuleType], block: 
             parts[_LOSSES[1]].append(chunk.base_nll)
         for name, metric in metrics.items():
             parts[name].append(metric.per_token(chunk))
+
+
+def chunk_rows(logits: Any) -> int:
+    """Return how many positions of logits (positions, vocabulary) are looked at together."""
+    return max(1, _CHUNK_ELEMENTS["cpu" if logits.device.type == "cpu" else "cuda"] // int(logits.shape[-1]))
 
 
 def _require_numbers(values: Any, name: str, where: str) -> None:
