@@ -9,6 +9,10 @@ import sys
 from contextlib import suppress
 from pathlib import Path
 
+import psutil
+
+from runners import environment
+
 _STATUS = Path("/proc/self/status")
 _CLEAR = Path("/proc/self/clear_refs")
 _highest = 0  # of the peaks that were read before a reset; the kernel forgets them then
@@ -44,6 +48,41 @@ def release() -> None:
     gc.collect()
     with suppress(OSError, AttributeError):  # glibc only
         ctypes.CDLL(None).malloc_trim(0)
+
+
+def available() -> int:
+    """Return how many bytes more this process may take: what is free, and what is left of a container's limit."""
+    return min(int(psutil.virtual_memory().available), environment.memory_bytes() - resident())
+
+
+class Meter:
+    """The peak of memory above what is held when the meter is made: on the CUDA device where there is one, else resident memory.
+
+    `works` is False where the system does not let the peak start anew: then growth is above the highest that ever was.
+    """
+
+    def __init__(self, *, cuda: bool | None = None) -> None:
+        """Give back what is free and begin; `cuda` None: where torch has a device."""
+        import torch
+
+        release()
+        self.cuda = torch.cuda.is_available() if cuda is None else cuda
+        self.works = True
+        if self.cuda:
+            torch.cuda.empty_cache()
+            torch.cuda.reset_peak_memory_stats()
+            self.before = int(torch.cuda.memory_allocated())
+        else:
+            self.works = reset_peak()
+            self.before = resident()
+
+    def growth(self) -> float:
+        """Return the peak since the beginning, in bytes above what was held then."""
+        if self.cuda:
+            import torch
+
+            return float(torch.cuda.max_memory_allocated() - self.before)
+        return float(max(0, peak() - self.before))
 
 
 def _field(name: str) -> int:
