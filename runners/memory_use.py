@@ -11,6 +11,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
 from hub.protocol import Memory
 from runners import memory, memory_formula
@@ -55,10 +56,16 @@ def load_repeatedly(engine: Engine, folder: Path, prompt_ids: Sequence[int], new
     return Loads(loaded=loaded, seconds=tuple(seconds), peak_bytes=tuple(peaks))
 
 
-def by_context(
-    loaded: Loaded, folder: Path, section: Memory, ids: Sequence[int]
-) -> tuple[Estimate | None, tuple[MemoryPoint, ...], tuple[str, ...]]:
-    """Return the bytes of the weights, a point for each context length by rising length, and notes on what was not measured.
+class Use(NamedTuple):
+    """Bytes of the weights (None where nothing tells them), a point for each context by rising length, and what was not measured."""
+
+    weights: Estimate | None
+    points: tuple[MemoryPoint, ...]
+    notes: tuple[str, ...]
+
+
+def by_context(loaded: Loaded, folder: Path, section: Memory, ids: Sequence[int]) -> Use:
+    """Return what a loaded checkpoint takes in memory, its parts by context length.
 
     Measured are the section's contexts that the model takes and the memory holds, or else the longest that the model takes; `ids` (any
     tokens of its vocabulary) are repeated to that length. The powers of two between and beyond them, up to the model's own context
@@ -66,7 +73,7 @@ def by_context(
     """
     asked = subject(loaded, folder)
     if asked is None:
-        return None, (), (f"Memory was not measured by context: {loaded.label} does not tell what it takes.",)
+        return Use(None, (), (f"Memory was not measured by context: {loaded.label} does not tell what it takes.",))
     sweep = Sweep(asked, read_config(folder), ids, loaded.context_length)
     sweep.measure(section.contexts)
     weights, cache = asked.weights(), _Cache(sweep)
