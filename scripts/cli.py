@@ -13,6 +13,7 @@ from typer.core import TyperGroup
 from hub.errors import ModelPressError
 from modelpress import (
     bench,
+    compare,
     compress,
     discover,
     doctor,
@@ -22,6 +23,7 @@ from modelpress import (
     plan,
     publish,
     recipes,
+    reproduce,
     run,
     site,
     status,
@@ -96,6 +98,8 @@ app.command("run")(run.run)
 app.command("status")(status.status)
 app.command("compress")(compress.compress)
 app.command("measure")(measure.measure)
+app.command("compare")(compare.compare)
+app.command("reproduce")(reproduce.reproduce)
 app.command("methods")(methods.methods)
 app.command("recipes")(recipes.recipes)
 app.command("doctor")(doctor.doctor)

@@ -29,6 +29,8 @@ COMMANDS = (
     "status",
     "compress",
     "measure",
+    "compare",
+    "reproduce",
     "methods",
     "recipes",
     "doctor",
