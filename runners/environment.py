@@ -1,9 +1,12 @@
-"""Hardware and library versions under which a result is made."""
+"""Hardware, settings and library versions under which a result is made, and what the machine does meanwhile."""
 
 from __future__ import annotations
 
 import os
 import platform
+import sys
+import time
+from collections.abc import Mapping
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
@@ -12,14 +15,17 @@ from typing import Literal
 
 import psutil
 
-from hub.domain import Environment
+from hub.domain import Environment, Scalar
+from runners import nvml
 
 LIBRARIES = (
     "accelerate", "auto-round", "bitsandbytes", "compressed-tensors", "gguf", "gptqmodel", "huggingface_hub", "llama-cpp-python",
-    "llmcompressor", "modelpress", "nncf", "numpy", "onnx", "onnxruntime", "onnxscript", "openvino", "optimum", "peft", "safetensors",
-    "tokenizers", "torch", "torchao", "transformers",
+    "llmcompressor", "lm_eval", "modelpress", "nncf", "numpy", "nvidia-ml-py", "onnx", "onnxruntime", "onnxscript", "openvino", "optimum",
+    "peft", "safetensors", "scipy", "tokenizers", "torch", "torchao", "transformers", "vllm",
 )  # fmt: skip
 _CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
+_CPUS = Path("/sys/devices/system/cpu")
+_COUNTERS = ("clock_seconds", "cpu_seconds", "own_cpu_seconds")  # of a state: they tell something only by how much they grew
 
 
 def current() -> Environment:
@@ -34,7 +40,54 @@ def current() -> Environment:
         system=f"{platform.system()} {platform.release()} {platform.machine()}",
         python=platform.python_version(),
         libraries=libraries(),
+        cpu=_cpu(),
+        driver=_driver() if gpu else "",
+        clocks=_gpu_clocks() if gpu else cpu_clocks(),
+        threads=_threads(),
     )
+
+
+def state() -> dict[str, Scalar]:
+    """Return what the machine does now: load average, clock rates in MHz, the GPU's temperature (°C), power (W) and throttle reasons.
+
+    Seconds since some beginning are in it too, of the clock, of all work on the cores that this process may use, and of its own work:
+    `between` makes of them what others did. What the system does not tell is left out. Never imports torch.
+    """
+    found: dict[str, Scalar] = {"clock_seconds": time.monotonic(), "cpu_seconds": _busy_seconds(), "own_cpu_seconds": _own_seconds()}
+    with suppress(OSError, AttributeError):
+        found["load_average"] = round(os.getloadavg()[0], 2)
+    with suppress(OSError, NotImplementedError, AttributeError):  # psutil gives None, or raises, where there is no clock to read
+        found["cpu_mhz"] = round(psutil.cpu_freq().current)
+    return found | _gpu_state()
+
+
+def between(before: Mapping[str, Scalar], after: Mapping[str, Scalar]) -> dict[str, Scalar]:
+    """Return two states as one, `load_average_before`, `load_average_after` and so on, with `other_cores`.
+
+    `other_cores` is how many cores other processes, or other machines on the same host, kept busy from one to the other, on average.
+    """
+    found: dict[str, Scalar] = {}
+    for name in (before.keys() | after.keys()) - set(_COUNTERS):
+        found |= {f"{name}_{when}": state[name] for when, state in (("before", before), ("after", after)) if name in state}
+    clock, everything, own = (float(after.get(name, 0.0)) - float(before.get(name, 0.0)) for name in _COUNTERS)
+    if clock > 0:
+        found["other_cores"] = round(max(0.0, everything - own) / clock, 2)
+    return dict(sorted(found.items()))
+
+
+def busy(state: Mapping[str, Scalar], cores: int) -> str | None:
+    """Return a sentence where other work ran beside this process, so that times may be too long; None where it did not.
+
+    `state` is that of `between`, else of a moment, whose load average counts this process too: only what exceeds `cores` is told.
+    A tenth of the cores, and a quarter of one, are taken for the system's own.
+    """
+    if "other_cores" in state:
+        others = float(state["other_cores"])
+        if others <= max(0.25, 0.1 * cores):
+            return None
+        return f"Other work kept {others:.1f} of {cores} cores busy meanwhile: times may be too long, and vary more than they would."
+    load = float(state.get("load_average", 0.0))
+    return f"The load average was {load:.1f} on {cores} cores: times may be too long." if load > cores + 0.5 else None
 
 
 def cores() -> int:
@@ -57,6 +110,86 @@ def libraries() -> dict[str, str]:
         with suppress(PackageNotFoundError):
             found[name] = version(name)
     return found
+
+
+def cpu_clocks(tree: Path = _CPUS) -> str:
+    """Return what holds the processor's clock: governor, highest rate, turbo; empty where the system does not tell (virtual machines)."""
+    parts = []
+    if governor := _line(tree / "cpu0" / "cpufreq" / "scaling_governor"):
+        parts.append(f"governor {governor}")
+    if (highest := _line(tree / "cpu0" / "cpufreq" / "cpuinfo_max_freq")).isdigit():
+        parts.append(f"at most {int(highest) / 1000:.0f} MHz")
+    turbo = _line(tree / "cpufreq" / "boost") or {"0": "1", "1": "0"}.get(_line(tree / "intel_pstate" / "no_turbo"), "")
+    if turbo in ("0", "1"):
+        parts.append(f"turbo {'on' if turbo == '1' else 'off'}")
+    return ", ".join(parts)
+
+
+def _line(path: Path) -> str:
+    with suppress(OSError):
+        return path.read_text().strip()
+    return ""
+
+
+def _busy_seconds() -> float:
+    """Seconds of work on the cores that this process may use; what a hypervisor took from them counts."""
+    cores = psutil.cpu_times(percpu=True)
+    allowed = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(len(cores))
+    ours = [cores[index] for index in allowed if index < len(cores)]
+    waiting = ("idle", "iowait", "guest", "guest_nice")  # a guest's time is in `user` already
+    return float(sum(value for core in ours for name, value in core._asdict().items() if name not in waiting))
+
+
+def _own_seconds() -> float:
+    """Seconds of work of this process and of all that it started."""
+    own = psutil.Process()
+    total = sum(own.cpu_times()[:4])
+    for child in own.children(recursive=True):
+        with suppress(psutil.Error):
+            total += sum(child.cpu_times()[:4])
+    return float(total)
+
+
+def _threads() -> int:
+    torch = sys.modules.get("torch")
+    return int(torch.get_num_threads()) if torch is not None else 0
+
+
+def _driver() -> str:
+    """The GPU's driver, and the newest CUDA that it runs."""
+    if nvml.device() is None:
+        return ""
+    version, cuda = nvml.ask("nvmlSystemGetDriverVersion"), nvml.ask("nvmlSystemGetCudaDriverVersion")
+    return ", ".join(([f"NVIDIA {version}"] if version else []) + ([f"CUDA {cuda // 1000}.{cuda % 1000 // 10}"] if cuda else []))
+
+
+def _gpu_clocks() -> str:
+    """The GPU's clock and power limits. NVML tells which clocks applications are given; that a range was locked it does not."""
+    if (handle := nvml.device()) is None:
+        return ""
+    parts = []
+    for title, kind in (("SM", "NVML_CLOCK_SM"), ("memory", "NVML_CLOCK_MEM")):
+        highest = nvml.ask("nvmlDeviceGetMaxClockInfo", handle, nvml.constant(kind))
+        given = nvml.ask("nvmlDeviceGetApplicationsClock", handle, nvml.constant(kind))
+        if highest:
+            parts.append(f"{title} at most {highest} MHz{f' (set to {given})' if given and given < highest else ''}")
+    if watts := nvml.ask("nvmlDeviceGetEnforcedPowerLimit", handle):
+        parts.append(f"power limit {watts / 1000:.0f} W")
+    return ", ".join(parts)
+
+
+def _gpu_state() -> dict[str, Scalar]:
+    if (handle := nvml.device()) is None:
+        return {}
+    power = nvml.ask("nvmlDeviceGetPowerUsage", handle)
+    told = {
+        "gpu_sm_mhz": nvml.ask("nvmlDeviceGetClockInfo", handle, nvml.constant("NVML_CLOCK_SM")),
+        "gpu_memory_mhz": nvml.ask("nvmlDeviceGetClockInfo", handle, nvml.constant("NVML_CLOCK_MEM")),
+        "gpu_temperature_c": nvml.ask("nvmlDeviceGetTemperature", handle, nvml.constant("NVML_TEMPERATURE_GPU")),
+        "gpu_power_w": None if power is None else power / 1000,
+        "gpu_throttle": ", ".join(nvml.throttle_reasons(handle)) or "none",
+    }
+    return {name: value for name, value in told.items() if value is not None}
 
 
 def _gpu() -> str:

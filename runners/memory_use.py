@@ -82,11 +82,8 @@ def by_context(loaded: Loaded, folder: Path, section: Memory, ids: Sequence[int]
     points = [_measured(tokens, passes, cache.at(tokens), activations[tokens], weights) for tokens, passes in sweep.passes.items()]
     wanted = _unmeasured(sweep, section.contexts)
     points += [_estimated(tokens, cache.at(tokens), _by_curve(curve, tokens) if curve else None, weights) for tokens in wanted]
-    return (
-        weights,
-        tuple(sorted(points, key=lambda point: point.context)),
-        (*sweep.notes, _on_formula(curve), *_on_logits(asked.all_logits)),
-    )
+    notes = (*sweep.notes, _on_formula(curve), *_on_logits(asked.all_logits))
+    return Use(weights, tuple(sorted(points, key=lambda point: point.context)), notes)
 
 
 class _Cache:

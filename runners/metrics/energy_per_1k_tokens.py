@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from runners.intervals import Estimate, centre
-from runners.observations import Observed, Run, SpeedPoint
+from runners.intervals import Estimate
+from runners.metrics._along import along
+from runners.observations import Observed, SpeedPoint
 
 TITLE = "Energy per 1,000 tokens"
 SUMMARY = (
@@ -20,16 +21,11 @@ TOLERANCE = 0.15
 
 def estimates(observed: Observed) -> Sequence[Estimate]:
     """Return the median over the metered runs of each point of the curve; nothing where no meter was found."""
-    found = []
-    for point in observed.speed:
-        values = [joules for run in point.runs if (joules := _joules(point, run)) is not None]
-        if values:
-            found.append(centre(values).at(**point.conditions))
-    return found
+    return along(observed.speed, _joules)
 
 
-def _joules(point: SpeedPoint, run: Run) -> float | None:
-    """Joules of a thousand tokens: of each sequence its prompt, the first new token, and one more for each further step."""
-    if run.joules is None:
-        return None
-    return 1000 * run.joules / (point.batch * (point.context + 1 + len(run.token_seconds)))
+def _joules(point: SpeedPoint) -> list[float]:
+    """Joules of a thousand tokens, by run: of each sequence its prompt, the first new token, and one more for each further step."""
+    return [
+        1000 * run.joules / (point.batch * (point.context + 1 + len(run.token_seconds))) for run in point.runs if run.joules is not None
+    ]
