@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import psutil
 
@@ -40,7 +40,7 @@ class _Place:
     headline: bool
 
     def __str__(self) -> str:
-        return f"{self.mode}, batch {self.batch}, context {self.context}"
+        return f"mode {self.mode}, batch {self.batch}, context {self.context}"
 
 
 def warm(engine: Engine, folder: Path, text: str, prompt_tokens: int, longest: int) -> list[int]:
@@ -106,15 +106,17 @@ def curve(loaded: Loaded, base: Loaded | None, section: Speed, ids: Sequence[int
                 if place.headline:
                     raise _named(error, place) from error
                 reason = _reason(error)
-            _free(loaded, base)  # after the except: until then the error holds on to the tensors of its frames
+            _free(
+                [model for model in (loaded, base) if model is not None]
+            )  # after the except: until then the error holds on to the tensors of its frames
         if reason and place.headline:
             raise UnfitModel(f"The protocol's first point of speed ({place}) cannot be timed: {reason}.", hint="Use another protocol.")
         if reason:
             left_out.setdefault(reason, []).append(place)
         elif base and place.base_mode != place.mode:
-            notes.append(f"At {place} the base ran in its mode {place.base_mode}: it has no {place.mode}.")
-    notes += [f"Speed was not measured at {'; '.join(map(str, places))}: {reason}." for reason, places in left_out.items()]
-    return Curve(tuple(points), tuple(notes))
+            notes.append(f"In the mode {place.mode} the base ran in its mode {place.base_mode}: it has no {place.mode}.")
+    notes += [f"Speed was not measured at {_together(places)}: {reason}." for reason, places in left_out.items()]
+    return Curve(tuple(points), tuple(dict.fromkeys(notes)))
 
 
 def elsewhere(folder: Path, section: Speed, ids: Sequence[int]) -> Curve:
@@ -170,7 +172,7 @@ def _unfit(place: _Place, loaded: Loaded, base: Loaded | None, section: Speed) -
     if length > longest:
         return f"with {section.new_tokens} new tokens it is longer than the model's {longest} tokens"
     # A GPU says when its memory is out; a system takes memory that it does not have, and ends the process that used it.
-    if not _on_cuda() and place.batch * length * sum(model.bytes_per_token for model in models) > _free_memory():
+    if place.batch * length * sum(model.bytes_per_token for model in models if model.device == "cpu") > _free_memory():
         return "this machine has not the memory"
     return ""
 
@@ -178,9 +180,10 @@ def _unfit(place: _Place, loaded: Loaded, base: Loaded | None, section: Speed) -
 def _point(place: _Place, loaded: Loaded, base: Loaded | None, section: Speed, prompt: Sequence[int]) -> SpeedPoint:
     from runners import energy
 
-    meter = energy.meter()
+    meters = {model.device: energy.meter(model.device) for model in (loaded, base) if model is not None}
 
     def timed(model: Loaded, mode: str) -> Run:
+        meter = meters[model.device]
         before = meter.joules() if meter else 0.0
         run = model.time_generation(prompt, section.new_tokens, batch=place.batch, mode=mode)
         return replace(run, joules=meter.joules() - before) if meter else run
@@ -220,26 +223,28 @@ def _reason(error: Exception) -> str:
     return f"{type(error).__name__}: {failures.one_line(error)}".rstrip(".")
 
 
-def _free(*models: Loaded | None) -> None:
+def _together(places: Sequence[_Place]) -> str:
+    """Return points in words: by what they have in common where they are all of its combinations, else one by one."""
+    modes, batches, contexts = (
+        list(dict.fromkeys(values)) for values in zip(*((place.mode, place.batch, place.context) for place in places), strict=True)
+    )
+    if 1 < len(places) == len(modes) * len(batches) * len(contexts):
+        named = {"mode": modes, "batch": batches, "context": contexts}
+        return ", ".join(f"{name} {' or '.join(map(str, values))}" for name, values in named.items())
+    return "; ".join(map(str, places))
+
+
+def _free(models: Sequence[Loaded]) -> None:
     """Let go of all that the last point took, so that the next one has the memory."""
     for model in models:
-        if model is not None:
-            model.forget()
+        model.forget()
     memory.release()
-    if _on_cuda():
-        _torch().cuda.empty_cache()
+    if any(model.device == "cuda" for model in models):
+        import torch
+
+        torch.cuda.empty_cache()
 
 
 def _free_memory() -> int:
     """Return the bytes that this process may still take: what the system has available, or less in a container."""
     return min(int(psutil.virtual_memory().available), environment.memory_bytes() - memory.resident())
-
-
-def _on_cuda() -> bool:
-    return bool(_torch().cuda.is_available())
-
-
-def _torch() -> Any:
-    import torch
-
-    return torch

@@ -29,6 +29,10 @@ class Loaded(Protocol):
         """The dtype's name, as `load` takes it."""
 
     @property
+    def device(self) -> str:
+        """Where it computes: `cpu` or `cuda`."""
+
+    @property
     def defects(self) -> tuple[str, ...]:
         """What is wrong with the loaded model although it loaded: weights left random, a quantization method skipped."""
 

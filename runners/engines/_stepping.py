@@ -19,6 +19,7 @@ class Stepping:
     """
 
     defects: tuple[str, ...] = ()
+    device = "cpu"
     dtype = "float32"
     modes: tuple[str, ...] = ("eager",)  # the engine's own way, whatever it prepares beforehand
 

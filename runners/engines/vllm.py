@@ -37,6 +37,7 @@ count_parameters = plain.count_parameters  # of config.json, which is the base's
 class Loaded:
     """A model that vLLM serves in this process."""
 
+    device = "cuda"
     defects: tuple[str, ...] = ()
     modes: tuple[str, ...] = (_MODE,)
     max_batch = _SEQUENCES

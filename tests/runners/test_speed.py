@@ -181,7 +181,7 @@ def test_points_that_do_not_fit_are_left_out_with_a_sentence(model: Any) -> None
     ]  # fmt: skip
     assert found.points[3].conditions == {"mode": "eager", "batch": 2, "context": 48}
     long, strange = found.notes
-    assert "eager, batch 1, context 510; eager, batch 2, context 510" in long
+    assert "mode eager, batch 1 or 2, context 510: " in long
     assert "512 tokens" in long
     assert "no mode nonsense" in strange
     with pytest.raises(UnfitModel, match="512 tokens"):
@@ -208,8 +208,8 @@ def test_a_point_that_fails_is_a_note_and_a_first_point_that_fails_raises(model:
     assert [point.batch for point in found.points] == [1]
     assert len(forgotten) == 3
     assert found.notes == (
-        "Speed was not measured at eager, batch 2, context 24: memory ran out.",
-        "Speed was not measured at eager, batch 3, context 24: RuntimeError: kernel takes no 3.",
+        "Speed was not measured at mode eager, batch 2, context 24: memory ran out.",
+        "Speed was not measured at mode eager, batch 3, context 24: RuntimeError: kernel takes no 3.",
     )
     with pytest.raises(RuntimeError, match="DefaultCPUAllocator"):
         speed.curve(model, None, replace(SECTION, batches=(2, 1)), ids)
@@ -220,7 +220,7 @@ def test_a_point_that_fails_is_a_note_and_a_first_point_that_fails_raises(model:
 @pytest.mark.integration
 def test_a_point_beyond_the_machine_s_memory_is_not_tried(model: Any) -> None:
     most = 2**40 // model.bytes_per_token
-    if speed._on_cuda():
+    if model.device == "cuda":
         pytest.skip("a GPU says by itself when its memory is out")
     found = speed.curve(model, None, replace(SECTION, batches=(1, most)), model.encode(TEXT))
     assert [point.batch for point in found.points] == [1]
@@ -233,18 +233,20 @@ def test_a_base_that_lacks_the_mode_runs_in_its_plain_one(model: Any, monkeypatc
     monkeypatch.setattr(type(model), "modes", property(lambda self: ("eager",) if self is base else ("eager", "static-cache")))
     found = speed.curve(model, base, replace(SECTION, modes=("eager", "static-cache")), model.encode(TEXT))
     assert [point.mode for point in found.points] == ["eager", "static-cache"]
-    assert found.notes == ("At static-cache, batch 1, context 24 the base ran in its mode eager: it has no static-cache.",)
+    assert found.notes == ("In the mode static-cache the base ran in its mode eager: it has no static-cache.",)
 
 
 @pytest.mark.integration
 def test_joules_are_the_growth_of_the_meter_over_each_run(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     from runners import energy
 
-    monkeypatch.setattr(energy, "meter", lambda: None)
+    monkeypatch.setattr(energy, "meter", lambda device: None)
     assert speed.curve(model, None, SECTION, model.encode(TEXT)).points[0].runs[0].joules is None
 
     class Counter:
-        total = 0.0
+        def __init__(self, device: str) -> None:
+            assert device == model.device
+            self.total = 0.0
 
         def joules(self) -> float:
             self.total += 3
