@@ -119,6 +119,23 @@ def test_the_compiled_step_writes_the_same_and_is_timed_beside_a_base(tiny: Make
 
 
 @pytest.mark.integration
+def test_without_a_compiler_the_compiled_points_are_left_out(tiny: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+    from torch._inductor import config
+
+    if torch.cuda.is_available():
+        pytest.skip("on CUDA another compiler is used")
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))  # nothing that was compiled before is found
+    loaded = engines.load("transformers").load(tiny(hidden_size=96))
+    with config.patch({"cpp.cxx": (None, str(tmp_path / "no-such-compiler"))}):
+        found = speed.curve(loaded, None, replace(SECTION, modes=("eager", "compiled")), loaded.encode(TEXT))
+    assert [point.mode for point in found.points] == ["eager"]
+    (note,) = found.notes
+    assert note.startswith("Speed was not measured at mode compiled, batch 1, context 24: ")
+    assert "compiler" in note
+
+
+@pytest.mark.integration
 @pytest.mark.parametrize("recipe", ["gguf-q8-0", "onnx-int4", "openvino-int8"])
 def test_other_engines_run_batches_whose_rows_are_those_of_batch_one(tiny: Make, tmp_path: Path, recipe: str) -> None:
     folder = tmp_path / recipe
