@@ -183,7 +183,7 @@ def _pairs(one: Scored, mine: Scores, other: Scored, theirs: Scores) -> Iterator
 
 def _completed(side: Scored, scores: Scores, other: Scored) -> Mapping[str, Sequence[float]]:
     """Return a model's values; a base beside one of its variants gets those that it has by definition: no divergence from itself."""
-    if side.identity != side.reference or other.reference != side.identity:
+    if side.identity != side.reference or other.reference != side.identity or other.identity == side.identity:
         return scores.values
     return {**{metric: (value,) * scores.samples for metric, value in _OF_ITSELF.items()}, **scores.values}
 

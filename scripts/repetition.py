@@ -21,23 +21,25 @@ _AGAIN = "again"
 
 @dataclass(frozen=True, kw_only=True)
 class Twice:
-    """A measurement and its repetition: numbers and environment of each, and what the second one noted."""
+    """A measurement and its repetition: numbers, environment and notes of each."""
 
     what: str
     then: Sequence[Measurement]
     now: Sequence[Measurement]
     environment_then: Environment
     environment_now: Environment
-    notes: Sequence[str] = ()
+    notes_then: Sequence[str]
+    notes_now: Sequence[str]
 
 
 def from_file(session: Session, path: Path, metric: Sequence[str] | None, log: Path | None) -> Twice:
-    """Measure again in this process, as `modelpress measure` did."""
+    """Measure again in this process, as `modelpress measure` did, with as many threads."""
     from hub.codec import from_json
     from hub.history import MeasurementFile
     from modelpress.quiet import quiet
     from runners import environment, texts
     from runners.measure import Places, measure
+    from runners.work import use_threads
 
     read = from_json(MeasurementFile, path.read_bytes(), where=str(path))
     wanted(read.measurements, metric)
@@ -48,6 +50,7 @@ def from_file(session: Session, path: Path, metric: Sequence[str] | None, log: P
     folder = _same_bytes(session, read.folder, read.folder_sha)
     base = _same_bytes(session, read.base, read.base_sha) if read.base is not None else None
     with quiet(log):
+        use_threads(_threads(read.environment) or session.threads)
         again = measure(folder, base, read.protocol, places=places)
         now = environment.current()
     return Twice(
@@ -56,8 +59,16 @@ def from_file(session: Session, path: Path, metric: Sequence[str] | None, log: P
         now=again.measurements,
         environment_then=read.environment,
         environment_now=now,
-        notes=again.notes,
+        notes_then=read.notes,
+        notes_now=again.notes,
     )
+
+
+def _threads(then: Environment) -> int:
+    """Return the threads of then, 0 where they were not noted or there are not so many cores here."""
+    from runners.environment import cores
+
+    return then.threads if then.threads <= cores() else 0
 
 
 def _same_bytes(session: Session, named: str, sha: str) -> Path:
@@ -82,7 +93,7 @@ def from_store(session: Session, name: str, metric: Sequence[str] | None) -> Twi
     done = measured_jobs(session, name)[0]
     wanted(done.measurements, metric)
     job = replace(done.job, subject=_AGAIN)  # an id of its own: the first job's log and samples stay as they are
-    outcome = _run(session, job)
+    outcome = _run(session, job, _threads(done.environment))
     if isinstance(outcome, Failure):
         raise _error(outcome)
     return Twice(
@@ -91,19 +102,21 @@ def from_store(session: Session, name: str, metric: Sequence[str] | None) -> Twi
         now=outcome.measurements,
         environment_then=done.environment,
         environment_now=outcome.environment,
-        notes=outcome.notes,
+        notes_then=done.notes,
+        notes_now=outcome.notes,
     )
 
 
-def _run(session: Session, job: Job) -> JobResult | Failure:
+def _run(session: Session, job: Job, threads: int) -> JobResult | Failure:
     """Run a measuring job where its artifact lies; one that is gone from the work folder is downloaded as it was released."""
     from runners.farm.local import LocalFarm
 
-    if job.variant_id is None or (session.artifacts / job.variant_id).is_dir():
-        return session.farm.run(job)
+    workspace = replace(session.workspace, threads=threads or session.threads)
     with tempfile.TemporaryDirectory(prefix="reproduce-", dir=session.folder) as scratch:
-        _fetch_released(session, job, Path(scratch) / job.variant_id)
-        with LocalFarm(replace(session.workspace, artifacts_dir=scratch), session.folder / "logs") as farm:
+        if job.variant_id is not None and not (session.artifacts / job.variant_id).is_dir():
+            _fetch_released(session, job, Path(scratch) / job.variant_id)
+            workspace = replace(workspace, artifacts_dir=scratch)
+        with LocalFarm(workspace, session.folder / "logs") as farm:
             return farm.run(job)
 
 

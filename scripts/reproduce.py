@@ -42,7 +42,7 @@ def reproduce(
     differs = changes(twice.environment_then, twice.environment_now)
     if as_json:
         rows = [{**vars(one), "difference": one.difference} for one in found]
-        emit({"measurement": twice.what, "changes": differs, "repeats": rows, "notes": twice.notes})
+        emit({"measurement": twice.what, "changes": differs, "repeats": rows, "notes_then": twice.notes_then, "notes_now": twice.notes_now})
     else:
         _show(twice, differs, found)
     _judge(found, differs)
@@ -75,8 +75,9 @@ def _show(twice: Twice, differs: Sequence[Change], found: Sequence[Repeat]) -> N
             f"{'agrees' if one.agrees else 'does not agree'}: {one.reason}",
         )
     out.print(table)
-    for note in twice.notes:
-        out.print(f"note: {note}", markup=False, highlight=False)
+    for when, notes in (("then", twice.notes_then), ("now", twice.notes_now)):
+        for note in notes:
+            out.print(f"note, {when}: {note}", markup=False, highlight=False)
     out.print(f"{sum(one.agrees for one in found)} of {len(found)} numbers agree")
 
 
@@ -86,7 +87,7 @@ def _judge(found: Sequence[Repeat], differs: Sequence[Change]) -> None:
 
     if wrong := [one for one in found if not one.agrees]:
         names = ", ".join(dict.fromkeys(one.then.metric for one in wrong))
-        changed = f"{len(differs)} things of the environment differ, see there first" if differs else "the environment is the same"
+        changed = f"the environment differs in {', '.join(change.name for change in differs)}" if differs else "the environment is the same"
         raise NotReproduced(
             f"{len(wrong)} of {len(found)} numbers do not agree: {names}",
             hint=f"{changed}; times and memory also change on a busy machine: try again when it is idle",

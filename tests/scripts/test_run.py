@@ -22,7 +22,7 @@ from .conftest import Folder, QuickRun
 pytestmark = pytest.mark.integration
 COLUMNS = [
     "base_model", "base_sha", "variant", "recipe", "method", "scheme", "format", "metric", "value", "unit",
-    "ci_low", "ci_high", "higher_is_better", "protocol", "engine", "hardware", "measured_at",
+    "ci_low", "ci_high", "higher_is_better", "protocol", "engine", "hardware", "measured_at", "conditions", "basis", "percentiles",
 ]  # fmt: skip
 
 
