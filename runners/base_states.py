@@ -21,7 +21,7 @@ from runners.engines import Loaded
 Rows = Callable[[int, int], Any]
 
 _INDEX = "index.json"
-_BLOCK_ELEMENTS = 2**25  # logits that are made at once: 128 MiB in float32, whatever the vocabulary
+_BLOCK_ELEMENTS = 2**24  # logits that are made at once: 64 MiB in float32, whatever the vocabulary
 
 
 class Beside(Protocol):

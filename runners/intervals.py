@@ -14,6 +14,8 @@ from typing import Any
 from hub.domain import Basis, Scalar
 
 LEVEL = 0.95
+WINDOWS = "windows"
+_TELLING = 16  # windows
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,23 +41,16 @@ def exact(value: float) -> Estimate:
     return Estimate(value=value, low=value, high=value, interval="exact", samples=1)
 
 
-def mean(samples: Sequence[float], *, of: str = "windows", low: float = -math.inf, high: float = math.inf) -> Estimate:
-    """Return the mean with Student's t interval over independent samples; `low` and `high` are the ends of what is possible.
+def mean(samples: Sequence[float], *, of: str = WINDOWS, low: float = -math.inf, high: float = math.inf) -> Estimate:
+    """Return the mean with Student's t interval; `low` and `high` are the ends of what is possible.
 
-    Neighbouring windows of one text are not quite independent, so the interval is a little too narrow where the text's style lasts
-    longer than a window.
+    Samples are taken as independent, but for windows, which are given in the text's order: see `_independent`.
     """
-    value, half = fmean(samples), _half(samples)
-    return Estimate(
-        value=value,
-        low=max(low, value - half),
-        high=min(high, value + half),
-        interval=f"95 %, Student's t over {len(samples)} {of}",
-        samples=len(samples),
-    )
+    value, (half, how) = fmean(samples), _half(samples, of)
+    return Estimate(value=value, low=max(low, value - half), high=min(high, value + half), interval=how, samples=len(samples))
 
 
-def exp_mean(samples: Sequence[float], *, of: str = "windows") -> Estimate:
+def exp_mean(samples: Sequence[float], *, of: str = WINDOWS) -> Estimate:
     """Return exp(mean) with the ends of the mean's interval exponentiated too.
 
     To first order this is the delta method, exp(m) ± t · exp(m) · s / √n; unlike it, it never reaches below zero. What is too large for
@@ -64,53 +59,47 @@ def exp_mean(samples: Sequence[float], *, of: str = "windows") -> Estimate:
     return _through(_exp, mean(samples, of=of), ", on the log scale")
 
 
-def positive_mean(samples: Sequence[float], *, of: str = "windows") -> Estimate:
+def positive_mean(samples: Sequence[float], *, of: str = WINDOWS) -> Estimate:
     """Return the mean of what is never under zero, its interval found on the log scale: m · exp(± t · s / (m √n)).
 
     Such values are skewed to the right, and so is this interval. Where they are few and differ by factors it covers less than it says:
     92 % for 8 lognormal samples with σ = 0.6 and 88 % with σ = 1 (Student's t alone: 90 and 83 %).
     """
-    value, half = fmean(samples), _half(samples)
+    value, (half, how) = fmean(samples), _half(samples, of)
     factor = _exp(half / value) if value > 0 else 1.0
-    return Estimate(
-        value=value,
-        low=value / factor,
-        high=value * factor,
-        interval=f"95 %, Student's t over {len(samples)} {of}, on the log scale",
-        samples=len(samples),
-    )
+    return Estimate(value=value, low=value / factor, high=value * factor, interval=f"{how}, on the log scale", samples=len(samples))
 
 
-def root_mean(samples: Sequence[float], *, of: str = "windows") -> Estimate:
+def root_mean(samples: Sequence[float], *, of: str = WINDOWS) -> Estimate:
     """Return the root of the mean of squares, its interval that of `positive_mean` through the root."""
     return _through(math.sqrt, positive_mean(samples, of=of), ", of the mean square")
 
 
-def exp_difference(samples: Sequence[tuple[float, float]], *, of: str = "windows") -> Estimate:
+def exp_difference(samples: Sequence[tuple[float, float]], *, of: str = WINDOWS) -> Estimate:
     """Return exp(mean of the first column) - exp(mean of the second), paired: the delta method over samples.
 
     To first order the difference moves with a sample (a, b) by A · a - B · b, where A and B are the two exponentials.
     """
     first, second = (_exp(fmean(column)) for column in zip(*samples, strict=True))
     value = first - second
-    half = _half([first * a - second * b for a, b in samples])
-    interval = f"95 %, Student's t over {len(samples)} {of}, paired, delta method"
+    half, how = _half([first * a - second * b for a, b in samples], of)
+    interval = f"{how}, paired, delta method"
     return Estimate(value=value, low=value - half, high=value + half, interval=interval, samples=len(samples))
 
 
-def ratio(numerators: Sequence[float], denominators: Sequence[float], *, of: str = "windows") -> Estimate:
+def ratio(numerators: Sequence[float], denominators: Sequence[float], *, of: str = WINDOWS) -> Estimate:
     """Return a ratio of sums with the interval of the ratio estimator (Cochran, Sampling Techniques, 3rd edition, section 6.3).
 
     To first order the ratio moves with a sample by (a - R · b) / mean(b).
     """
     value = math.fsum(numerators) / math.fsum(denominators)
     middle = fmean(denominators)
-    half = _half([(a - value * b) / middle for a, b in zip(numerators, denominators, strict=True)])
-    interval = f"95 %, Student's t over {len(numerators)} {of}, ratio estimator"
+    half, how = _half([(a - value * b) / middle for a, b in zip(numerators, denominators, strict=True)], of)
+    interval = f"{how}, ratio estimator"
     return Estimate(value=value, low=value - half, high=value + half, interval=interval, samples=len(numerators))
 
 
-def quantiles(clusters: Sequence[Any], percents: Sequence[float], *, of: str = "windows") -> list[Estimate]:
+def quantiles(clusters: Sequence[Any], percents: Sequence[float], *, of: str = WINDOWS) -> list[Estimate]:
     """Return percentiles of all values in equally long clusters (arrays of float64), each with its interval, under `percentile`.
 
     Woodruff's method (Journal of the American Statistical Association 47, 1952): a percentile's share of values below it has Student's t
@@ -127,9 +116,9 @@ def quantiles(clusters: Sequence[Any], percents: Sequence[float], *, of: str = "
         if len(ordered) * min(share, 1 - share) < 4:
             continue
         value = _at(ordered, share)
-        half = _half([float((cluster <= value).mean()) for cluster in clusters])
-        interval = f"95 %, Woodruff's method over {len(clusters)} {of}"
+        half, how = _half([float((cluster <= value).mean()) for cluster in clusters], of)
         low, high = _at(ordered, share - half), _at(ordered, share + half)
+        interval = f"{how}, Woodruff's method"
         estimate = Estimate(value=value, low=min(low, value), high=max(high, value), interval=interval, samples=len(clusters))
         found.append(estimate.at(percentile=percent))
     return found
@@ -167,19 +156,46 @@ def inverse(estimate: Estimate, numerator: float) -> Estimate:
     )
 
 
-def student_t(freedom: int, level: float = LEVEL) -> float:
+def student_t(freedom: float, level: float = LEVEL) -> float:
     """Return the two-sided quantile of Student's t for so many degrees of freedom."""
-    from scipy.special import stdtrit  # type: ignore[import-untyped]
+    from scipy.special import stdtrit
 
     if freedom < 1:
         raise ValueError(f"Student's t needs at least one degree of freedom, not {freedom}")
     return float(stdtrit(freedom, (1 + level) / 2))
 
 
-def _half(samples: Sequence[float]) -> float:
-    """Return half the width of Student's t interval of the mean."""
+def _half(samples: Sequence[float], of: str) -> tuple[float, str]:
+    """Return half the width of Student's t interval of the mean, and how it was found."""
     _need(samples, 2)
-    return student_t(len(samples) - 1) * stdev(samples) / math.sqrt(len(samples))
+    count = len(samples)
+    free = _independent(samples) if of == WINDOWS else count
+    quantile = student_t(max(1.0, free - 1))
+    worth = f", worth {free:.0f} independent ones" if round(free) < count else ""
+    return quantile * stdev(samples) / math.sqrt(free), f"95 %, Student's t over {count} {of}{worth}"
+
+
+def _independent(samples: Sequence[float]) -> float:
+    """Return how many independent samples tell as much of the mean as these windows, which stand in their text's order.
+
+    An article lasts longer than a window, so neighbours go together: on WikiText-2 in windows of 512 tokens, a small model's losses with
+    0.43, those eight windows apart still with 0.12. n is divided by 1 + 2 · (r1 + r2 + ...), the autocorrelations up to the first that is
+    not positive (after Geyer, Statistical Science 7, 1992), each freed of its bias of 1/n. Independent windows lose some percent to this.
+    On windows that go together like WikiText-2's, intervals of 95 % cover 79 % with 40 windows and 89 % with 140 (54 % without).
+    Fewer than 16 windows do not tell how they go together and are taken as independent.
+    """
+    count, middle = len(samples), fmean(samples)
+    away = [sample - middle for sample in samples]
+    total = math.fsum(one * one for one in away)
+    if count < _TELLING or not total:
+        return count
+    worth = 1.0
+    for lag in range(1, count // 4 + 1):
+        together = math.fsum(a * b for a, b in zip(away, away[lag:], strict=False)) / total + 1 / count
+        if together <= 0:
+            break
+        worth += 2 * together
+    return count / worth
 
 
 def _through(function: Callable[[float], float], estimate: Estimate, how: str) -> Estimate:
