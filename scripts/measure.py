@@ -101,9 +101,10 @@ def _protocol(session: Session, name: str | None, text: str | None, tasks: Seque
 
 
 def _print(document: MeasurementFile) -> None:
+    width = max(len(_label(one)) for one in document.measurements)
     for one in document.measurements:
         span = f"[{number(one.ci_low, 4)}, {number(one.ci_high, 4)}]"
-        typer.echo(f"{_label(one):<52} {number(one.value, 4):>12} {one.unit:<11} {span:<26} {one.basis}; {one.interval}")
+        typer.echo(f"{_label(one):<{width}} {number(one.value, 4):>12} {one.unit:<9} {span:<26} {one.basis}; {one.interval}")
     for note in document.notes:
         typer.echo(f"note: {note}")
     environment = document.environment
