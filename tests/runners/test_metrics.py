@@ -13,13 +13,17 @@ import pytest
 from hub.errors import Unavailable, UnknownName
 from runners import engines, metrics, plugins, protocols
 from runners.intervals import centre, exact, exp_mean, inverse, mean, student_t
-from runners.observations import Observed, Run, SpeedPoint
+from runners.observations import Observed, Run, SpeedPoint, Windows
 
 FIXED = {
     "perplexity": ("1", False, False),
     "perplexity_ratio": ("1", False, True),
     "kl_divergence": ("nat/token", False, True),
     "same_top_token": ("1", True, True),
+    "delta_perplexity": ("1", False, True),
+    "delta_probability": ("1", True, True),
+    "rms_delta_probability": ("1", False, True),
+    "bits_per_byte": ("bit/byte", False, False),
     "prefill_tokens_per_second": ("token/s", True, False),
     "decode_tokens_per_second": ("token/s", True, False),
     "prefill_speedup": ("1", True, True),
@@ -52,6 +56,20 @@ OBSERVED = Observed(
 )
 
 
+def windows(columns: int = 1) -> Windows:
+    """Six windows of 200 tokens, the values of which lie between 0 and 1; `columns` of them where a metric compares two."""
+    import numpy as np
+
+    tokens = tuple(np.random.default_rng(0).beta(2, 5, (6, 200)))
+    means = [float(values.mean()) for values in tokens]
+    return Windows(
+        means=tuple(means) if columns == 1 else tuple(zip(means, reversed(means), strict=True)),
+        scored=(200,) * 6,
+        bytes=(400, 500, 600, 500, 500, 500),
+        tokens=tokens,
+    )
+
+
 def test_the_metrics_are_those_of_the_contract() -> None:
     found = {info.name: (info.unit, info.higher_is_better, info.paired) for info in metrics.available()}
     assert found == FIXED
@@ -68,10 +86,37 @@ def test_a_metric_says_what_it_is_and_gives_a_value_inside_its_interval(name: st
     assert scored == hasattr(module, "summarize")
     assert scored != hasattr(module, "estimates")
     assert 0 <= module.TOLERANCE < 1
-    for estimate in module.summarize((0.4, 0.5, 0.6)) if scored else module.estimates(OBSERVED):
+    for estimate in module.summarize(windows(2 if name == "delta_perplexity" else 1)) if scored else module.estimates(OBSERVED):
         assert estimate.low <= estimate.value <= estimate.high
         assert estimate.interval
         assert estimate.samples >= 1
+
+
+def test_window_metrics_by_hand() -> None:
+    seen = windows()
+    middle = sum(seen.means) / 6
+    for name, value in {
+        "perplexity": math.exp(middle),
+        "perplexity_ratio": math.exp(middle),
+        "kl_divergence": middle,
+        "same_top_token": middle,
+        "delta_probability": middle,
+        "rms_delta_probability": math.sqrt(middle),
+        "bits_per_byte": 200 * 6 * middle / 3000,
+    }.items():
+        assert metrics.load(name).summarize(seen)[0].value == pytest.approx(value), name
+    assert metrics.load("delta_perplexity").summarize(windows(2))[0].value == pytest.approx(0)
+    assert metrics.load("bits_per_byte").summarize(replace(seen, bytes=())) == [], "a tokenizer that tells no bytes"
+
+
+@pytest.mark.parametrize(("name", "percents"), [("kl_divergence", [50, 90, 95, 99]), ("delta_probability", [1, 5, 25, 50, 75, 95, 99])])
+def test_percentiles_of_single_tokens_follow_the_headline(name: str, percents: list[int]) -> None:
+    """Of 1200 tokens one is beyond 99.9 %: too few for an interval."""
+    headline, *others = metrics.load(name).summarize(windows())
+    assert not headline.conditions
+    assert [one.conditions for one in others] == [{"percentile": percent} for percent in percents]
+    assert [one.value for one in others] == sorted(one.value for one in others)
+    assert all(one.low < one.high for one in others)
 
 
 def test_bits_per_weight_count_what_is_stored() -> None:
