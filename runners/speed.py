@@ -94,21 +94,20 @@ def curve(loaded: Loaded, base: Loaded | None, section: Speed, ids: Sequence[int
 
     Raises what the first point (first mode, batch, context) fails with: `UnfitModel`, `OutOfMemory` as the system says it, `BadCheckpoint`.
     """
+    models = [loaded] if base is None else [loaded, base]
     points: list[SpeedPoint] = []
     left_out: dict[str, list[_Place]] = {}
     notes: list[str] = []
     for place in _places(section, base):
-        reason = _unfit(place, loaded, base, section)
+        reason = _unfit(place, models, section)
         if not reason:
             try:
-                points.append(_point(place, loaded, base, section, prompt_of(ids, place.context)))
+                points.append(_point(place, models, section, prompt_of(ids, place.context)))
             except Exception as error:  # compilers and kernels raise classes of their own
                 if place.headline:
                     raise _named(error, place) from error
                 reason = _reason(error)
-            _free(
-                [model for model in (loaded, base) if model is not None]
-            )  # after the except: until then the error holds on to the tensors of its frames
+            _free(models)  # not in the except: there the error still holds on to the tensors of its frames
         if reason and place.headline:
             raise UnfitModel(f"The protocol's first point of speed ({place}) cannot be timed: {reason}.", hint="Use another protocol.")
         if reason:
@@ -122,7 +121,7 @@ def curve(loaded: Loaded, base: Loaded | None, section: Speed, ids: Sequence[int
 def elsewhere(folder: Path, section: Speed, ids: Sequence[int]) -> Curve:
     """Time a checkpoint in the other installed engines that only time (see `engines.timing_only`), each under the mode of its name.
 
-    The base is not beside it: such engines take what memory there is for themselves, so everything else should be let go first.
+    The base is not beside it, so these points have no ratio: such an engine takes for itself what memory it finds free.
     """
     points: list[SpeedPoint] = []
     notes: list[str] = []
@@ -159,11 +158,10 @@ def _places(section: Speed, base: Loaded | None) -> Iterator[_Place]:
         yield _Place(mode=mode, base_mode=base_mode, batch=batch, context=context, headline=number == 0)
 
 
-def _unfit(place: _Place, loaded: Loaded, base: Loaded | None, section: Speed) -> str:
+def _unfit(place: _Place, models: Sequence[Loaded], section: Speed) -> str:
     """Return why a point is not even tried, in words that many points share; empty where it is."""
-    models = [model for model in (loaded, base) if model is not None]
-    if place.mode not in loaded.modes:
-        return f"{loaded.label} has no mode {place.mode}"
+    if place.mode not in models[0].modes:
+        return f"{models[0].label} has no mode {place.mode}"
     most = min(model.max_batch for model in models)
     if place.batch > most:
         return f"the engine runs {most} sequence{'s' * (most > 1)} together at most"
@@ -177,10 +175,11 @@ def _unfit(place: _Place, loaded: Loaded, base: Loaded | None, section: Speed) -
     return ""
 
 
-def _point(place: _Place, loaded: Loaded, base: Loaded | None, section: Speed, prompt: Sequence[int]) -> SpeedPoint:
+def _point(place: _Place, models: Sequence[Loaded], section: Speed, prompt: Sequence[int]) -> SpeedPoint:
     from runners import energy
 
-    meters = {model.device: energy.meter(model.device) for model in (loaded, base) if model is not None}
+    meters = {model.device: energy.meter(model.device) for model in models}
+    modes = (place.mode, place.base_mode)
 
     def timed(model: Loaded, mode: str) -> Run:
         meter = meters[model.device]
@@ -188,14 +187,13 @@ def _point(place: _Place, loaded: Loaded, base: Loaded | None, section: Speed, p
         run = model.time_generation(prompt, section.new_tokens, batch=place.batch, mode=mode)
         return replace(run, joules=meter.joules() - before) if meter else run
 
-    models = [(loaded, place.mode)] if base is None else [(loaded, place.mode), (base, place.base_mode)]
     for _ in range(max(1, section.warmup)):
-        for model, mode in models:
+        for model, mode in zip(models, modes, strict=False):
             model.time_generation(prompt, section.new_tokens, batch=place.batch, mode=mode)
     runs: list[list[Run]] = [[] for _ in models]
     for turn in turns(section.repeats, section.seconds, step=len(models)):
         for number in _order(len(models), turn):
-            runs[number].append(timed(*models[number]))
+            runs[number].append(timed(models[number], modes[number]))
     own, others = (*runs, [])[:2]
     return SpeedPoint(
         mode=place.mode, batch=place.batch, context=place.context, headline=place.headline, runs=tuple(own), base_runs=tuple(others)
