@@ -134,8 +134,8 @@ def _drift(base: Loaded, head: Any, ids: Sequence[int]) -> tuple[float, str]:
             again = head(hidden[None, start : start + step])[0].float()
         furthest, largest = max(furthest, float((again - own).abs().max())), max(largest, float(own.abs().max()))
     drift = furthest / largest if largest else furthest
-    # In 16 bits a sum that differs in float32's last bit can round to the neighbour; in float32 the order of the sum is all there is.
-    allowed = torch.finfo(logits.dtype).eps * (2 if logits.dtype.itemsize == 2 else 256)
+    # In 16 bits a sum that differs in float32's last bit can round to its neighbour; in float32 the order of the sum is all there is.
+    allowed = torch.finfo(logits.dtype).eps * (1 if logits.dtype.itemsize == 2 else 256)
     return drift, "" if drift <= allowed else f"logits made from its hidden states differ by {drift:.1e} of the largest one"
 
 
