@@ -23,7 +23,7 @@ from typing import Any
 
 from hub.codec import content_id
 from hub.domain import Scores
-from hub.errors import BadCheckpoint, HubUnreachable, ModelPressError, Unavailable, UnfitModel, UnknownName
+from hub.errors import BadCheckpoint, HubUnreachable, Unavailable, UnfitModel, UnknownName
 from hub.protocol import Tasks
 from runners import failures, harness_models, tasks
 from runners.engines import Loaded
@@ -32,7 +32,6 @@ from runners.observations import TaskResult
 
 INSTALL = 'pip install "modelpress[press]"'
 
-_OWN_NAMES = {"wikitext2": "wikitext"}  # what lm-eval calls a task that has another name here
 _METRICS = {"acc": "accuracy", "acc_norm": "normalized_accuracy", "perplexity": "target_perplexity"}
 
 
@@ -96,30 +95,30 @@ def _load(section: Tasks, data_dir: Path | None) -> dict[str, Any]:
         from lm_eval.tasks import TaskManager
     except ImportError as error:
         raise Unavailable(f"Tasks need lm-eval: {failures.one_line(error)}", hint=f"Run: {INSTALL}") from error
-    paths = {name: path for name in section.names if (path := tasks.find(name, data_dir))}
-    local = TaskManager(
-        include_path=str(tasks.FOLDER), include_defaults=False, metadata={"paths": {name: str(path) for name, path in paths.items()}}
-    )
-    own = TaskManager() if len(paths) < len(set(section.names)) else None  # reading its whole index takes seconds
-    return {name: _one(local, name, name) if name in paths else _one(own, name, _OWN_NAMES.get(name, name)) for name in section.names}
+    paths = {name: str(path) for name in section.names if (path := tasks.find(name, data_dir))}
+    manager = TaskManager(include_path=str(tasks.FOLDER), include_defaults=False, metadata={"paths": paths})
+    return {name: manager.load([name])["tasks"][name] if name in paths else _from_hub(name) for name in section.names}
 
 
-def _one(manager: Any, name: str, known_as: str) -> Any:
-    if known_as not in manager.all_subtasks:
+def _from_hub(name: str) -> Any:
+    """Return lm-eval's own task, which fetches its documents by itself, or has them in the Hub's cache."""
+    from lm_eval import tasks as theirs
+
+    manager = theirs.TaskManager(include_defaults=name not in tasks.OWN)  # reading its whole index takes seconds
+    if name not in (*tasks.OWN, *manager.all_subtasks):
         near = get_close_matches(name, [*tasks.names(), *manager.all_subtasks], n=1)
         hint = f"Did you mean {near[0]}? " if near else ""
         raise UnknownName(f"There is no task named {name!r}.", hint=f"{hint}With local documents there are: {', '.join(tasks.names())}.")
+    place = str(Path(theirs.__file__).parent / tasks.OWN[name]) if name in tasks.OWN else name
     try:
-        return manager.load([known_as])["tasks"][known_as]
-    except ModelPressError:
-        raise
+        return next(iter(manager.load([place])["tasks"].values()))
     except Exception as error:  # `datasets` raises whatever its many parts raise
         hint = f"Name the folder that holds {tasks.file_name(name)} with --data or press.data_dir."
         offline = os.environ.get("HF_HUB_OFFLINE") == "1"
         kind = HubUnreachable if isinstance(error, ConnectionError) and not offline else Unavailable
         raise kind(
             f"The documents of {name} cannot be had{' without the network' if offline else ''}: {failures.one_line(error)}",
-            hint=hint if name in tasks.names() else "Leave it out of the protocol.",
+            hint=hint if name in tasks.OWN else "Leave it out of the protocol.",
         ) from error
 
 
@@ -227,9 +226,8 @@ def _version(name: str, found: Mapping[str, Any], task: Any, section: Tasks, dat
 
 def _cut(model: Any, rows: Sequence[Mapping[str, Any]]) -> list[str]:
     cut = sum(any(tuple(request) in model.truncated for request in row["arguments"]) for row in rows)
-    return (
-        [f"{cut} of {len(rows)} documents are longer than the model's {model.max_length} tokens and were cut from the left."] if cut else []
-    )
+    sentence = f"{cut} of {len(rows)} documents are longer than {model.max_length} tokens and were cut from the left."
+    return [sentence] if cut else []
 
 
 def _write(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:

@@ -1,7 +1,7 @@
 """Tasks for lm-eval on local copies of their documents: one YAML each, with the prompts and targets of lm-eval's own task of that name.
 
 Multiple choice and cloze tasks read JSON Lines of the form that llm-foundry ships; `wikitext2` reads WikiText-2's test split, its rows
-joined with two newlines. A YAML more is a task more.
+joined with two newlines. A YAML more, and its line in `OWN`, is a task more.
 """
 
 from __future__ import annotations
@@ -15,6 +15,14 @@ from hub.errors import BadDocument
 
 FOLDER = Path(__file__).resolve().parent
 
+# Where lm-eval has its own definition of each, in its folder of tasks.
+OWN = {
+    "arc_easy": "arc/arc_easy.yaml",
+    "boolq": "super_glue/boolq/default.yaml",
+    "lambada_openai": "lambada/lambada_openai.yaml",
+    "piqa": "piqa/piqa.yaml",
+    "wikitext2": "wikitext/wikitext.yaml",
+}
 _FILES = {"wikitext2": "wikitext-2-raw-v1.test.joined.txt"}
 
 
