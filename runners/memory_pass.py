@@ -131,12 +131,12 @@ class _Stepwise:
         before = memory.Meter(cuda=False).before
         fresh: Any = engines.for_folder(self._folder).load(self._folder)
         fresh.begin(_FIRST)
-        fresh.read(list(ids[:_FIRST]), start=0, all_logits=False)
+        fresh.read([list(ids[:_FIRST])], start=0, all_logits=False)
         meter = memory.Meter(cuda=False)
         self._loads.append(float(max(0, meter.before - before)))
         start = time.perf_counter()
         fresh.begin(len(ids))
-        fresh.read(list(ids), start=0, all_logits=False)
+        fresh.read([list(ids)], start=0, all_logits=False)
         return Pass(seconds=time.perf_counter() - start, growth=meter.growth() if meter.works else None)
 
     def weights(self) -> Estimate | None:

@@ -42,8 +42,9 @@ class Sweep:
         if not self._fits(first):
             return
         self.asked.run(self._prompt(first))  # libraries get ready in the first pass
-        for tokens in takes:
+        for place, tokens in enumerate(takes):
             if not self._run(tokens):
+                self.notes += [f"A context of {longer} tokens was not run: a shorter one was not." for longer in takes[place + 1 :]]
                 break
         while self.passes and len(self.passes) < max(self.asked.degrees) + 2 and (shorter := min(self.passes) // 2) >= _SHORTEST:
             if not self._run(shorter):

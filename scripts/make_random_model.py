@@ -64,6 +64,9 @@ def make(
     )
     torch.manual_seed(seed)
     model = AutoModelForCausalLM.from_config(config, dtype=getattr(torch, dtype))
+    for parameter in model.parameters():
+        if parameter.dim() == 1:  # norms begin as ones; alike, exporters would store them once
+            torch.nn.init.normal_(parameter, mean=1.0, std=0.02)
     model.generation_config.do_sample = False
     model.save_pretrained(folder)
     _copy_tokenizer(tokenizer, folder, context)
