@@ -217,7 +217,8 @@ def _same_tokenizer(side: Side, base: Side, text: str) -> None:
 def _within_vocabulary(side: Side, windows: Sequence[Sequence[int]]) -> None:
     """Refuse tokens that the model has no row for: looking them up would crash, on a GPU for the whole process."""
     model = getattr(side.loaded, "model", None)
-    size = model.get_input_embeddings().num_embeddings if model is not None else read_config(side.folder).get("vocab_size")
+    table = getattr(model.get_input_embeddings(), "num_embeddings", None) if model is not None else None
+    size = table or read_config(side.folder).get("vocab_size")
     highest = max(max(ids) for ids in windows)
     if isinstance(size, int) and highest >= size:
         raise BadCheckpoint(
