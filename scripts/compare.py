@@ -86,6 +86,8 @@ def measured_jobs(session: Session, name: str) -> list[MeasuredJob]:
     if found := session.store.measured(name):
         return found
     known = [*variant_names(session.store.variants()).values(), *(base.candidate.ref.repo_id for base in session.store.bases())]
+    if name in known:
+        raise UsageError(f"{name} has not been measured yet.", hint="Run modelpress work; modelpress status tells what failed.")
     near = get_close_matches(name, known, n=3)
     raise UsageError(
         f"{name} is neither a file nor anything that was measured in {session.folder}.",

@@ -11,7 +11,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from hub.codec import to_json
-from hub.domain import Artifact, ArtifactFile, Environment, Job, JobResult, Measurement, ModelRef, Recipe, Scores, Step, Thresholds
+from hub.domain import Artifact, ArtifactFile, Environment, Job, JobResult, Measurement, ModelRef, Plan, Recipe, Scores, Step, Thresholds
 from hub.history import MeasurementFile
 from hub.protocol import Protocol, Quality, Text
 from hub.store import Store
@@ -72,6 +72,8 @@ def work_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path / "press"
     folder.mkdir()
     with Store(folder / "modelpress.db") as store:
+        unmeasured = Job(kind="press", base=BASE, recipe=recipe(3))
+        store.record_plan(Plan(jobs=(unmeasured,), refusals=(), done=0))
         measure = Job(kind="measure", base=BASE, protocol=PROTOCOL)
         store.finish(measure, result(measure, measurements=(number(15.0),), scores=(windows(0.0),)))
         for bits, shift, scores in ((4, 0.2, (windows(0.2, 0.1),)), (8, 0.01, (windows(0.01, 0.005),)), (2, 1.0, ())):
@@ -150,6 +152,9 @@ def test_what_is_not_there_is_named_with_its_neighbours(work_dir: Path, command:
     done = modelpress(command, "tiny-round-w5", *(["people/tiny"] if command == "compare" else []))
     assert done.exit_code == 2
     assert "Did you mean tiny-round-w" in done.output
+    done = modelpress(command, "tiny-round-w3", *(["people/tiny"] if command == "compare" else []))
+    assert done.exit_code == 2
+    assert "tiny-round-w3 has not been measured yet" in done.output
     assert modelpress(command, *(["nowhere.json"] * (2 if command == "compare" else 1))).exit_code == 2
 
 

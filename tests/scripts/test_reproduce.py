@@ -1,4 +1,4 @@
-"""`modelpress measure --json`, then `modelpress reproduce`, on a sample model; then of a stored job, and of a release whose files are lost."""
+"""`modelpress measure --json`, then `modelpress reproduce`, on a sample model; then of a stored job and of a release."""
 
 from __future__ import annotations
 
@@ -84,21 +84,21 @@ def contents(folder: Folder) -> list[Any]:
         return [connection.execute(f"SELECT * FROM {table}").fetchall() for table in ("jobs", "measurements", "scores")]
 
 
-def test_a_stored_measurement_is_taken_again_and_nothing_is_recorded(quick_run: QuickRun, tmp_path: Path) -> None:
+def test_a_stored_measurement_is_taken_again_on_its_release_and_nothing_is_recorded(quick_run: QuickRun, tmp_path: Path) -> None:
     folder = Folder(tmp_path / "copy", quick_run.folder.port)
     shutil.copytree(quick_run.folder.path, folder.path, symlinks=True)
     with closing(sqlite3.connect(folder.press / "modelpress.db")) as connection:
-        ((label, variant),) = connection.execute(
-            "SELECT label, variant_id FROM variants JOIN releases ON variant_id = id LIMIT 1"
-        ).fetchall()
+        joined = "releases JOIN variants ON variants.id = variant_id JOIN models ON models.id = model_id"
+        label, variant, base = connection.execute(f"SELECT label, variant_id, models.repo_id FROM {joined}").fetchone()
     before = contents(folder)
     assert all(before), "the run kept jobs, numbers and scores"
-    compared = folder.json("compare", label, "modelpress-samples/sample-llama")
+    compared = folder.json("compare", label, base)
     assert {"perplexity", "kl_divergence", "same_top_token"} <= {row["metric"] for row in compared["pairs"]}
-    first = folder.json("reproduce", label, *ONLY_CERTAIN)
-    assert {row["then"]["metric"] for row in first["repeats"]} == set(CERTAIN)
     shutil.rmtree(folder.press / "artifacts" / variant)
-    again = folder.json("reproduce", variant, *ONLY_CERTAIN)
-    assert [row["now"]["value"] for row in again["repeats"]] == pytest.approx([row["now"]["value"] for row in first["repeats"]])
+    found = folder.json("reproduce", label, *ONLY_CERTAIN)
+    assert {row["then"]["metric"] for row in found["repeats"]} == set(CERTAIN)
+    assert all(row["agrees"] for row in found["repeats"])
+    assert [row["now"]["value"] for row in found["repeats"]] == pytest.approx([row["then"]["value"] for row in found["repeats"]], rel=1e-5)
+    assert found["changes"] == []
     assert contents(folder) == before
     assert not (folder.press / "artifacts" / variant).exists()
