@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 import math
+import signal
 import sqlite3
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from hub.domain import JobResult, Measurement, ModelRef, Scores
+from hub.domain import Job, JobResult, Measurement, ModelRef, Scores
 from hub.errors import BadDocument
 from hub.planner import plan
 from hub.protocol import Memory, Protocol, Quality, Speed, Text
@@ -163,14 +166,13 @@ def of_revision(path: Path, revision: str) -> sqlite3.Connection:
     return sqlite3.connect(path)
 
 
-def test_a_database_with_flat_protocols_opens_and_shows_its_numbers(store: Store, farm: Any, words: Any, url: str, tmp_path: Path) -> None:
+def filled_of_old(store: Store, farm: Any, words: Any, url: str, path: Path) -> list[Job]:
+    """Fill a store and write what it holds as the program before this revision did; return the jobs."""
     store.record_models([words.candidate()], "2026-01-01T00:00:00+00:00")
     jobs = [words.measure(), words.press(), words.measure(recipe=words.recipe())]
     for job in jobs:
         store.finish(job, farm.run(job))
-    bases, variants = store.bases(), store.variants()
-    store.close()
-    old = of_revision(tmp_path / "old.db", "0002")
+    old = of_revision(path, "0002")
     old.execute("ATTACH ? AS new", (url.removeprefix("sqlite:///"),))
     for (table,) in old.execute("SELECT name FROM main.sqlite_master WHERE type = 'table' AND name <> 'alembic_version'").fetchall():
         columns = ", ".join(column[1] for column in old.execute(f"PRAGMA main.table_info({table})"))
@@ -182,6 +184,12 @@ def test_a_database_with_flat_protocols_opens_and_shows_its_numbers(store: Store
         old.execute("UPDATE jobs SET document = ? WHERE id = ?", (json.dumps(flat), job.id))
     old.commit()
     old.close()
+    return jobs
+
+
+def test_a_database_with_flat_protocols_opens_and_shows_its_numbers(store: Store, farm: Any, words: Any, url: str, tmp_path: Path) -> None:
+    jobs = filled_of_old(store, farm, words, url, tmp_path / "old.db")
+    bases, variants = store.bases(), store.variants()
     with Store(tmp_path / "old.db") as opened:
         assert (opened.bases(), opened.variants()) == (bases, variants)
         assert [record.job for record in opened.jobs()] == [replace(j, protocol=IN_SECTIONS) if j.protocol else j for j in jobs]
@@ -197,3 +205,33 @@ def test_a_database_with_flat_protocols_opens_and_shows_its_numbers(store: Store
     found = f"sqlite:///{tmp_path / 'old.db'}"
     assert rows(found, "PRAGMA foreign_key_check") == []
     assert rows(found, "SELECT COUNT(*) FROM v_results WHERE conditions = '{}' AND basis = 'measured'") == [(8,)]
+
+
+KILLED = """
+import os, signal, sys
+from sqlalchemy import Engine, event
+from hub.store import Store
+
+def die(connection, cursor, statement, parameters, context, many):
+    if sys.argv[2] in statement:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+event.listen(Engine, "before_cursor_execute", die)
+Store(sys.argv[1])
+"""
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize("statement", ["DROP TABLE measurements", "UPDATE jobs", "UPDATE alembic_version"])
+def test_kill_9_while_the_tables_are_made_anew_loses_nothing(
+    store: Store, farm: Any, words: Any, url: str, tmp_path: Path, statement: str
+) -> None:
+    path = tmp_path / "old.db"
+    filled_of_old(store, farm, words, url, path)
+    before = rows(f"sqlite:///{path}", "SELECT * FROM v_results")
+    child = subprocess.run([sys.executable, "-c", KILLED, f"sqlite:///{path}", statement], check=False)
+    assert child.returncode == -signal.SIGKILL
+    assert rows(f"sqlite:///{path}", "SELECT version_num FROM alembic_version") == [("0002",)]
+    assert rows(f"sqlite:///{path}", "SELECT * FROM v_results") == before
+    with Store(path) as opened:
+        assert (opened.bases(), opened.variants()) == (store.bases(), store.variants())
