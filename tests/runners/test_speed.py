@@ -282,6 +282,26 @@ def test_joules_are_the_growth_of_the_meter_over_each_run(model: Any, monkeypatc
     assert [run.joules for run in speed.curve(model, None, SECTION, model.encode(TEXT)).points[0].runs] == [3.0] * 6
 
 
+@pytest.mark.integration
+def test_a_protocol_s_curve_comes_out_as_measurements_at_points(samples: Path) -> None:
+    from runners import protocols
+    from runners.measure import measure
+
+    quick = protocols.load(protocols.QUICK)
+    section = replace(SECTION, contexts=(24, 12, 600), seconds=0.3)
+    folder = samples / "sample-llama"
+    measured = measure(folder, folder, replace(quick, quality=None, memory=None, speed=section))
+    found = {(one.metric, one.conditions.get("context")): one for one in measured.measurements}
+    for name in ("prefill_tokens_per_second", "decode_tokens_per_second", "time_to_first_token", "time_per_output_token"):
+        assert found[name, None].percentiles["p5"] <= found[name, None].value
+        assert found[name, 12].conditions == {"mode": "eager", "batch": 1, "context": 12}
+        assert (name, 600) not in found
+    for name in ("prefill_speedup", "decode_speedup"):
+        assert 0.4 < found[name, None].value < 2.5, "a model beside itself"
+    assert found["time_to_first_token", None].value == pytest.approx(24 / found["prefill_tokens_per_second", None].value, rel=0.05)
+    assert any("context 600" in note for note in measured.notes)
+
+
 # --- warming up ---
 
 
