@@ -58,7 +58,7 @@ def run(loaded: Loaded, folder: Path, section: Tasks, data_dir: Path | None, sam
     tokenizer = _sha256(folder / "tokenizer.json")
     results, scores, notes = [], [], []
     for name, task in given.items():
-        rows = sorted(found["samples"][task.task_name], key=lambda row: int(row["doc_id"]))
+        rows = _rows(found["samples"][task.task_name])
         _check(name, rows)
         version = _version(name, found, task, section, data_dir, len(rows))
         estimates, left_out = _estimates(task, rows)
@@ -142,6 +142,11 @@ def _evaluate(model: Any, given: Mapping[str, Any], section: Tasks) -> dict[str,
         raise BadCheckpoint("The model's perplexity is too large for a number.", hint="Press it again with another recipe.") from error
     assert isinstance(found, dict)  # None only on a second rank
     return found
+
+
+def _rows(samples: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Return one row a document, in order; of a task that reads its answers in several ways, those of the first."""
+    return sorted((row for row in samples if row["filter"] == samples[0]["filter"]), key=lambda row: int(row["doc_id"]))
 
 
 def _check(name: str, rows: Sequence[Mapping[str, Any]]) -> None:
