@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from hub.codec import content_id
-from hub.errors import BadCheckpoint
 from runners import checkpoint, environment
 from runners.engines import Loaded
 
@@ -78,15 +77,15 @@ def beside(base: Loaded, folder: Path, windows: Sequence[Sequence[int]], cache: 
     key = content_id((checkpoint.folder_ref(folder).sha, windows, base.label, environment.current().id, _threads()))
     place = cache / "base-states" / key
     if not _whole(place, len(windows)):
-        drift, reason = _drift(base, head, windows[0])
+        first, drift, reason = _first(base, head, windows[0])
         if reason:
             return Live(base), (f"The base is run again for each of its variants: {reason}.",)
-        _write(place, base, head, windows, drift)
+        _write(place, base, head, windows, first, drift)
     return Kept(place, head), ()
 
 
-def _write(place: Path, base: Loaded, head: Any, windows: Sequence[Sequence[int]], drift: float) -> None:
-    """Run the base over all windows and keep the states: the index last, the folder under its name only when it is whole."""
+def _write(place: Path, base: Loaded, head: Any, windows: Sequence[Sequence[int]], first: Any, drift: float) -> None:
+    """Run the base over all windows but the first and keep the states: the index last, the folder under its name only when it is whole."""
     from safetensors.torch import save_file
 
     shutil.rmtree(place, ignore_errors=True)
@@ -95,7 +94,8 @@ def _write(place: Path, base: Loaded, head: Any, windows: Sequence[Sequence[int]
             files = {}
             for index, ids in enumerate(windows):
                 path = folder / _file(index)
-                save_file({"hidden": _pass(base, head, ids, whole=False)[1].cpu().contiguous()}, path)
+                hidden = _pass(base, head, ids, whole=False)[1] if index else first
+                save_file({"hidden": hidden.cpu().contiguous()}, path)
                 files[path.name] = checkpoint.describe(path, folder).sha256
             checkpoint.write_atomically(folder / _INDEX, json.dumps({"files": files, "drift": drift}, indent=1) + "\n")
     except OSError:
@@ -112,31 +112,33 @@ def _whole(place: Path, count: int) -> bool:
         return False
 
 
-def _drift(base: Loaded, head: Any, ids: Sequence[int]) -> tuple[float, str]:
-    """Return how far logits made from hidden states are from the model's own, relative to the largest one, and why they will not do.
+def _first(base: Loaded, head: Any, ids: Sequence[int]) -> tuple[Any, float, str]:
+    """Return the first window's states, how far logits made from them are from the model's own, and why they will not do.
 
-    The model's own logits must be, bit by bit, what its output embedding gave: only then nothing happens to them afterwards.
+    How far: the largest difference over the largest logit. The model's own logits must be, bit by bit, what its output embedding gave:
+    only then nothing happens to them afterwards.
     """
     import torch
 
     logits, hidden, out = _pass(base, head, ids, whole=True)
     if hidden is None:
-        return 0.0, "its output embedding is not called once with the states of the window"
+        return None, 0.0, "its output embedding is not called once with the states of the window"
     step = block_rows(logits.shape[-1])
     furthest = largest = 0.0
     for start in range(0, len(logits), step):
         own, plain = logits[start : start + step].float(), out[start : start + step].float()
         if not plain.isfinite().all():
-            raise BadCheckpoint("The base's logits are no finite numbers: NaN or infinite.", hint="Download the base again.")
+            return None, 0.0, "not all of its logits are finite"  # masked tokens may be so; what is wrong is found when it is scored
         if not torch.equal(own, plain):
-            return 0.0, "it scales, caps or cuts its logits after its output embedding"
+            return None, 0.0, "it scales, caps or cuts its logits after its output embedding"
         with torch.inference_mode():
             again = head(hidden[None, start : start + step])[0].float()
         furthest, largest = max(furthest, float((again - own).abs().max())), max(largest, float(own.abs().max()))
     drift = furthest / largest if largest else furthest
     # In 16 bits a sum that differs in float32's last bit can round to its neighbour; in float32 the order of the sum is all there is.
     allowed = torch.finfo(logits.dtype).eps * (1 if logits.dtype.itemsize == 2 else 256)
-    return drift, "" if drift <= allowed else f"logits made from its hidden states differ by {drift:.1e} of the largest one"
+    reason = "" if drift <= allowed else f"logits made from its hidden states differ by {drift:.1e} of the largest one"
+    return hidden, drift, reason
 
 
 def _pass(base: Loaded, head: Any, ids: Sequence[int], *, whole: bool) -> tuple[Any, Any, Any]:
