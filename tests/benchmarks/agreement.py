@@ -1,8 +1,8 @@
 """Our perplexity beside lm-eval's and a plain float64 one, on the same windows of WikiText-2: `python tests/benchmarks/agreement.py`.
 
-The protocol is wikitext2-paper cut at 512 tokens, the context of these models. All three get the same tokens; ours and lm-eval's run one
-after the other on the same loaded model and are timed. lm-eval's softmax is float32, as where it runs tasks; its default, in the model's own
-dtype, is shown beside it.
+The protocol is wikitext2-paper cut at 512 tokens, the context of these models. All get the same tokens; ours and lm-eval's run one after
+the other on the same loaded model and are timed. lm-eval's softmax is float32, as where it runs tasks; its default, in the model's own dtype,
+is shown beside it.
 """
 
 from __future__ import annotations
@@ -102,14 +102,14 @@ def main() -> None:
     chosen = parser.parse_args()
     logging.disable(logging.WARNING)
     text, out = TEXT.read_text("utf-8"), sys.stdout.write
-    titles = "model|dtype|windows|ours|lm-eval|its default|float64|ours / lm-eval - 1|ours / float64 - 1|time ours / lm-eval".split("|")
+    ratios = ("ours / lm-eval - 1", "ours / float64 - 1", "time ours / lm-eval")
+    titles = ("model", "dtype", "windows", "ours", "lm-eval", "its default", "float64", *ratios)
     out(f"| {' | '.join(titles)} |\n|{'---|' * len(titles)}\n")
     for folder in chosen.models:
         for dtype in chosen.dtype:
             one = compare(folder, text, chosen.windows, None if dtype == "own" else dtype)
-            out(
-                f"| {folder.name} | {one.dtype} | {one.windows} | {one.ours:.6f} | {one.lm_eval:.6f} | {one.lm_eval_default:.6f} | {one.float64:.6f} "
-            )
+            values = " | ".join(f"{value:.6f}" for value in (one.ours, one.lm_eval, one.lm_eval_default, one.float64))
+            out(f"| {folder.name} | {one.dtype} | {one.windows} | {values} ")
             out(f"| {one.ours / one.lm_eval - 1:.1e} | {one.ours / one.float64 - 1:.1e} | {one.seconds / one.lm_eval_seconds:.2f} |\n")
             sys.stdout.flush()
 
