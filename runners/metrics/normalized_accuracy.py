@@ -8,7 +8,7 @@ from runners.intervals import Estimate
 from runners.observations import Observed
 
 TITLE = "Accuracy, by length-normalized likelihood"
-SUMMARY = "share of documents whose right answer is most likely per byte, as lm-eval's acc_norm; an interval by Wilson over documents"
+SUMMARY = "share of documents whose right answer has the highest log-likelihood per character, lm-eval's acc_norm; Wilson over documents"
 UNIT = "1"
 HIGHER_IS_BETTER = True
 PAIRED = False

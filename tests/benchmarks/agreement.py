@@ -1,8 +1,8 @@
 """Our perplexity beside lm-eval's and a plain float64 one, on the same windows of WikiText-2: `python tests/benchmarks/agreement.py`.
 
 The protocol is wikitext2-paper cut at 512 tokens, the context of these models. All get the same tokens; ours and lm-eval's run one after
-the other on the same loaded model and are timed. lm-eval's softmax is float32, as where it runs tasks; its default, in the model's own dtype,
-is shown beside it.
+the other on the same loaded model and are timed. lm-eval's softmax is float32, as where it runs tasks; its default, in the dtype of the
+model, is shown beside it.
 """
 
 from __future__ import annotations
