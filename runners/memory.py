@@ -6,7 +6,8 @@ import ctypes
 import gc
 import resource
 import sys
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psutil
@@ -15,6 +16,8 @@ from runners import environment
 
 _STATUS = Path("/proc/self/status")
 _CLEAR = Path("/proc/self/clear_refs")
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of malloc.h
+_SMALL, _LARGE = 128 * 1024, 32 * 1024 * 1024  # where glibc's own thresholds begin and end
 _highest = 0  # of the peaks that were read before a reset; the kernel forgets them then
 
 
@@ -48,6 +51,27 @@ def release() -> None:
     gc.collect()
     with suppress(OSError, AttributeError):  # glibc only
         ctypes.CDLL(None).malloc_trim(0)
+
+
+@contextmanager
+def tight() -> Iterator[None]:
+    """Let the C library hand each large block back as soon as it is freed: resident memory is then what is in use.
+
+    That is what torch calls allocated on CUDA. Left to itself glibc keeps blocks of up to 32 MiB for the next time, and the gaps between
+    them come and go. Afterwards it is as in a process that has freed such a block once. Without glibc nothing happens.
+    """
+    _malloc(_SMALL, _SMALL)
+    try:
+        yield
+    finally:
+        _malloc(_LARGE, 2 * _LARGE)
+
+
+def _malloc(mmap_threshold: int, trim_threshold: int) -> None:
+    with suppress(OSError, AttributeError):  # glibc only
+        library = ctypes.CDLL(None)
+        library.mallopt(_M_MMAP_THRESHOLD, mmap_threshold)
+        library.mallopt(_M_TRIM_THRESHOLD, trim_threshold)
 
 
 def available() -> int:

@@ -69,13 +69,15 @@ def by_context(loaded: Loaded, folder: Path, section: Memory, ids: Sequence[int]
 
     Measured are the section's contexts that the model takes and the memory holds, or else the longest that the model takes; `ids` (any
     tokens of its vocabulary) are repeated to that length. The powers of two between and beyond them, up to the model's own context
-    length, are estimated. On a CPU the bytes are of resident memory: the gaps that the C library leaves between blocks count, and vary.
+    length, are estimated. On a CPU the bytes are of resident memory without the gaps that the C library leaves between blocks
+    (`memory.tight`); the peaks of `load_repeatedly` have them.
     """
     asked = subject(loaded, folder)
     if asked is None:
         return Use(None, (), (f"Memory was not measured by context: {loaded.label} does not tell what it takes.",))
     sweep = Sweep(asked, read_config(folder), ids, loaded.context_length)
-    sweep.measure(section.contexts)
+    with memory.tight():
+        sweep.measure(section.contexts)
     weights, cache = asked.weights(), _Cache(sweep)
     activations = {tokens: _activations(passes, cache.at(tokens)) for tokens, passes in sweep.passes.items()}
     curve = memory_formula.curve({tokens: one.value for tokens, one in activations.items() if one is not None}, asked.degrees)

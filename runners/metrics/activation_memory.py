@@ -10,7 +10,8 @@ from runners.observations import Observed
 TITLE = "Activations"
 SUMMARY = (
     "the most memory in use while a prompt of so many tokens is read in one pass, less weights and KV cache, batch 1: "
-    "resident on a CPU, allocated by torch on CUDA; contexts that were not run by a line or parabola through those that were"
+    "resident on a CPU (without the gaps that the C library leaves between blocks), allocated by torch on CUDA; "
+    "contexts that were not run by a line or parabola through those that were"
 )
 UNIT = "B"
 HIGHER_IS_BETTER = False

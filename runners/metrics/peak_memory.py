@@ -11,7 +11,7 @@ TITLE = "Peak memory"
 SUMMARY = (
     "on CUDA the most memory allocated on the device, on a CPU the most by which resident memory grows, from before loading to the end "
     "of one prompt and its decoding, median of the loads; at a context length the weights, and the most that reading so many tokens in "
-    "one pass adds to them, batch 1"
+    "one pass adds to them, batch 1, without the gaps that an allocator leaves between blocks"
 )
 UNIT = "B"
 HIGHER_IS_BETTER = False
