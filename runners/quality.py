@@ -15,7 +15,7 @@ from hub.domain import Scores
 from hub.errors import BadCheckpoint, BadDocument, UnfitModel
 from hub.protocol import Quality
 from runners import base_states, dense
-from runners.base_states import Beside, Rows
+from runners.base_states import Beside, Live, Rows
 from runners.checkpoint import read_config
 from runners.engines import Loaded
 from runners.observations import Chunk, Room, Windows
@@ -57,7 +57,8 @@ def score(
     """Run a model over the windows of a text, its base beside it, and return what each of the window metrics says of them.
 
     The first token of a window is context only: `sequence_length - 1` positions are scored, each given all before it in its window.
-    `cache`: where the base's hidden states are kept for its other variants. Raises `BadDocument` for an empty text, `UnfitModel` where
+    `cache`: where a base's hidden states are kept for all its variants; a model without a base beside it is one, and its pass keeps them.
+    Raises `BadDocument` for an empty text, `UnfitModel` where
     text or model are too short for the windows, `BadCheckpoint` where tokenizer, vocabulary or logits are not what they should be.
     """
     if plan.sequence_length > side.loaded.context_length:
@@ -66,24 +67,26 @@ def score(
             hint="Measure with a protocol of shorter windows.",
         )
     cut = tokenize(side, text, plan)
-    notes: tuple[str, ...] = ()
-    beside: Beside | None = None
+    given = [ids[:-1] for ids in cut.ids]
     if base:
         _same_tokenizer(side, base, text)
         _within_vocabulary(base, cut.ids)
-        beside, notes = base_states.beside(base.loaded, base.folder, [ids[:-1] for ids in cut.ids], cache)
-    windows = over_windows(side.loaded, beside, cut, metrics)
+        beside, notes = base_states.beside(base.loaded, base.folder, given, cache)
+        windows = over_windows(Live(side.loaded), beside, cut, metrics)
+    else:
+        own, notes = base_states.beside(side.loaded, side.folder, given, cache)
+        windows = over_windows(own, None, cut, metrics)
     return Scored(windows=windows, scores=_scores(windows, cut, side), notes=notes)
 
 
-def over_windows(loaded: Loaded, base: Beside | None, cut: Cut, metrics: Mapping[str, ModuleType]) -> dict[str, Windows]:
+def over_windows(model: Beside, base: Beside | None, cut: Cut, metrics: Mapping[str, ModuleType]) -> dict[str, Windows]:
     """Run a model over windows of tokens and return what each of the window metrics says of them; raise `BadCheckpoint` as `score`."""
     found: dict[str, list[Any]] = {name: [] for name in metrics}
     room = Room()
     for index, ids in enumerate(cut.ids):
         where = f"window {index + 1} of {len(cut.ids)}"
         rows = base.window(index, ids[:-1]) if base else None
-        for name, values in _values(loaded, rows, ids, metrics, room, where).items():
+        for name, values in _values(model.window(index, ids[:-1]), rows, ids, metrics, room, where).items():
             found[name].append(values)
     return {name: _windows(values, cut, keep=getattr(metrics[name], "KEEPS_TOKENS", False)) for name, values in found.items()}
 
@@ -128,18 +131,18 @@ def tokenize(side: Side, text: str, plan: Quality) -> Cut:
 
 
 def _values(
-    loaded: Loaded, base: Rows | None, ids: Sequence[int], metrics: Mapping[str, ModuleType], room: Room, where: str
+    model: Rows, base: Rows | None, ids: Sequence[int], metrics: Mapping[str, ModuleType], room: Room, where: str
 ) -> dict[str, Any]:
     """Return by metric the values of one window's scored positions, a float64 array (positions,) or (positions, k)."""
     import torch
 
     with torch.inference_mode():
-        logits = loaded.logits(ids[:-1])
-        targets = torch.tensor(ids[1:], device=logits.device)
-        block = base_states.block_rows(logits.shape[-1]) if base else len(targets)
+        first = model(0, 1)
+        targets = torch.tensor(ids[1:], device=first.device)
+        block = base_states.block_rows(first.shape[-1])
         parts: dict[str, list[Any]] = {name: [] for name in (*metrics, *_LOSSES)}
         for start in range(0, len(targets), block):
-            mine = logits[start : start + block]
+            mine = model(start, min(start + block, len(targets)))
             its = base(start, start + len(mine)) if base else None
             if its is not None and its.shape != mine.shape:
                 raise BadCheckpoint(

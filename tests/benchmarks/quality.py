@@ -59,10 +59,10 @@ def _arms(folder: Path, dtype: str, windows: int, cache: Path) -> dict[str, Call
     other = _lm_eval(loaded)
     return {
         "lm-eval": lambda: other._loglikelihood_tokens(requests, disable_tqdm=True),
-        "perplexity": lambda: quality.over_windows(loaded, None, cut, alone),
-        "beside a base that runs": lambda: quality.over_windows(loaded, live, cut, paired),
+        "perplexity": lambda: quality.over_windows(base_states.Live(loaded), None, cut, alone),
+        "beside a base that runs": lambda: quality.over_windows(base_states.Live(loaded), live, cut, paired),
         "the base's part of that": lambda: _base_part(live, cut),
-        "beside kept states": lambda: quality.over_windows(loaded, kept, cut, paired),
+        "beside kept states": lambda: quality.over_windows(base_states.Live(loaded), kept, cut, paired),
         "the base's part of this": lambda: _base_part(kept, cut),
     }
 

@@ -208,6 +208,15 @@ def test_the_base_runs_once_for_all_its_variants(make: Make, base: Path, variant
     assert len(list(tmp_path.rglob("index.json"))) == 2, "another dtype has states of its own"
 
 
+def test_a_bases_own_measurement_is_its_one_run(base: Path, variant: Path, tmp_path: Path) -> None:
+    alone, again = side(base), side(base)
+    passes = [counted(one) for one in (alone, again)]
+    own = run(alone, None, cache=tmp_path)
+    run(side(variant), again, cache=tmp_path)
+    assert [len(one) for one in passes] == [PLAN.windows, 0]
+    assert own.scores.values["perplexity"] == pytest.approx(run(side(base), None).scores.values["perplexity"], rel=1e-9)
+
+
 @pytest.mark.parametrize("harm", ["cut", "flip", "index", "missing"])
 def test_damaged_states_are_made_again(base: Path, variant: Path, tmp_path: Path, harm: str) -> None:
     first = run(side(variant), side(base), cache=tmp_path)
@@ -320,7 +329,7 @@ before = psutil.Process().memory_info().rss
 beside, notes = base_states.beside(loaded, Path({str(folder)!r}), [ids[:-1]], Path({str(tmp_path)!r}))
 assert not notes, notes
 names = ("perplexity", "kl_divergence", "same_top_token")
-found = quality.over_windows(loaded, beside, cut, {{name: metrics.load(name) for name in names}})
+found = quality.over_windows(base_states.Live(loaded), beside, cut, {{name: metrics.load(name) for name in names}})
 assert max(found["kl_divergence"].tokens[0]) == 0.0, "a model beside itself"
 print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before) / 2**20)
 """
