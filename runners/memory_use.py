@@ -8,7 +8,7 @@ What a library keeps from its first pass on (workspaces, compiled kernels) is in
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
@@ -84,7 +84,7 @@ def by_context(loaded: Loaded, folder: Path, section: Memory, ids: Sequence[int]
     points = [_measured(tokens, passes, cache.at(tokens), activations[tokens], weights) for tokens, passes in sweep.passes.items()]
     wanted = _unmeasured(sweep, section.contexts)
     points += [_estimated(tokens, cache.at(tokens), _by_curve(curve, tokens) if curve else None, weights) for tokens in wanted]
-    notes = (*sweep.notes, _on_formula(curve), *_on_logits(asked.all_logits))
+    notes = (*sweep.notes, _on_formula(curve, activations.values()), *_on_logits(asked.all_logits))
     return Use(weights, tuple(sorted(points, key=lambda point: point.context)), notes)
 
 
@@ -183,7 +183,9 @@ def _unmeasured(sweep: Sweep, contexts: Sequence[int]) -> list[int]:
     return sorted(wanted - sweep.passes.keys())
 
 
-def _on_formula(curve: Curve | None) -> str:
+def _on_formula(curve: Curve | None, activations: Collection[Estimate | None]) -> str:
+    if activations and not any(activations):
+        return "Activations and peak were not measured by context: the system does not let the peak of resident memory begin anew."
     if curve is None:
         return "Too few contexts were measured for a formula of the activations: no context is estimated."
     return (

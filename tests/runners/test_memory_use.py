@@ -88,6 +88,20 @@ def test_the_parts_of_a_random_model_are_those_of_its_shape_and_the_formula_is_t
 
 
 @pytest.mark.integration
+def test_a_system_without_a_peak_that_begins_anew_still_tells_weights_and_cache(samples: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "_CLEAR", Path("/nonexistent/clear_refs"))
+    monkeypatch.setattr(memory_sweep, "_PASSES", 2)
+    found = use(samples / "sample-llama", 64, 128, 256)
+    assert "does not let the peak" in found.notes[-1]
+    assert found.weights is not None
+    assert [point.context for point in found.points] == [64, 128, 256, 512]
+    for point in found.points:
+        assert (point.activations, point.peak) == (None, None)
+        assert point.kv_cache is not None
+        assert point.kv_cache.basis == ("estimated" if point.context == 512 else "measured")
+
+
+@pytest.mark.integration
 def test_a_sample_model_is_measured_to_its_own_context_and_longer_ones_are_noted(samples: Path) -> None:
     found = use(samples / "sample-gpt2", 2048, 8192)
     assert [note for note in found.notes if "was not run" in note] == [
@@ -115,7 +129,7 @@ def test_eager_attention_grows_with_the_square(random_model: Random) -> None:
 
 
 @pytest.mark.integration
-@pytest.mark.parametrize(("recipe", "needs"), [("gguf-q8-0", "llama_cpp"), ("onnx-int8", "onnxruntime"), ("openvino-int8", "openvino")])
+@pytest.mark.parametrize(("recipe", "needs"), [("gguf-q8-0", "llama_cpp"), ("onnx-int8", "onnxruntime")])
 def test_an_engine_with_its_own_cache_is_asked_by_fresh_loads(
     random_model: Random, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, recipe: str, needs: str
 ) -> None:
