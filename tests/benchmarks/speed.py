@@ -7,8 +7,10 @@ at how many points the two measurements agree: where their intervals overlap, an
 from __future__ import annotations
 
 import argparse
+import sys
 import tempfile
 from collections.abc import Sequence
+from contextlib import redirect_stdout
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -90,7 +92,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     section = SECTION
     if given.compiled:
         section = replace(section, modes=(*section.modes, "compiled"))
-    with tempfile.TemporaryDirectory() as scratch:
+    with tempfile.TemporaryDirectory() as scratch, redirect_stdout(sys.stderr):  # libraries tell much while they press
         folder = Path(scratch) / "variant"
         press.press(ModelRef(repo_id="local/base", sha="0" * 40), given.model, recipes.load(given.recipe), folder)
         curves = twice(folder, given.model, section, texts.read("stdlib-heldout"))
