@@ -11,11 +11,18 @@ from typing import Any
 
 import pytest
 
-from hub.domain import Protocol
-from hub.errors import BadCheckpoint, BadDocument, UnfitModel
-from runners import intervals, protocols, quality, texts
+from hub.domain import Measurement
+from hub.errors import BadCheckpoint, UnfitModel, UnknownName
+from hub.protocol import Memory, Protocol, Quality, Speed, Tasks
+from runners import intervals, protocols, texts
+from runners.measure import Places, measure
 
-QUICK = replace(protocols.load(protocols.QUICK), windows=4, sequence_length=128, prompt_tokens=16, new_tokens=4)
+QUICK = replace(
+    protocols.load(protocols.QUICK),
+    quality=Quality(sequence_length=128, windows=4),
+    speed=Speed(batches=(1, 2), contexts=(16, 600), modes=("eager",), new_tokens=4, repeats=6, seconds=0.0, warmup=1),
+    memory=Memory(contexts=(64, 4096), loads=2),
+)
 
 
 @pytest.fixture(scope="module")
@@ -24,13 +31,20 @@ def stories(shared: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def tale(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Protocol:
+def places(tmp_path_factory: pytest.TempPathFactory) -> Places:
+    """A cache, and a folder of data that holds the text of `tale`."""
+    return Places(cache=tmp_path_factory.mktemp("cache"), data=tmp_path_factory.mktemp("data"))
+
+
+@pytest.fixture(scope="module")
+def tale(shared: Path, places: Places) -> Protocol:
     """The protocol on real stories: 8 windows of 256 tokens."""
     stories = json.loads((shared / "data" / "tinystories-sample" / "tinystories_1000.json").read_text("utf-8"))
     lines = [story if isinstance(story, str) else str(story.get("text", story)) for story in list(stories)[:60]]
-    path = tmp_path_factory.mktemp("texts") / "tale.txt"
+    assert places.data
+    path = places.data / "tale.txt"
     path.write_text("\n\n".join(lines), "utf-8")
-    return replace(QUICK, text=str(path), text_sha256=texts.sha256(str(path)), windows=8, sequence_length=256)
+    return replace(QUICK, text=texts.parse(str(path)), quality=Quality(sequence_length=256, windows=8))
 
 
 @pytest.fixture(scope="module")
@@ -47,18 +61,22 @@ def blurred(stories: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def reference(folder: Path, base: Path, protocol: Protocol) -> dict[str, Any]:
+def headlines(folder: Path, base: Path | None, protocol: Protocol, places: Places) -> dict[str, Measurement]:
+    return {one.metric: one for one in measure(folder, base, protocol, places=places).measurements if not one.conditions}
+
+
+def reference(folder: Path, base: Path, text: str, plan: Quality) -> dict[str, Any]:
     """Perplexity, KL and agreement by the definition, with nothing of ours: one window at a time, float64 softmax, plain sums."""
     import numpy as np
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     models = [AutoModelForCausalLM.from_pretrained(place, dtype=torch.float32).eval() for place in (folder, base)]
-    ids = AutoTokenizer.from_pretrained(folder)(Path(protocol.text).read_text("utf-8"))["input_ids"]
-    length, total = protocol.sequence_length, len(ids) // protocol.sequence_length
-    nll, base_nll, kl, same = [], [], [], []
-    for index in range(protocol.windows):
-        start = index * total // protocol.windows * length
+    ids = AutoTokenizer.from_pretrained(folder)(text)["input_ids"]
+    length, total = plan.sequence_length, len(ids) // plan.sequence_length
+    nll, base_nll, kl, same, moved = [], [], [], [], []
+    for index in range(plan.windows):
+        start = index * total // plan.windows * length
         window = torch.tensor([ids[start : start + length]])
         with torch.no_grad():
             mine, its = (model(window).logits[0].numpy().astype(np.float64) for model in models)
@@ -69,22 +87,26 @@ def reference(folder: Path, base: Path, protocol: Protocol) -> dict[str, Any]:
             base_nll.append(-math.log(p[target]))
             kl.append(float((p * np.log(p / q)).sum()))
             same.append(p.argmax() == q.argmax())
+            moved.append(q[target] - p[target])
     return {
         "perplexity": math.exp(np.mean(nll)),
         "perplexity_ratio": math.exp(np.mean(nll)) / math.exp(np.mean(base_nll)),
+        "delta_perplexity": math.exp(np.mean(nll)) - math.exp(np.mean(base_nll)),
         "kl_divergence": float(np.mean(kl)),
+        "delta_probability": float(np.mean(moved)),
+        "rms_delta_probability": float(np.sqrt(np.mean(np.square(moved)))),
         "same_top_token": float(np.mean(same)),
     }
 
 
 @pytest.mark.integration
 @pytest.mark.shared
-def test_quality_agrees_with_an_independent_reference(stories: Path, blurred: Path, tale: Protocol) -> None:
-    from runners.measure import measure
-
-    found = {one.metric: one for one in measure(blurred, stories, tale)}
-    for name, value in reference(blurred, stories, tale).items():
-        assert found[name].value == pytest.approx(value, rel=1e-6), name
+def test_quality_agrees_with_an_independent_reference(stories: Path, blurred: Path, tale: Protocol, places: Places) -> None:
+    assert tale.text
+    assert tale.quality
+    found = headlines(blurred, stories, tale, places)
+    for name, value in reference(blurred, stories, texts.content(tale.text, places.texts), tale.quality).items():
+        assert found[name].value == pytest.approx(value, rel=1e-6, abs=2e-7), name
         assert found[name].ci_low <= value <= found[name].ci_high
         assert found[name].samples == 8
     assert 3 < found["perplexity"].value < 6, "its maker gives 4.16 on such stories"
@@ -94,29 +116,51 @@ def test_quality_agrees_with_an_independent_reference(stories: Path, blurred: Pa
 
 @pytest.mark.integration
 @pytest.mark.shared
-def test_a_base_has_no_paired_numbers_and_beside_itself_differs_by_nothing(stories: Path) -> None:
-    from runners.measure import measure
-
-    alone = {one.metric: one for one in measure(stories, None, QUICK)}
+def test_a_base_has_no_paired_numbers_and_beside_itself_differs_by_nothing(stories: Path, places: Places) -> None:
+    alone = headlines(stories, None, QUICK, places)
     assert not {"kl_divergence", "perplexity_ratio", "same_top_token", "decode_speedup", "prefill_speedup"} & set(alone)
     assert alone["bits_per_weight"].value == 32
     assert alone["disk_size"].value == sum(path.stat().st_size for path in stories.iterdir() if path.suffix != ".md")
     assert 0 < alone["peak_memory"].value < 200e6
     assert all(one.unit and one.interval and one.protocol and one.engine and one.measured_at for one in alone.values())
-    beside = {one.metric: one.value for one in measure(stories, stories, QUICK)}
+    beside = {name: one.value for name, one in headlines(stories, stories, QUICK, places).items()}
     assert (beside["kl_divergence"], beside["perplexity_ratio"], beside["same_top_token"]) == (0.0, 1.0, 1.0)
+    assert (beside["delta_perplexity"], beside["rms_delta_probability"]) == (0.0, 0.0)
     assert 0.5 < beside["decode_speedup"] < 2
     assert 0.5 < beside["prefill_speedup"] < 2
-    assert beside["perplexity"] == alone["perplexity"].value
+    assert beside["perplexity"] == pytest.approx(alone["perplexity"].value, rel=1e-9)
 
 
-def test_windows_are_whole_apart_and_spread_over_the_text() -> None:
-    protocol = replace(QUICK, windows=3, sequence_length=10)
-    cut = quality.windows(list(range(79)), protocol)
-    assert [list(window) for window in cut] == [list(range(start, start + 10)) for start in (0, 20, 40)]
-    assert len(quality.windows(list(range(79)), replace(protocol, windows=0))) == 7
-    with pytest.raises(UnfitModel, match="gives 2 windows of 10"):
-        quality.windows(list(range(29)), protocol)
+@pytest.mark.integration
+@pytest.mark.shared
+def test_what_is_told_beside_the_headline_numbers(stories: Path, blurred: Path, places: Places) -> None:
+    found = measure(blurred, stories, QUICK, places=places)
+    points = [one for one in found.measurements if one.conditions]
+    assert {tuple(one.conditions.items()) for one in points if one.metric == "decode_speedup"} == {
+        (("mode", "eager"), ("batch", 2), ("context", 16))
+    }
+    caches = {one.conditions["context"]: one.value for one in points if one.metric == "kv_cache_memory" and one.basis == "measured"}
+    assert max(caches) == 64, "shorter ones are taken for the formula"
+    assert any("600" in note for note in found.notes), "a context that the model does not take"
+    assert any("4096" in note for note in found.notes)
+    (scores,) = found.scores
+    assert scores.source == "windows"
+    assert len(scores.values["perplexity"]) == len(scores.values["kl_divergence"]) == scores.samples == 4
+    assert len(scores.tokenizer_sha256) == 64
+    assert "load_average_before" in found.state
+    assert found.layers
+
+
+@pytest.mark.integration
+@pytest.mark.shared
+def test_a_protocol_measures_its_sections_and_nothing_else(stories: Path, shared: Path, places: Places) -> None:
+    only = Protocol(name="only-tasks", tasks=Tasks(names=("piqa",), limit=4, shots=0, seed=1))
+    found = measure(stories, None, only, places=replace(places, data=shared / "data"))
+    assert {one.metric for one in found.measurements} == {"accuracy", "normalized_accuracy"}
+    assert [one.source for one in found.scores] == ["piqa"]
+    text_only = replace(QUICK, name="only-quality", speed=None, memory=None)
+    metrics = {one.metric for one in measure(stories, None, text_only, places=places).measurements}
+    assert metrics == {"perplexity", "bits_per_byte"}
 
 
 def test_a_perplexity_too_large_for_a_float_is_infinite() -> None:
@@ -125,18 +169,13 @@ def test_a_perplexity_too_large_for_a_float_is_infinite() -> None:
     assert found.low < found.value
 
 
-def test_another_text_under_the_same_name_is_refused() -> None:
-    with pytest.raises(BadDocument, match="stdlib-heldout"):
-        quality.read_text(replace(QUICK, text_sha256="0" * 64))
-
-
 @pytest.mark.integration
 @pytest.mark.shared
 def test_models_that_cannot_be_measured_say_why(stories: Path, tmp_path: Path) -> None:
-    from runners.measure import measure
-
     with pytest.raises(UnfitModel, match="takes 512 tokens"):
-        measure(stories, None, replace(QUICK, sequence_length=1024))
+        measure(stories, None, replace(QUICK, quality=Quality(sequence_length=1024, windows=4)))
+    with pytest.raises(UnknownName, match="is not here"):
+        measure(stories, None, protocols.load("wikitext2-paper@512"))
     with pytest.raises(BadCheckpoint):
         measure(tmp_path, None, QUICK)
     folder = tmp_path / "unknown-method"
@@ -154,8 +193,6 @@ def test_models_that_cannot_be_measured_say_why(stories: Path, tmp_path: Path) -
 @pytest.mark.integration
 @pytest.mark.shared
 def test_a_cut_off_file_is_a_bad_checkpoint(stories: Path, tmp_path: Path) -> None:
-    from runners.measure import measure
-
     folder = tmp_path / "cut"
     shutil.copytree(stories, folder)
     weights = folder / "model.safetensors"
