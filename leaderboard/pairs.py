@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from hub import sampling
 from hub.domain import Scores
 from hub.errors import BadDocument, Unavailable, UsageError
 
@@ -17,7 +18,6 @@ _LOSSES = {"perplexity": "tokens", "word_perplexity": "words", "byte_perplexity"
 _SHARES = ("same_top_token", "accuracy", "normalized_accuracy")
 _OF_ITSELF = {"kl_divergence": 0.0, "same_top_token": 1.0}
 _COMPARED = (*_LOSSES, "kl_divergence", *_SHARES)
-_LEVEL = 0.95
 _LEAST = 2
 
 
@@ -102,14 +102,17 @@ def compare(first: Sequence[Scored], second: Sequence[Scored]) -> Pairs:
     return Pairs(pairs=tuple(pairs), notes=tuple(dict.fromkeys(notes)))
 
 
-def mean_difference(first: Sequence[float], second: Sequence[float], weights: Sequence[float] | None = None) -> tuple[float, float, float]:
+def mean_difference(
+    first: Sequence[float], second: Sequence[float], weights: Sequence[float] | None = None, *, in_order: bool = False
+) -> tuple[float, float, float]:
     """Return the mean of `first - second`, half the width of its 95 % interval, and the p-value of no difference.
 
-    Student's t over the pairs. With weights (tokens of a window) the mean is that over all tokens, a ratio of sums, and its error is found
-    from the residuals by linearization (Cochran, Sampling Techniques, 6.4); with equal weights that is the plain paired t.
+    Student's t over the pairs; those of windows stand `in_order`, and neighbours that go together count for less. With weights (tokens of
+    a window) the mean is that over all tokens, a ratio of sums, and its error is found from the residuals by linearization (Cochran,
+    Sampling Techniques, 6.4); with equal weights that is the plain paired t.
     """
     try:
-        from scipy.special import stdtr, stdtrit
+        from scipy.special import stdtr
     except ModuleNotFoundError as error:
         raise Unavailable("Comparing needs SciPy, which is not installed here.", hint="pip install scipy") from error
     count = len(first)
@@ -117,12 +120,13 @@ def mean_difference(first: Sequence[float], second: Sequence[float], weights: Se
     total = math.fsum(sizes)
     differences = [a - b for a, b in zip(first, second, strict=True)]
     centre = math.fsum(size * one for size, one in zip(sizes, differences, strict=True)) / total
-    squares = math.fsum((size * count / total * (one - centre)) ** 2 for size, one in zip(sizes, differences, strict=True))
-    error_of_mean = math.sqrt(squares / (count - 1) / count)
-    half = float(stdtrit(count - 1, (1 + _LEVEL) / 2)) * error_of_mean
+    residuals = [size * count / total * (one - centre) for size, one in zip(sizes, differences, strict=True)]
+    free = sampling.independent(residuals) if in_order else count
+    error_of_mean = math.sqrt(math.fsum(one * one for one in residuals) / (count - 1) / free)
     if error_of_mean == 0:
         return centre, 0.0, 0.0 if centre else 1.0
-    return centre, half, float(2 * stdtr(count - 1, -abs(centre) / error_of_mean))
+    freedom = max(1.0, free - 1)
+    return centre, sampling.student_t(freedom) * error_of_mean, float(2 * stdtr(freedom, -abs(centre) / error_of_mean))
 
 
 def _demand_scores(side: Sequence[Scored]) -> None:
@@ -165,7 +169,8 @@ def _pairs(one: Scored, mine: Scores, other: Scored, theirs: Scores) -> Iterator
         if metric not in ours or metric not in beside or (of_base and one.reference != other.reference):
             continue
         weights = mine.sizes.get(_LOSSES.get(metric, ""))
-        centre, half, p_value = mean_difference(ours[metric], beside[metric], weights)
+        in_order = mine.source == "windows"
+        centre, half, p_value = mean_difference(ours[metric], beside[metric], weights, in_order=in_order)
         pair = Pair(
             metric=metric,
             source=mine.source,

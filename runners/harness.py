@@ -25,9 +25,10 @@ from hub.codec import content_id
 from hub.domain import Scores
 from hub.errors import BadCheckpoint, HubUnreachable, Unavailable, UnfitModel, UnknownName
 from hub.protocol import Tasks
+from hub.sampling import LEVEL, student_t
 from runners import failures, harness_models, tasks
 from runners.engines import Loaded
-from runners.intervals import LEVEL, Estimate, exp_mean, mean, student_t
+from runners.intervals import Estimate, exp_mean, mean
 from runners.observations import TaskResult
 
 INSTALL = 'pip install "modelpress[press]"'

@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 
 from hub.errors import Unavailable, UnknownName
+from hub.sampling import student_t
 from runners import engines, metrics, plugins, protocols
-from runners.intervals import centre, exact, exp_mean, inverse, mean, student_t
+from runners.intervals import centre, exact, exp_mean, inverse, mean
 from runners.observations import Observed, Run, SpeedPoint, Windows
 
 FIXED = {
