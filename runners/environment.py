@@ -33,14 +33,14 @@ def current() -> Environment:
     gpu = _gpu()
     device: Literal["cpu", "cuda"] = "cuda" if gpu else "cpu"
     return Environment(
-        hardware=gpu or f"{_cpu()}, {cores()} cores",
+        hardware=gpu or f"{cpu()}, {cores()} cores",
         device=device,
         cores=cores(),
         memory_bytes=memory_bytes(),
         system=f"{platform.system()} {platform.release()} {platform.machine()}",
         python=platform.python_version(),
         libraries=libraries(),
-        cpu=_cpu(),
+        cpu=cpu(),
         driver=_driver() if gpu else "",
         clocks=_gpu_clocks() if gpu else cpu_clocks(),
         threads=_threads(),
@@ -203,7 +203,8 @@ def _gpu() -> str:
     return f"{torch.cuda.get_device_name(0)}{f' × {count}' if count > 1 else ''}"
 
 
-def _cpu() -> str:
+def cpu() -> str:
+    """Return the processor's name."""
     with suppress(OSError):
         for line in Path("/proc/cpuinfo").read_text().splitlines():
             if line.startswith("model name"):

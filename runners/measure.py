@@ -12,7 +12,7 @@ from types import ModuleType
 from hub.domain import LayerError, Measurement, Scalar, Scores
 from hub.errors import BadCheckpoint, Unavailable
 from hub.protocol import Protocol
-from runners import engines, entropy, environment, harness, memory_use, metrics, quality, sizes, speed, texts
+from runners import energy, engines, entropy, environment, harness, memory_use, metrics, quality, sizes, speed, texts
 from runners.engines import Engine, Loaded
 from runners.intervals import Estimate
 from runners.layer_errors import layer_errors
@@ -152,6 +152,8 @@ def _curve(
     assert protocol.speed
     own, others = speed.curve(loaded, base, protocol.speed, ids), speed.elsewhere(folder, protocol.speed, ids)
     notes += [*own.notes, *others.notes]
+    if reason := energy.why_not(loaded.device):
+        notes.append(reason)
     return (*own.points, *others.points)
 
 

@@ -22,7 +22,7 @@ LIBRARIES = {
     "": ("huggingface_hub", "sqlalchemy"),
     "press": (
         "torch", "transformers", "gptqmodel", "llmcompressor", "compressed-tensors", "bitsandbytes", "auto-round", "torchao", "peft",
-        "optimum", "lm-eval",
+        "optimum", "lm-eval", "scipy", "pyarrow", "nvidia-ml-py",
     ),
     "export": ("gguf", "llama-cpp-python", "onnx", "onnxruntime", "openvino", "nncf"),
 }  # fmt: skip
@@ -54,7 +54,7 @@ def examine(ctx: typer.Context) -> dict[str, Any]:
     """Return the report as plain data."""
     import psutil
 
-    from runners import engines, environment, methods
+    from runners import energy, engines, environment, methods
 
     settings = ctx.obj.settings()
     folder = settings.press.work_dir
@@ -63,8 +63,10 @@ def examine(ctx: typer.Context) -> dict[str, Any]:
     return {
         "machine": {
             "system": f"{platform.system()} {platform.release()} {platform.machine()}, Python {sys.version.split()[0]}",
-            "processor": f"{environment.cores()} cores",
+            "processor": f"{environment.cpu()}, {environment.cores()} cores",
             "gpu": "; ".join(gpus()) or "none seen (CUDA methods and VRAM figures are not available)",
+            "clocks": environment.cpu_clocks() or "not told by this system",
+            "energy": energy.why_not() or "measured",
             "memory": f"{size(total)}, {size(min(total, psutil.virtual_memory().available))} free",
             "disk": f"{size(shutil.disk_usage(existing).free)} free under {existing}",
             "hub": settings.hub.endpoint if settings.hub.endpoint != "local" else f"embedded, port {settings.hub.port}",
