@@ -19,6 +19,10 @@ from runners.observations import Run, SpeedPoint
 
 MOST = 50
 """No point is run more than so many times the protocol's `repeats`, however short its runs."""
+PATIENCE = 600.0
+"""Seconds after which a point's warm-up, and its timed turns, end with the round that they are in, however many were asked for."""
+LONGEST = 300.0
+"""Seconds that one run may be expected to take; beyond that a point is left out, but never the first one."""
 _WORDS = 8  # tokens by which a model shows that it writes something
 
 
@@ -51,8 +55,7 @@ def warm(engine: Engine, folder: Path, text: str, prompt_tokens: int, longest: i
     `BadDocument` for an empty text.
     """
     loaded = engine.load(folder)
-    if loaded.defects:
-        raise BadCheckpoint(f"{folder.name} loads, but wrongly: {'; '.join(loaded.defects)}.", hint="Press it again with another recipe.")
+    engines.require_sound(loaded, folder)
     if loaded.context_length < longest:
         raise UnfitModel(
             f"{folder.name} takes {loaded.context_length} tokens; the protocol needs {longest}.",
@@ -89,8 +92,9 @@ def curve(loaded: Loaded, base: Loaded | None, section: Speed, ids: Sequence[int
     """Time each mode × batch × context of the section that fits; `ids` is the text, cut (or repeated) to each context.
 
     At each point the first warm-up run, of which there is at least one, finds what cannot be run. Then model and base run in turns, each
-    going first as often as the other, until both the section's `repeats` and its `seconds` are reached, or `MOST` times the repeats.
-    The base runs in the model's mode where its engine has it, else in its plain one. A point that fails is a note.
+    going first as often as the other, until both the section's `repeats` and its `seconds` are reached, or `MOST` times the repeats, or
+    `PATIENCE` is over. The base runs in the model's mode where its engine has it, else in its plain one. A point that fails, that is
+    expected to take longer than `LONGEST` a run, or that has fewer runs than asked for is a note.
 
     Raises what the first point (first mode, batch, context) fails with: `UnfitModel`, `OutOfMemory` as the system says it, `BadCheckpoint`.
     """
@@ -99,7 +103,7 @@ def curve(loaded: Loaded, base: Loaded | None, section: Speed, ids: Sequence[int
     left_out: dict[str, list[_Place]] = {}
     notes: list[str] = []
     for place in _places(section, base):
-        reason = _unfit(place, models, section)
+        reason = _unfit(place, models, section) or _slow(place, points)
         if not reason:
             try:
                 points.append(_point(place, models, section, prompt_of(ids, place.context)))
@@ -112,8 +116,11 @@ def curve(loaded: Loaded, base: Loaded | None, section: Speed, ids: Sequence[int
             raise UnfitModel(f"The protocol's first point of speed ({place}) cannot be timed: {reason}.", hint="Use another protocol.")
         if reason:
             left_out.setdefault(reason, []).append(place)
-        elif base and place.base_mode != place.mode:
+            continue
+        if base and place.base_mode != place.mode:
             notes.append(f"In the mode {place.mode} the base ran in its mode {place.base_mode}: it has no {place.mode}.")
+        if (count := len(points[-1].runs)) < section.repeats:
+            notes.append(f"Speed has {count} runs at {place}, not {section.repeats}: a point is given {PATIENCE:.0f} s.")
     notes += [f"Speed was not measured at {_together(places)}: {reason}." for reason, places in left_out.items()]
     return Curve(tuple(points), tuple(dict.fromkeys(notes)))
 
@@ -140,13 +147,14 @@ def elsewhere(folder: Path, section: Speed, ids: Sequence[int]) -> Curve:
 def turns(repeats: int, seconds: float, *, step: int = 1, clock: Callable[[], float] = time.perf_counter) -> Iterator[int]:
     """Count turns from 0 until there were `repeats`, `seconds` have gone by, and the count is a multiple of `step`.
 
-    It ends at `MOST` times the repeats (rounded up to a multiple of `step`) at the latest.
+    It ends at `MOST` times the repeats or after `PATIENCE` (rounded up to a multiple of `step`, one at least) at the latest.
     """
     start = clock()
     turn = 0
     while True:
-        whole = turn % step == 0
-        if whole and turn >= repeats and (clock() - start >= seconds or turn >= MOST * repeats):
+        gone = clock() - start
+        enough = turn >= repeats and (gone >= seconds or turn >= MOST * repeats)
+        if turn % step == 0 and (enough or (turn and gone >= PATIENCE)):
             return
         yield turn
         turn += 1
@@ -175,6 +183,17 @@ def _unfit(place: _Place, models: Sequence[Loaded], section: Speed) -> str:
     return ""
 
 
+def _slow(place: _Place, points: Sequence[SpeedPoint]) -> str:
+    """Return why a point would take too long, going by the nearest smaller one: reading takes as much longer as there are more tokens."""
+    smaller = [point for point in points if point.batch <= place.batch and point.context <= place.context]
+    nearest = max(smaller, key=lambda point: point.batch * point.context, default=None)
+    if nearest is None:
+        return ""
+    more = place.batch * place.context / (nearest.batch * nearest.context)
+    seconds = max(run.prefill_seconds * more + run.decode_seconds for run in (nearest.runs[-1], *nearest.base_runs[-1:]))
+    return f"one run may take more than {LONGEST:.0f} s" if seconds > LONGEST else ""
+
+
 def _point(place: _Place, models: Sequence[Loaded], section: Speed, prompt: Sequence[int]) -> SpeedPoint:
     from runners import energy
 
@@ -187,7 +206,7 @@ def _point(place: _Place, models: Sequence[Loaded], section: Speed, prompt: Sequ
         run = model.time_generation(prompt, section.new_tokens, batch=place.batch, mode=mode)
         return replace(run, joules=meter.joules() - before) if meter else run
 
-    for _ in range(max(1, section.warmup)):
+    for _ in turns(max(1, section.warmup), 0.0):
         for model, mode in zip(models, modes, strict=False):
             model.time_generation(prompt, section.new_tokens, batch=place.batch, mode=mode)
     runs: list[list[Run]] = [[] for _ in models]

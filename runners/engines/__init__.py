@@ -134,6 +134,15 @@ def for_folder(folder: Path) -> Engine:
     return load("transformers" if "transformers" in readers else readers[0])
 
 
+def require_sound(loaded: Loaded, folder: Path) -> None:
+    """Raise `BadCheckpoint` for a model that loaded wrongly: its numbers would be those of random weights."""
+    if loaded.defects:
+        raise BadCheckpoint(
+            f"{folder.name} loads, but wrongly: {'; '.join(loaded.defects)}.",
+            hint="Press it again with another recipe; if it is a base, download it again.",
+        )
+
+
 def timing_only(folder: Path) -> list[str]:
     """Return the names of the engines, among those that work here, that time a checkpoint's format and do nothing else."""
     wanted = checkpoint.format_of(folder)
