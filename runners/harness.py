@@ -75,6 +75,15 @@ def run(loaded: Loaded, folder: Path, section: Tasks, data_dir: Path | None, sam
     return Harnessed(results=tuple(results), scores=tuple(scores), notes=tuple(notes))
 
 
+def check(section: Tasks, data_dir: Path | None) -> None:
+    """Load the tasks as `run` will, and let go of them: what is missing or of no task's form is found before hours of work on a model.
+
+    Raises `UnknownName`, `Unavailable`, `HubUnreachable` or `BadDocument` as `run` does.
+    """
+    with _quiet():
+        _load(section, data_dir)
+
+
 def wilson(successes: int, count: int) -> tuple[float, float]:
     """Return the ends of Wilson's 95 % interval of a share (J. Am. Stat. Assoc. 22, 1927)."""
     z = NormalDist().inv_cdf((1 + LEVEL) / 2)

@@ -62,17 +62,23 @@ def measure(
 
     `base_folder` is the base of a variant, loaded in the variant's dtype and run beside it; None measures the folder for itself, without
     the metrics that compare. Memory is taken before the base is loaded; then the two are timed in turns.
-    Raises `BadCheckpoint` when a model cannot be loaded or predicts no finite number, `UnfitModel` when the protocol does not fit it.
+    Texts and task data are looked at first, so that what is missing costs no work. Raises `BadCheckpoint` when a model cannot be loaded or
+    predicts no finite number, `UnfitModel` when the protocol does not fit it.
     """
     stages = stages or Stages()
     before = environment.state()
     engine = engines.for_folder(folder)
     notes: list[str] = []
     with stages.stage("load"):
-        text = texts.content(protocol.text, places.texts) if protocol.text else ""
-        ids = speed.warm(engine, folder, text or _WORDS, _prompt(protocol), _longest(protocol))
+        text = texts.content(protocol.text, places.texts) if protocol.text else _WORDS
+        texts.require_words(text)
+        if protocol.tasks:
+            harness.check(protocol.tasks, places.data)
+        ids = speed.warm(engine, folder, text, _prompt(protocol), _longest(protocol))
+        if protocol.quality:
+            quality.starts(len(ids), protocol.quality)
         observed, loaded = _loads(engine, folder, protocol, ids, notes)
-        base = engines.load("transformers").load(base_folder, dtype=loaded.dtype) if base_folder and _compares(protocol) else None
+        base = _base(base_folder, loaded.dtype) if base_folder and _compares(protocol) else None
     if protocol.speed:
         with stages.stage("speed"):
             observed = replace(observed, speed=_curve(folder, loaded, base, protocol, ids, notes))
@@ -122,6 +128,12 @@ def _longest(protocol: Protocol) -> int:
 
 def _compares(protocol: Protocol) -> bool:
     return protocol.quality is not None or protocol.speed is not None
+
+
+def _base(folder: Path, dtype: str) -> Loaded:
+    base = engines.load("transformers").load(folder, dtype=dtype)
+    engines.require_sound(base, folder)
+    return base
 
 
 def _loads(engine: Engine, folder: Path, protocol: Protocol, ids: list[int], notes: list[str]) -> tuple[Observed, Loaded]:

@@ -12,9 +12,9 @@ from typing import Any
 
 from hub.codec import content_id
 from hub.domain import Scores
-from hub.errors import BadCheckpoint, BadDocument, UnfitModel
+from hub.errors import BadCheckpoint, UnfitModel
 from hub.protocol import Quality
-from runners import base_states, dense
+from runners import base_states, dense, texts
 from runners.base_states import Beside, Live, Rows
 from runners.checkpoint import read_config
 from runners.engines import Loaded
@@ -113,8 +113,7 @@ def tokenize(side: Side, text: str, plan: Quality) -> Cut:
     It is encoded once as a whole, so a start token stands only at its very start. A window's scored bytes run from the end of its first
     token to the end of its last. Raises `BadDocument`, `UnfitModel` or `BadCheckpoint` as `score` does.
     """
-    if not text.strip():
-        raise BadDocument("The text to measure on is empty.", hint="Give a text of some thousand words.")
+    texts.require_words(text)
     tokenizer = _tokenizer(side)
     fast = bool(getattr(tokenizer, "is_fast", False))
     encoded = tokenizer(text, verbose=False, **({"return_offsets_mapping": True} if fast else {}))

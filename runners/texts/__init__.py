@@ -59,6 +59,12 @@ def content(text: Text, places: Iterable[Path]) -> str:
     )
 
 
+def require_words(text: str) -> None:
+    """Raise `BadDocument` for a text that holds nothing to read."""
+    if not text.strip():
+        raise BadDocument("The text to measure on is empty.", hint="Give a text of some thousand words.")
+
+
 def has(text: Text, places: Iterable[Path]) -> bool:
     """Whether a text of this name is shipped or in one of the places, right or wrong."""
     return next(_candidates(text, places), None) is not None

@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 
 from hub.domain import Measurement
-from hub.errors import BadCheckpoint, UnfitModel, UnknownName
+from hub.errors import BadCheckpoint, BadDocument, ModelPressError, Unavailable, UnfitModel, UnknownName
 from hub.protocol import Memory, Protocol, Quality, Speed, Tasks
-from runners import intervals, protocols, texts
+from runners import intervals, memory_use, protocols, speed, texts, work
 from runners.measure import Places, measure
 
 QUICK = replace(
@@ -188,6 +188,45 @@ def test_models_that_cannot_be_measured_say_why(stories: Path, tmp_path: Path) -
     (folder / "config.json").write_text(json.dumps(config | {"num_hidden_layers": 6}))
     with pytest.raises(BadCheckpoint, match="no stored tensor fills"):
         measure(folder, None, QUICK)
+
+
+@pytest.mark.integration
+@pytest.mark.shared
+def test_what_is_missing_is_found_before_any_work(stories: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def nothing(*_: object) -> None:
+        raise AssertionError("work was begun")
+
+    def refused(kind: type[ModelPressError], words: str, protocol: Protocol, base: Path | None = None) -> None:
+        with work.offline(), pytest.raises(kind, match=words):
+            measure(stories, base, protocol, places=Places(data=tmp_path))
+
+    def on(text: str) -> Protocol:
+        path = tmp_path / "own.txt"
+        path.write_text(text, "utf-8")
+        return replace(QUICK, text=texts.parse(str(path)))
+
+    (tmp_path / "piqa.jsonl").write_text("{}", "utf-8")
+    monkeypatch.setattr(memory_use, "load_repeatedly", nothing)
+    monkeypatch.setattr(speed, "curve", nothing)
+    refused(Unavailable, "documents of boolq", replace(QUICK, tasks=Tasks(names=("boolq",), limit=4, shots=0, seed=1)))
+    refused(BadDocument, "Line 1 of .*piqa", replace(QUICK, tasks=Tasks(names=("piqa",), limit=4, shots=0, seed=1)))
+    refused(UnknownName, "no task named 'pika'", replace(QUICK, tasks=Tasks(names=("pika",), limit=4, shots=0, seed=1)))
+    refused(UnfitModel, "gives 0 windows of 128 tokens", on("Once upon a time."))
+    refused(BadDocument, "empty", on(" \n"))
+    refused(BadDocument, "empty", replace(on(" \n"), quality=None))
+
+
+@pytest.mark.integration
+@pytest.mark.shared
+def test_a_base_that_loads_wrongly_is_no_base(stories: Path, tmp_path: Path) -> None:
+    """transformers fills what no file holds with random weights, and goes on."""
+    folder = tmp_path / "base"
+    shutil.copytree(stories, folder)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").chmod(0o644)
+    (folder / "config.json").write_text(json.dumps(config | {"num_hidden_layers": 6}))
+    with pytest.raises(BadCheckpoint, match="base loads, but wrongly: no stored tensor fills"):
+        measure(stories, folder, replace(QUICK, speed=None, memory=None))
 
 
 @pytest.mark.integration
