@@ -144,12 +144,18 @@ class _Loop:
 
 
 def _needs(plan: Plan) -> dict[str, set[str]]:
-    """Return, by job id, the ids of those jobs of the plan that must have succeeded before it starts."""
-    measured = {job.base: job.id for job in plan.jobs if job.kind == "measure" and job.recipe is None}
+    """Return, by job id, the ids of those jobs of the plan that must have succeeded before it starts.
+
+    A variant waits for its base's measurement under the same protocol, its press for that under the first protocol of the variant.
+    """
+    measures = [job for job in plan.jobs if job.kind == "measure"]
+    measured = {(job.base, job.protocol): job.id for job in measures if job.recipe is None}
     pressed = {job.variant_id: job.id for job in plan.jobs if job.kind == "press"}
+    first = {job.variant_id: job.protocol for job in reversed(measures)}
     needs: dict[str, set[str]] = {}
     for job in plan.jobs:
-        before = {measured.get(job.base), pressed.get(job.variant_id)} if job.recipe else set()
+        protocol = job.protocol or first.get(job.variant_id)
+        before = {measured.get((job.base, protocol)), pressed.get(job.variant_id)} if job.recipe else set()
         needs[job.id] = {job_id for job_id in before if job_id is not None} - {job.id}
     return needs
 

@@ -53,7 +53,8 @@ def plan(
 ) -> Plan:
     """Return the jobs to do now, per base model: its measurement, then press and measurement of each recipe's variant.
 
-    `further` protocols are taken of the base and of each variant as well; whether one of them succeeds decides nothing else.
+    `further` protocols are taken of the base, and of each variant unless the base's job under it is given up; whether one of them succeeds
+    decides nothing about the other jobs.
 
     Left out are jobs that are done (`done` holds ids); jobs that failed for good, or `MAX_ATTEMPTS` times, with all that builds on them,
     unless `retry_failed`; recipes that do not fit (refused with the reason that `fits` gives; asked only about variants not yet complete);
@@ -68,7 +69,8 @@ def plan(
         if past.is_given_up(base):
             wanted += [job for _, pair in variants for job in pair if past.is_done(job)]
             continue
-        wanted += [base, *_measured(base, further, past)]
+        measurable = [one for one in further if not past.is_given_up(replace(base, protocol=one))]
+        wanted += [base, *_measured(base, measurable, past)]
         first: dict[str | None, str] = {}
         for recipe, pair in variants:
             refusal = _refusal(model, recipe, first.setdefault(pair[0].variant_id, recipe.name), pair, past, fits)
@@ -77,7 +79,7 @@ def plan(
             elif any(map(past.is_given_up, pair)):
                 wanted += filter(past.is_done, pair)
             else:
-                wanted += [*pair, *_measured(pair[1], further, past)]
+                wanted += [*pair, *_measured(pair[1], measurable, past)]
     wanted = list({job.id: job for job in wanted}.values())
     due = tuple(job for job in wanted if not past.is_done(job))
     return Plan(jobs=due, refusals=tuple(dict.fromkeys(refused)), done=len(wanted) - len(due))

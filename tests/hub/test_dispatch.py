@@ -116,6 +116,27 @@ def test_a_failed_job_is_a_result_and_only_what_needs_it_is_skipped(store: Store
     assert ("UnfitModel", "press m0 round-w0") in diary.lines
 
 
+@pytest.mark.parametrize("refused", ["base", "variant", "both"])
+def test_a_further_protocol_that_fails_stops_nothing_else(store: Store, farm: Any, words: Any, refused: str) -> None:
+    further = replace(words.protocol, name="tasks", quality=None)
+
+    class WithoutTasks:
+        """The farm, but for the further protocol of the base, the variant, or both."""
+
+        def run(self, job: Job, *, folder: Path | None = None) -> JobResult | Failure:
+            of = "variant" if job.recipe else "base"
+            return words.failure(job) if job.protocol == further and refused in (of, "both") else farm.run(job, folder=folder)
+
+    made = plan([words.model()], [words.recipe(4)], words.protocol, (), further=[further])
+    store.record_plan(made)
+    dispatch(made, WithoutTasks(), store, Diary(), workers=1)
+    done = [(record.job.kind, record.job.recipe is None) for record in store.jobs() if record.job.protocol != further]
+    assert done == [("measure", True), ("press", False), ("measure", False)]
+    assert {record.state for record in store.jobs() if record.job.protocol != further} == {"done"}
+    tasks = ["done" if record.state == "done" else "not done" for record in store.jobs() if record.job.protocol == further]
+    assert tasks == {"base": ["not done"] * 2, "variant": ["done", "not done"], "both": ["not done"] * 2}[refused]
+
+
 def test_failures_for_good_are_not_tried_again_unless_asked(store: Store, farm: Any, planned: Any) -> None:
     dispatch(planned(0), farm, store, Diary(), workers=1)
     assert planned(0).jobs == ()

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -132,3 +133,16 @@ def test_a_failed_press_is_tried_again_only_while_it_may_help(attempts: int, ret
 def test_nothing_is_pressed_of_a_base_that_cannot_be_measured() -> None:
     base = Job(kind="measure", base=MODELS[0], protocol=PROTOCOL)
     assert plan(MODELS[:1], RECIPES, PROTOCOL, (), failed={base.id: (1, False)}).jobs == ()
+
+
+def test_a_further_protocol_that_the_base_cannot_take_is_taken_of_no_variant() -> None:
+    tasks, curve = (replace(PROTOCOL, name=name) for name in ("tasks", "serving"))
+    failed = {Job(kind="measure", base=MODELS[0], protocol=tasks).id: (1, False)}
+    jobs = plan(MODELS[:1], RECIPES[:1], PROTOCOL, (), further=[tasks, curve], failed=failed).jobs
+    assert [(job.kind, job.recipe is None, job.protocol) for job in jobs] == [
+        ("measure", True, PROTOCOL),
+        ("measure", True, curve),
+        ("press", False, None),
+        ("measure", False, PROTOCOL),
+        ("measure", False, curve),
+    ]
