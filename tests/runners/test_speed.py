@@ -64,7 +64,17 @@ def rows_alone(loaded: Any, ids: Sequence[int], batch: int, new_tokens: int) -> 
 
 @pytest.mark.parametrize(
     ("repeats", "seconds", "step", "count"),
-    [(6, 0.0, 1, 6), (6, 10.0, 1, 10), (1, 3.0, 1, 3), (7, 0.0, 2, 8), (6, 9.0, 2, 10), (2, 1e9, 1, 2 * speed.MOST), (1, 1e9, 2, 50)],
+    [
+        (6, 0.0, 1, 6),
+        (6, 10.0, 1, 10),
+        (1, 3.0, 1, 3),
+        (7, 0.0, 2, 8),
+        (6, 9.0, 2, 10),
+        (2, 1e9, 1, 2 * speed.MOST),
+        (1, 1e9, 2, 50),
+        (999, 0.0, 1, 600),
+        (999, 0.0, 7, 602),
+    ],
 )
 def test_turns_end_when_count_and_duration_are_reached(repeats: int, seconds: float, step: int, count: int) -> None:
     seen: list[int] = []  # each turn takes a second
@@ -251,6 +261,23 @@ def test_a_point_beyond_the_machine_s_memory_is_not_tried(model: Any) -> None:
     found = speed.curve(model, None, replace(SECTION, batches=(1, most)), model.encode(TEXT))
     assert [point.batch for point in found.points] == [1]
     assert "memory" in found.notes[0]
+
+
+@pytest.mark.integration
+def test_a_slow_machine_leaves_long_points_out_and_takes_fewer_runs(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def slow(self: Any, ids: Sequence[int], new_tokens: int, *, batch: int = 1, mode: str = "eager") -> Run:
+        return Run(prefill_seconds=batch * len(ids), token_seconds=(10.0,) * (new_tokens - 1))
+
+    monkeypatch.setattr(type(model), "time_generation", slow)
+    monkeypatch.setattr(speed, "PATIENCE", 0.0)
+    found = speed.curve(model, model, replace(SECTION, batches=(1, 8, 64), contexts=(24, 48)), model.encode(TEXT))
+    assert [(point.batch, point.context) for point in found.points] == [(1, 24), (1, 48), (8, 24)]
+    assert all(len(point.runs) == len(point.base_runs) == 2 for point in found.points)
+    assert "Speed has 2 runs at mode eager, batch 8, context 24, not 6: a point is given 0 s." in found.notes
+    assert found.notes[-1] == (
+        "Speed was not measured at mode eager, batch 8, context 48; mode eager, batch 64, context 24; mode eager, batch 64, context 48: "
+        "one run may take more than 300 s."
+    )
 
 
 @pytest.mark.integration
