@@ -11,9 +11,11 @@ not end it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
+from hub.errors import Unavailable
 from runners.engines._timing import Clock
 from runners.observations import Run
 
@@ -23,6 +25,22 @@ EAGER, STATIC, COMPILED = "eager", "static-cache", "compiled"
 def modes(model: Any) -> tuple[str, ...]:
     """Return the modes that a model offers: all, but for architectures of which transformers says that they take no static cache."""
     return (EAGER, STATIC, COMPILED) if getattr(model, "_can_compile_fullgraph", False) else (EAGER,)
+
+
+@contextmanager
+def _compiling() -> Iterator[None]:
+    """Run compiled code: a step that would be compiled anew for every token raises `Unavailable`, where torch goes on without compiling.
+
+    Compiled steps change tensors in place over many calls, which tensors of the inference mode allow in that mode alone: it is off.
+    """
+    import torch
+    from torch._dynamo.exc import FailOnRecompileLimitHit
+
+    try:
+        with torch.no_grad(), torch._dynamo.config.patch(fail_on_recompile_limit_hit=True):
+            yield
+    except FailOnRecompileLimitHit as error:
+        raise Unavailable("torch would compile this model anew for every token.", hint="Time it in another mode.") from error
 
 
 class Writer:
@@ -40,8 +58,7 @@ class Writer:
         import torch
 
         given = torch.tensor([list(row) for row in rows], device=device)
-        # Compiled steps change tensors in place over many calls, which tensors of the inference mode allow in that mode alone.
-        with torch.no_grad() if mode == COMPILED else torch.inference_mode():
+        with _compiling() if mode == COMPILED else torch.inference_mode():
             self._prepare(mode, len(rows), given.shape[1] + new_tokens)
             clock = Clock(device)
             out = self._model(given, past_key_values=self._cache, use_cache=True, logits_to_keep=1)
@@ -73,6 +90,6 @@ class Writer:
             self._step = self._model
             if mode == COMPILED:
                 how = "reduce-overhead" if self._model.device.type == "cuda" else "default"
-                self._step = torch.compile(self._model.forward, dynamic=False, mode=how)
+                self._step = torch.compile(self._model.forward, mode=how)  # numbers that change stay open: a sliding cache counts in one
         elif self._cache is not None:
             self._cache.reset()

@@ -15,7 +15,7 @@ from hub.domain import ModelRef
 from hub.errors import BadCheckpoint, BadDocument, Unavailable, UnfitModel
 from hub.protocol import Speed
 from runners import checkpoint, engines, metrics, press, recipes, speed
-from runners.engines import _timing
+from runners.engines import _generation, _timing
 from runners.metrics._along import percentiles
 from runners.observations import Observed, Run, SpeedPoint
 
@@ -134,6 +134,23 @@ def test_the_compiled_step_writes_the_same_and_is_timed_beside_a_base(tiny: Make
     assert {run.tokens for point in found.points for run in (*point.runs, *point.base_runs)} == {eager.runs[0].tokens}
     assert compiled.conditions == {"mode": "compiled", "batch": 1, "context": 24}
     assert max(run.decode_seconds for run in compiled.runs) < 2, "compiling takes many seconds: it must not be in any run"
+
+
+@pytest.mark.integration
+def test_a_sliding_window_is_compiled_for_all_tokens_or_not_timed_compiled() -> None:
+    import torch
+    from transformers import MistralConfig, MistralForCausalLM
+
+    sizes = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "num_key_value_heads": 1}
+    config = MistralConfig(**sizes, vocab_size=64, sliding_window=12)
+    torch.manual_seed(0)
+    writer = _generation.Writer(MistralForCausalLM(config).eval())
+    given = [list(range(8))]
+    plain, compiled = (writer.time(given, 20, mode, "cpu").tokens for mode in ("eager", "compiled"))
+    assert plain == compiled, "its cache counts tokens in a number: twenty would be more versions than torch keeps"
+    writer.forget()
+    with torch._dynamo.config.patch(recompile_limit=1), pytest.raises(Unavailable, match="anew for every token"):
+        writer.time(given, 20, "compiled", "cpu")
 
 
 @pytest.mark.integration
