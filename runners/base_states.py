@@ -8,18 +8,24 @@ bit otherwise. How far the first window's logits were from the model's own is ke
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol
 
+from hub import transfer
 from hub.codec import content_id
+from hub.errors import OutOfDisk
 from runners import checkpoint, environment
 from runners.engines import Loaded
 
 Rows = Callable[[int, int], Any]
 
 _INDEX = "index.json"
+_KEPT_SECONDS = 30 * 24 * 3600  # states that nobody used for so long go when others are written
 _BLOCK_ELEMENTS = 2**24  # logits that are made at once: 64 MiB in float32, whatever the vocabulary
 
 
@@ -44,18 +50,19 @@ class Live:
 
 
 class Kept:
-    """A base whose hidden states lie in a folder; `head` is its output embedding."""
+    """A base whose hidden states lie in a folder; `head` is its output embedding, on `device`."""
 
-    def __init__(self, folder: Path, head: Any) -> None:
+    def __init__(self, folder: Path, head: Any, device: str) -> None:
         """Keep where they are."""
         self._folder = folder
         self._head = head
+        self._device = device
 
     def window(self, index: int, ids: Sequence[int]) -> Rows:  # noqa: ARG002 - one signature for both
         """Read the window's states; logits are made when they are asked for."""
         from safetensors.torch import load_file
 
-        hidden = load_file(self._folder / _file(index))["hidden"].to(self._head.weight.device)
+        hidden = load_file(self._folder / _file(index), device=self._device)["hidden"]
         return lambda start, stop: self._head(hidden[None, start:stop])[0]
 
 
@@ -69,27 +76,35 @@ def beside(base: Loaded, folder: Path, windows: Sequence[Sequence[int]], cache: 
 
     The states lie in `cache`, by a hash of the base's files, the tokens, the dtype and the environment; where they are missing, cut or
     changed, the base is run over all windows and they are written anew. A base that does something to its logits after its output
-    embedding, or has none, is run beside each variant; so is any without a cache.
+    embedding, or has none, is run beside each variant; so is any without a cache, or without room in it. States that were not used for
+    30 days are removed.
     """
     head = base.model.get_output_embeddings() if hasattr(base, "model") else None
     if cache is None or head is None or not windows:
         return Live(base), ()
-    key = content_id((checkpoint.folder_ref(folder).sha, windows, base.label, environment.current().id, _threads()))
+    key = content_id((checkpoint.folder_ref(folder).sha, windows, base.label, environment.current().id))
     place = cache / "base-states" / key
     if not _whole(place, len(windows)):
+        shutil.rmtree(place, ignore_errors=True)  # now, not when others are written: another process may put whole ones there meanwhile
         first, drift, reason = _first(base, head, windows[0])
+        reason = reason or _write(place, base, head, windows, first, drift)
         if reason:
             return Live(base), (f"The base is run again for each of its variants: {reason}.",)
-        _write(place, base, head, windows, first, drift)
-    return Kept(place, head), ()
+    with suppress(OSError):  # a cache that may only be read
+        os.utime(place)
+    return Kept(place, head, base.device), ()
 
 
-def _write(place: Path, base: Loaded, head: Any, windows: Sequence[Sequence[int]], first: Any, drift: float) -> None:
-    """Run the base over all windows but the first and keep the states: the index last, the folder under its name only when it is whole."""
+def _write(place: Path, base: Loaded, head: Any, windows: Sequence[Sequence[int]], first: Any, drift: float) -> str:
+    """Run the base over all windows but the first and keep the states; return why they could not be kept, else an empty text.
+
+    The index is written last, and the folder has its name only when it is whole.
+    """
     from safetensors.torch import save_file
 
-    shutil.rmtree(place, ignore_errors=True)
+    _forget_old(place.parent)
     try:
+        transfer.require_room(place.parent, sum(map(len, windows)) * first.shape[-1] * first.element_size(), "What the base predicts")
         with checkpoint.partial(place) as folder:
             files = {}
             for index, ids in enumerate(windows):
@@ -98,9 +113,20 @@ def _write(place: Path, base: Loaded, head: Any, windows: Sequence[Sequence[int]
                 save_file({"hidden": hidden.cpu().contiguous()}, path)
                 files[path.name] = checkpoint.describe(path, folder).sha256
             checkpoint.write_atomically(folder / _INDEX, json.dumps({"files": files, "drift": drift}, indent=1) + "\n")
+    except OutOfDisk:
+        return "there is no room to keep what it predicts"
     except OSError:
         if not _whole(place, len(windows)):  # else another process was quicker, and its states are the same
             raise
+    return ""
+
+
+def _forget_old(folder: Path) -> None:
+    """Remove states that were last used long ago."""
+    for place in folder.glob("*"):
+        with suppress(OSError):  # another process removes it too
+            if time.time() - place.stat().st_mtime > _KEPT_SECONDS:
+                shutil.rmtree(place)
 
 
 def _whole(place: Path, count: int) -> bool:
@@ -163,12 +189,6 @@ def _pass(base: Loaded, head: Any, ids: Sequence[int], *, whole: bool) -> tuple[
             hook.remove()
     fits = len(inputs) == len(outputs) == 1 and inputs[0].dim() == 3 and inputs[0].shape[:2] == (1, len(ids))
     return logits, *((inputs[0][0], outputs[0][0]) if fits else (None, None))
-
-
-def _threads() -> int:
-    import torch
-
-    return int(torch.get_num_threads())
 
 
 def _file(index: int) -> str:

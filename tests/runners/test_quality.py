@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -233,6 +235,54 @@ def test_damaged_states_are_made_again(base: Path, variant: Path, tmp_path: Path
     passes = counted(its)
     assert run(side(variant), its, cache=tmp_path).scores == first.scores
     assert len(passes) == PLAN.windows
+
+
+def test_states_that_another_process_finished_meanwhile_are_left_to_it(base: Path, variant: Path, tmp_path: Path) -> None:
+    """It may be reading them already."""
+    first = run(side(variant), side(base), cache=tmp_path / "other")
+    [theirs] = (tmp_path / "other" / "base-states").iterdir()
+    place = tmp_path / "cache" / "base-states" / theirs.name
+    its = side(base)
+
+    def meanwhile(*_: Any) -> None:
+        shutil.copytree(theirs, place)
+        once.remove()
+
+    once = its.loaded.model.register_forward_pre_hook(meanwhile)  # type: ignore[attr-defined]
+    before = run(side(variant), its, cache=tmp_path / "cache")
+    assert before.scores == first.scores
+    assert not before.notes
+    assert (place / "index.json").stat().st_mtime_ns == (theirs / "index.json").stat().st_mtime_ns, "copied with its time, not written anew"
+    assert list(place.parent.iterdir()) == [place]
+
+
+def test_states_go_when_nobody_used_them_for_long(base: Path, variant: Path, tmp_path: Path) -> None:
+    def made(plan: Quality) -> Path:
+        before = set(tmp_path.rglob("index.json"))
+        run(side(variant), side(base), plan, cache=tmp_path)
+        [new] = set(tmp_path.rglob("index.json")) - before
+        return new.parent
+
+    plans = [Quality(sequence_length=64, windows=count) for count in (2, 3)]
+    old, used = (made(plan) for plan in plans)
+    long_ago = time.time() - 31 * 24 * 3600
+    for place in (old, used):
+        os.utime(place, (long_ago, long_ago))
+    run(side(variant), side(base), plans[1], cache=tmp_path)
+    new = made(PLAN)
+    assert set(old.parent.iterdir()) == {used, new}
+
+
+def test_without_room_for_its_states_a_base_runs_beside_its_variant(
+    base: Path, variant: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    room = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: room._replace(free=1000))
+    found = run(side(variant), side(base), cache=tmp_path)
+    assert found.notes == ("The base is run again for each of its variants: there is no room to keep what it predicts.",)
+    monkeypatch.undo()
+    assert found.scores == run(side(variant), side(base)).scores
+    assert not list(tmp_path.rglob("*.safetensors"))
 
 
 def test_a_base_that_scales_its_logits_runs_beside_each_variant(make: Make, tmp_path: Path) -> None:
