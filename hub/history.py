@@ -78,17 +78,28 @@ class MeasuredJob:
 
 
 @dataclass(frozen=True, kw_only=True)
-class BaseRecord:
+class _Measured:
+    """What was measured of a model: `environment` is that of the newest numbers, `environments` have those of each protocol by name."""
+
+    measurements: tuple[Measurement, ...]
+    environment: Environment | None
+    environments: Mapping[str, Environment] = field(default_factory=dict)
+
+    def environment_under(self, protocol: str | None) -> Environment | None:
+        """Return where the newest numbers of a protocol were taken; those of all protocols where it has none, or is None."""
+        return self.environments.get(protocol or "", self.environment)
+
+
+@dataclass(frozen=True, kw_only=True)
+class BaseRecord(_Measured):
     """A base model with its own measurements, as the store knows it."""
 
     candidate: Candidate
     rank: int
-    measurements: tuple[Measurement, ...]
-    environment: Environment | None
 
 
 @dataclass(frozen=True, kw_only=True)
-class VariantRecord:
+class VariantRecord(_Measured):
     """A variant with all that happened to it, as the store knows it."""
 
     variant_id: str
@@ -97,8 +108,6 @@ class VariantRecord:
     artifact: Artifact | None
     press_seconds: float | None
     press_peak_memory_bytes: int | None
-    measurements: tuple[Measurement, ...]
-    environment: Environment | None
     verdicts: tuple[Verdict, ...]
     release: Release | None
     failure: Failure | None

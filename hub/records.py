@@ -79,6 +79,7 @@ def bases(session: Session, *, current: bool) -> list[BaseRecord]:
                 rank=popularity.rank,
                 measurements=tuple(_measurement(row) for row in rows),
                 environment=environments[rows[-1].environment_id] if rows else None,
+                environments=_by_protocol(rows, environments),
             )
         )
     return found
@@ -153,6 +154,11 @@ def _grouped(rows: Iterable[T], column: str) -> defaultdict[Any, list[T]]:
 
 def _environments(session: Session) -> dict[str, Environment]:
     return {row.id: from_json(Environment, row.document, where="an environment") for row in session.scalars(select(EnvironmentRow))}
+
+
+def _by_protocol(numbers: Iterable[MeasurementRow], environments: Mapping[str, Environment]) -> dict[str, Environment]:
+    """Return where the last of the numbers of each protocol was taken, by the protocol's name."""
+    return {number.protocol.name: environments[number.environment_id] for number in numbers}
 
 
 def _job(row: JobRow) -> JobRecord:
@@ -292,6 +298,7 @@ def _variant(row: Variant, parts: _Parts) -> VariantRecord:
         press_peak_memory_bytes=press.peak_memory_bytes if press else None,
         measurements=tuple(_measurement(number) for number in measured),
         environment=parts.environments[environment] if environment else None,
+        environments=_by_protocol(measured, parts.environments),
         verdicts=tuple(_verdict(verdict) for verdict in parts.verdicts[row.id]),
         release=release(released) if released else None,
         failure=failures[-1] if failures else None,

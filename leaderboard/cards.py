@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import TYPE_CHECKING
 
@@ -119,6 +119,8 @@ def _view(
     artifact = record.artifact
     assert artifact is not None
     beside = stats.compare(record, base)
+    record = replace(record, environment=record.environment_under(beside.protocol))
+    base = replace(base, environment=base.environment_under(beside.protocol))
     base_link = link(record.base.repo_id, f"{hub_url}/{record.base.repo_id}")
     family = _family(record, siblings)
     shown = _shortlist(record, base, family)

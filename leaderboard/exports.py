@@ -32,13 +32,13 @@ def base_results(base: BaseRecord) -> list[ResultRow]:
         "base_model": ref.repo_id, "base_sha": ref.sha, "variant": f"{ref.repo_id}@{ref.sha[:8]}",
         "recipe": "base", "method": "none", "scheme": "none", "format": "dense",
     }  # fmt: skip
-    return [_result(head, m, base.environment) for m in base.measurements]
+    return [_result(head, m, base.environment_under(m.protocol)) for m in base.measurements]
 
 
 def variant_results(variant: VariantRecord, name: str) -> list[ResultRow]:
     """Return a variant's measurements as rows of `v_results`; `name` tells it from every other variant."""
     head = _head(variant, name)
-    return [_result(head, m, variant.environment) for m in variant.measurements]
+    return [_result(head, m, variant.environment_under(m.protocol)) for m in variant.measurements]
 
 
 def variant_layers(variant: VariantRecord, name: str) -> list[ResultRow]:

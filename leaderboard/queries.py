@@ -19,6 +19,7 @@ from leaderboard.rows import Row, base_row, ranked, safe_name, variant_row
 from leaderboard.stats import QUALITY, Estimate, headlines, pareto_front
 
 T = TypeVar("T")
+Measured = TypeVar("Measured", BaseRecord, VariantRecord)
 
 
 MOST_ROWS = 16
@@ -177,7 +178,7 @@ def read_board(store: Store) -> Board:
         jobs={state: tuple(j for j in jobs if j.state == state) for state in ("failed", "running", "planned", "done")},
         refusals=tuple(refusals),
         protocols=_unique(record.job.protocol for record in jobs),
-        environments=_unique([*(b.environment for b in bases), *(v.environment for v in variants)]),
+        environments=_unique(place for one in (*bases, *variants) for place in (one.environment, *one.environments.values())),
     )
 
 
@@ -223,14 +224,19 @@ def _measurements(base: BaseRecord, variants: Sequence[VariantRecord]) -> list[M
 
 
 def _group(base: BaseRecord, variants: Sequence[VariantRecord], protocol: str | None, slug: str, *, main: bool) -> Group:
-    here = replace(base, measurements=tuple(m for m in base.measurements if m.protocol == protocol))
+    here = _under(base, protocol)
     rows = [base_row(here, protocol, slug)]
     for variant in variants:
-        measured = tuple(m for m in variant.measurements if m.protocol == protocol)
-        if measured or (main and not variant.measurements):
-            rows.append(variant_row(replace(variant, measurements=measured), here, protocol, slug))
+        if protocol in {m.protocol for m in headlines(variant.measurements)} or (main and not headlines(variant.measurements)):
+            rows.append(variant_row(_under(variant, protocol), here, protocol, slug))
     rows = _with_front(ranked(rows))
     return Group(protocol=protocol, rows=tuple(rows), choices=choose(rows))
+
+
+def _under(record: Measured, protocol: str | None) -> Measured:
+    """Return a base or a variant with the numbers of one protocol alone, and where those were taken."""
+    measured = tuple(m for m in record.measurements if m.protocol == protocol)
+    return replace(record, measurements=measured, environment=record.environment_under(protocol))
 
 
 def _with_front(rows: Sequence[Row]) -> list[Row]:

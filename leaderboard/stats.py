@@ -182,11 +182,8 @@ def compare(variant: VariantRecord, base: BaseRecord) -> Comparison:
     a machine drifts between them. Memory and load time are compared only when both were taken on the same hardware.
     """
     protocol = shared_protocol(variant.measurements, base.measurements)
-    same_hardware = (
-        variant.environment is not None
-        and base.environment is not None
-        and (variant.environment.hardware, variant.environment.device) == (base.environment.hardware, base.environment.device)
-    )
+    here, there = variant.environment_under(protocol), base.environment_under(protocol)
+    same_hardware = here is not None and there is not None and (here.hardware, here.device) == (there.hardware, there.device)
 
     def paired(metric: str) -> Estimate | None:
         found = find(variant.measurements, metric, protocol) if protocol else None

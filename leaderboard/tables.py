@@ -56,7 +56,7 @@ def _model(page: BasePage) -> str:
         if mine:
             lines.append(_cells((Markdown(f"**{TITLES[name]}**"), *[""] * (len(_HEAD) - 1))))
             lines += [_cells(_variant(variant, row)) for variant, row in mine]
-    where = hardware(page.record.environment)
+    where = hardware(page.main.rows[0].environment)
     said = f"Protocol {code(page.main.protocol)}{f', on {markdown(where)}' if where else ''}. ± is half of an interval of 95 %."
     return "\n\n".join([f"### {markdown(page.record.candidate.ref.repo_id)}", said, "\n".join(lines), *_refused(page.refusals)])
 

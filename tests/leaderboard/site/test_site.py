@@ -13,17 +13,19 @@ from contextlib import closing
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from hub.domain import Failure, Job, Refusal
 from hub.errors import OutOfDisk, UsageError
+from hub.protocol import Protocol
 from hub.store import Store
 from leaderboard import site
 from leaderboard.choices import choose
 from leaderboard.pictures import speed_chart
-from leaderboard.queries import read_board
-from leaderboard.rows import State, safe_name
+from leaderboard.queries import Board, read_board
+from leaderboard.rows import Row, State, safe_name
 from leaderboard.stats import Estimate
 
 VOID = {"meta", "link", "br", "input", "path", "circle", "rect"}
@@ -191,6 +193,34 @@ def test_the_protocol_page_tells_every_protocol_and_environment(full: Store, tmp
         "gptqmodel 7.6.0",
     ):
         assert words in text
+
+
+def test_numbers_of_another_protocol_bring_no_other_machine(full: Store, world: Any, tmp_path: Path, hub_url: str) -> None:
+    """Tasks taken later and elsewhere leave every row as it was, and a variant of which nothing else was measured keeps one."""
+    base = next(base for base in full.bases() if base.environment)
+    assert base.environment is not None
+    tasks, elsewhere = Protocol(name="tasks-quick"), replace(base.environment, hardware="Other CPU 3000")
+    point = replace(base.measurements[0], metric="accuracy", protocol=tasks.name, conditions={"task": "piqa"})
+    unmeasured = next(variant for variant in full.variants() if variant.failure)
+
+    def rows_but_its(board: Board) -> list[Row]:
+        rows = [row for page in board.pages for group in page.groups for row in group.rows]
+        assert unmeasured.variant_id in {row.variant_id for row in rows}
+        return [row for row in rows if row.variant_id != unmeasured.variant_id]
+
+    before = rows_but_its(read_board(full))
+    world.finish(Job(kind="measure", base=base.candidate.ref, protocol=tasks), environment=elsewhere, measurements=(point,))
+    for variant in (*(one for one in full.variants() if one.measurements), unmeasured):
+        job = Job(kind="measure", base=variant.base, recipe=variant.recipe, protocol=tasks)
+        world.finish(job, environment=elsewhere, measurements=(point,))
+    board = read_board(full)
+    assert rows_but_its(board) == before
+    assert {place.hardware for place in board.environments} == {base.environment.hardware, elsewhere.hardware}
+    out = built(full, tmp_path / "site", hub_url)
+    rows = list(csv.DictReader(io.StringIO((out / "results.csv").read_bytes().decode())))
+    with sqlite3.connect(out / "results.sqlite") as copy:
+        view = copy.execute("SELECT variant, metric, conditions, protocol, hardware FROM v_results").fetchall()
+    assert sorted(tuple(row[name] for name in ("variant", "metric", "conditions", "protocol", "hardware")) for row in rows) == sorted(view)
 
 
 def test_downloads_agree_with_the_view(full: Store, tmp_path: Path, hub_url: str) -> None:
