@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -61,11 +62,12 @@ def score(
     Raises `BadDocument` for an empty text, `UnfitModel` where
     text or model are too short for the windows, `BadCheckpoint` where tokenizer, vocabulary or logits are not what they should be.
     """
-    if plan.sequence_length > side.loaded.context_length:
-        raise UnfitModel(
-            f"The model takes {side.loaded.context_length} tokens, a window has {plan.sequence_length}.",
-            hint="Measure with a protocol of shorter windows.",
-        )
+    for name, one in (("model", side), ("base", base)):
+        if one and plan.sequence_length > one.loaded.context_length:
+            raise UnfitModel(
+                f"The {name} takes {one.loaded.context_length} tokens, a window has {plan.sequence_length}.",
+                hint="Measure with a protocol of shorter windows.",
+            )
     cut = tokenize(side, text, plan)
     given = [ids[:-1] for ids in cut.ids]
     if base:
@@ -124,7 +126,8 @@ def tokenize(side: Side, text: str, plan: Quality) -> Cut:
     _within_vocabulary(side, found)
     sizes: tuple[int, ...] = ()
     if fast:
-        ends = [end for _, end in encoded["offset_mapping"]]
+        # A special token after the text, as some tokenizers add, lies at (0, 0).
+        ends = list(accumulate((end for _, end in encoded["offset_mapping"]), max))
         sizes = tuple(len(text[ends[start] : ends[start + length - 1]].encode()) for start in begins)
     return Cut(ids=found, bytes=sizes)
 

@@ -33,7 +33,13 @@ def make(samples: Path, tmp_path_factory: pytest.TempPathFactory) -> Make:
     """Return what makes a tiny random model in a folder, with the samples' tokenizer."""
 
     def tiny(
-        seed: int = 0, vocabulary: int = 2048, *, kind: str = "Llama", edit: Callable[[Any], None] = lambda _: None, **more: Any
+        seed: int = 0,
+        vocabulary: int = 2048,
+        *,
+        kind: str = "Llama",
+        context: int = 128,
+        edit: Callable[[Any], None] = lambda _: None,
+        **more: Any,
     ) -> Path:
         import torch
         import transformers
@@ -45,7 +51,7 @@ def make(samples: Path, tmp_path_factory: pytest.TempPathFactory) -> Make:
             num_hidden_layers=2,
             num_attention_heads=2,
             num_key_value_heads=2,
-            max_position_embeddings=128,
+            max_position_embeddings=context,
             initializer_range=0.3,
             **more,
         )
@@ -326,6 +332,25 @@ def edited_tokenizer(folder: Path, edit: Callable[[dict[str, Any]], None]) -> Pa
     return folder
 
 
+def test_a_token_that_ends_the_text_takes_no_bytes_away(make: Make) -> None:
+    """Some tokenizers end a text with a token of their own, which stands for no bytes of it."""
+
+    def end(data: dict[str, Any]) -> None:
+        token = {"id": "<|endoftext|>", "ids": [0], "tokens": ["<|endoftext|>"]}
+        data["post_processor"] = {
+            "type": "TemplateProcessing",
+            "single": [{"Sequence": {"id": "A", "type_id": 0}}, {"SpecialToken": {"id": token["id"], "type_id": 0}}],
+            "pair": [],
+            "special_tokens": {token["id"]: token},
+        }
+
+    one = side(edited_tokenizer(make(), end))
+    text = next(TEXT[:count] for count in range(1000, 1100) if len(one.loaded.encode(TEXT[:count])) % 2 == 0)
+    cut = quality.tokenize(one, text, Quality(sequence_length=len(one.loaded.encode(text)) // 2, windows=0))
+    assert cut.ids[-1][-1] == 0, "the end of the text is the end of its last window"
+    assert cut.bytes[1] == len(one.loaded.decode(cut.ids[1][1:-1]).encode())
+
+
 def test_bad_input_is_a_clear_failure_and_never_a_number(make: Make, base: Path) -> None:
     def refused(kind: type[ModelPressError], words: str, one: Path, its: Path | None = None, **more: Any) -> None:
         with pytest.raises(kind, match=words) as caught:
@@ -336,6 +361,7 @@ def test_bad_input_is_a_clear_failure_and_never_a_number(make: Make, base: Path)
     refused(BadDocument, "empty", base, text=" \n")
     refused(UnfitModel, "gives 0 windows of 64 tokens", base, text="def f(): pass")
     refused(UnfitModel, "takes 128 tokens, a window has 129", base, plan=Quality(sequence_length=129, windows=2))
+    refused(UnfitModel, "base takes 32 tokens, a window has 64", base, make(context=32))
     refused(BadCheckpoint, "The tokenizer gives the token .*; the model knows the tokens 0 to 99", make(vocabulary=100))
     refused(BadCheckpoint, "The tokenizer gives the token .*; the model knows the tokens 0 to 99", base, make(vocabulary=100))
     refused(BadCheckpoint, "predicts 2048 tokens, its base 2056", base, make(vocabulary=2056))
