@@ -182,12 +182,13 @@ def _gpu_state() -> dict[str, Scalar]:
     if (handle := nvml.device()) is None:
         return {}
     power = nvml.ask("nvmlDeviceGetPowerUsage", handle)
+    throttle = nvml.throttle_reasons(handle)
     told = {
         "gpu_sm_mhz": nvml.ask("nvmlDeviceGetClockInfo", handle, nvml.constant("NVML_CLOCK_SM")),
         "gpu_memory_mhz": nvml.ask("nvmlDeviceGetClockInfo", handle, nvml.constant("NVML_CLOCK_MEM")),
         "gpu_temperature_c": nvml.ask("nvmlDeviceGetTemperature", handle, nvml.constant("NVML_TEMPERATURE_GPU")),
         "gpu_power_w": None if power is None else power / 1000,
-        "gpu_throttle": ", ".join(nvml.throttle_reasons(handle)) or "none",
+        "gpu_throttle": None if throttle is None else ", ".join(throttle) or "none",
     }
     return {name: value for name, value in told.items() if value is not None}
 

@@ -7,26 +7,21 @@ from __future__ import annotations
 
 import os
 import sys
-from functools import lru_cache
+from contextlib import suppress
+from functools import cache
 from typing import Any
 
+_PREFIXES = ("GPU-", "MIG-")
 
-@lru_cache(maxsize=1)
+
 def device() -> Any:
     """Return NVML's handle of the GPU that torch's `cuda:0` is, or None without library, driver or GPU; NVML stays open afterwards.
 
-    CUDA numbers the visible GPUs, NVML all of them: torch's own word for the GPU, or else CUDA_VISIBLE_DEVICES, says which it is.
+    CUDA numbers the visible GPUs, NVML all of them: torch's own word for the GPU, once it is imported, or else CUDA_VISIBLE_DEVICES, says
+    which it is.
     """
-    try:
-        import pynvml
-    except ImportError:
-        return None
-    try:
-        pynvml.nvmlInit()
-        uuid, index = _place()
-        return pynvml.nvmlDeviceGetHandleByUUID(uuid) if uuid else pynvml.nvmlDeviceGetHandleByIndex(index)
-    except pynvml.NVMLError:
-        return None
+    place = _place()
+    return None if place is None else _handle(place)
 
 
 def ask(function: str, *arguments: Any) -> Any:
@@ -46,26 +41,54 @@ def constant(name: str) -> int:
     return int(getattr(pynvml, name))
 
 
-def throttle_reasons(handle: Any) -> tuple[str, ...]:
-    """Return why the GPU's clocks are below their maximum now, in NVML's words (`SwPowerCap`, `HwThermalSlowdown`); empty: they are not."""
+def throttle_reasons(handle: Any) -> tuple[str, ...] | None:
+    """Return why the GPU's clocks are below their maximum now, in NVML's words (`SwPowerCap`, `HwThermalSlowdown`); empty: they are not.
+
+    None where the driver does not tell.
+    """
     import pynvml
 
     prefix = "nvmlClocksEventReason"
-    found = ask("nvmlDeviceGetCurrentClocksEventReasons", handle) or 0
+    found = ask("nvmlDeviceGetCurrentClocksEventReasons", handle)
+    if found is None:
+        return None
     names = {name for name in vars(pynvml) if name.startswith(prefix)} - {
         f"{prefix}{word}" for word in ("None", "All", "UserDefinedClocks")
     }
     return tuple(sorted(name.removeprefix(prefix) for name in names if found & getattr(pynvml, name)))
 
 
-def _place() -> tuple[str, int]:
-    """Return the GPU's UUID, or an empty string and its number."""
+@cache
+def _handle(place: str | int) -> Any:
+    """Return the handle of a GPU, or of a part of one (MIG), by its UUID with or without prefix, or by its number."""
+    try:
+        import pynvml
+    except ImportError:
+        return None
+    try:
+        pynvml.nvmlInit()
+        if isinstance(place, int):
+            return pynvml.nvmlDeviceGetHandleByIndex(place)
+    except pynvml.NVMLError:
+        return None
+    for prefix in ("",) if place.startswith(_PREFIXES) else _PREFIXES:
+        with suppress(pynvml.NVMLError):
+            return pynvml.nvmlDeviceGetHandleByUUID(prefix + place)
+    return None
+
+
+def _place() -> str | int | None:
+    """Return the GPU's UUID, or its number; None where CUDA shows none."""
     torch = sys.modules.get("torch")
-    if torch is not None and torch.cuda.is_available():
-        uuid = str(getattr(torch.cuda.get_device_properties(0), "uuid", ""))
-        if uuid:
-            return uuid if uuid.startswith(("GPU-", "MIG-")) else f"GPU-{uuid}", 0
-    first = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")[0].strip()
-    if first.startswith(("GPU-", "MIG-")):
-        return first, 0
-    return "", int(first) if first.isdigit() else 0
+    if torch is not None:
+        if not torch.cuda.is_available():
+            return None
+        if uuid := str(getattr(torch.cuda.get_device_properties(0), "uuid", "")):
+            return uuid
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    first = (visible or "").split(",")[0].strip()
+    if visible is not None and first in ("", "-1"):
+        return None
+    if first.startswith(_PREFIXES):
+        return first
+    return int(first) if first.isdigit() else 0

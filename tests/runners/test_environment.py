@@ -97,6 +97,28 @@ def test_what_holds_a_processors_clock_is_read_where_the_system_tells(tmp_path: 
     assert environment.cpu_clocks(tmp_path).endswith(", turbo on")
 
 
+@pytest.mark.parametrize(
+    ("visible", "place"), [(None, 0), ("", None), ("-1", None), ("2,0", 2), ("GPU-4a1b,1", "GPU-4a1b"), ("MIG-9c", "MIG-9c")]
+)
+def test_the_gpu_that_is_asked_is_the_first_that_cuda_shows(monkeypatch: pytest.MonkeyPatch, visible: str | None, place: object) -> None:
+    monkeypatch.delitem(sys.modules, "torch", raising=False)
+    if visible is None:
+        monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    else:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    assert nvml._place() == place
+
+
+@pytest.mark.integration
+def test_a_torch_that_sees_no_gpu_has_the_last_word() -> None:
+    import torch
+
+    if torch.cuda.is_available():
+        pytest.skip("torch sees a GPU")
+    assert nvml._place() is None
+    assert nvml.device() is None
+
+
 @pytest.mark.gpu
 @pytest.mark.integration
 def test_a_gpus_driver_and_limits_are_named() -> None:
