@@ -16,27 +16,34 @@ from runners import nvml
 POWERCAP = Path("/sys/class/powercap")
 _PACKAGE = re.compile(r"intel-rapl:\d+")  # AMD's processors have the same names; intel-rapl:0:0 is a part of intel-rapl:0
 _MILLI, _MICRO = 1e-3, 1e-6
+_GPU_SHORTEST, _PACKAGE_SHORTEST = 1.0, 0.02  # a GPU's counter steps about ten times a second, RAPL's a thousand times
 
 
 class Meter:
     """Energy since the meter was made; `source` says whose: `GPU (NVML)` or `processor packages (RAPL)`.
 
-    A RAPL counter begins anew after some hundred kilojoules, minutes of full load: read the meter at least as often.
+    A RAPL counter begins anew after some hundred kilojoules, minutes of full load: read the meter at least as often. `shortest` is the
+    seconds of work from which on a difference means something: ten to twenty of the counters' steps.
     """
 
-    def __init__(self, source: str, counters: Mapping[str, Callable[[], float]], ranges: Mapping[str, float]) -> None:
-        """Begin; `counters` give joules by name, and start from zero again after those of `ranges`."""
+    def __init__(
+        self, source: str, counters: Mapping[str, Callable[[], float | None]], ranges: Mapping[str, float], shortest: float
+    ) -> None:
+        """Begin; `counters` give joules by name (None where they refuse), and start from zero again after those of `ranges`."""
         self.source = source
+        self.shortest = shortest
         self._counters = counters
         self._ranges = ranges
         self._last = {name: read() for name, read in counters.items()}
         self._sum = 0.0
 
-    def joules(self) -> float:
-        """Return the joules since the meter was made."""
+    def joules(self) -> float | None:
+        """Return the joules since the meter was made; None where a counter does not answer."""
         for name, read in self._counters.items():
-            now = read()
-            used = now - self._last[name]
+            now, last = read(), self._last[name]
+            if now is None:
+                return None
+            used = 0.0 if last is None else now - last
             self._sum += used if used >= 0 else max(0.0, used + self._ranges.get(name, 0.0))
             self._last[name] = now
         return self._sum
@@ -66,14 +73,14 @@ def why_not(device: str = "", *, powercap: Path = POWERCAP) -> str:
 
 def _gpu() -> Meter | None:
     handle = nvml.device()
-    if handle is None or _millijoules(handle) is None:
+    if handle is None or _gpu_joules(handle) is None:
         return None
-    return Meter("GPU (NVML)", {"gpu": lambda: (_millijoules(handle) or 0) * _MILLI}, {})
+    return Meter("GPU (NVML)", {"gpu": lambda: _gpu_joules(handle)}, {}, _GPU_SHORTEST)
 
 
-def _millijoules(handle: Any) -> int | None:
+def _gpu_joules(handle: Any) -> float | None:
     found = nvml.ask("nvmlDeviceGetTotalEnergyConsumption", handle)
-    return None if found is None else int(found)
+    return None if found is None else int(found) * _MILLI
 
 
 def _packages(powercap: Path) -> Meter | None:
@@ -81,7 +88,7 @@ def _packages(powercap: Path) -> Meter | None:
     try:
         ranges = {path.name: int((path / "max_energy_range_uj").read_text()) * _MICRO for path in domains}
         counters = {path.name: _reader(_counter(path)) for path in domains}
-        return Meter("processor packages (RAPL)", counters, ranges) if domains else None
+        return Meter("processor packages (RAPL)", counters, ranges, _PACKAGE_SHORTEST) if domains else None
     except (OSError, ValueError):
         return None
 
@@ -105,5 +112,5 @@ def _counter(domain: Path) -> Path:
     return domain / "energy_uj"
 
 
-def _reader(path: Path) -> Callable[[], float]:
+def _reader(path: Path) -> Callable[[], float | None]:
     return lambda: int(path.read_text()) * _MICRO

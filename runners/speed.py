@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
@@ -13,7 +13,8 @@ import psutil
 
 from hub.errors import BadCheckpoint, BadDocument, ModelPressError, OutOfMemory, UnfitModel
 from hub.protocol import Speed
-from runners import engines, environment, failures, memory
+from runners import energy, engines, environment, failures, memory
+from runners.energy import Meter
 from runners.engines import Engine, Loaded
 from runners.observations import Run, SpeedPoint
 
@@ -99,14 +100,16 @@ def curve(loaded: Loaded, base: Loaded | None, section: Speed, ids: Sequence[int
     Raises what the first point (first mode, batch, context) fails with: `UnfitModel`, `OutOfMemory` as the system says it, `BadCheckpoint`.
     """
     models = [loaded] if base is None else [loaded, base]
+    meters = {model.device: energy.meter(model.device) for model in models}
     points: list[SpeedPoint] = []
+    unmetered: list[_Place] = []
     left_out: dict[str, list[_Place]] = {}
     notes: list[str] = []
     for place in _places(section, base):
         reason = _unfit(place, models, section) or _slow(place, points)
         if not reason:
             try:
-                points.append(_point(place, models, section, prompt_of(ids, place.context)))
+                points.append(_point(place, models, meters, section, prompt_of(ids, place.context)))
             except Exception as error:  # compilers and kernels raise classes of their own
                 if place.headline:
                     raise _named(error, place) from error
@@ -121,6 +124,10 @@ def curve(loaded: Loaded, base: Loaded | None, section: Speed, ids: Sequence[int
             notes.append(f"In the mode {place.mode} the base ran in its mode {place.base_mode}: it has no {place.mode}.")
         if (count := len(points[-1].runs)) < section.repeats:
             notes.append(f"Speed has {count} runs at {place}, not {section.repeats}: a point is given {PATIENCE:.0f} s.")
+        if meters[loaded.device] and all(run.joules is None for run in points[-1].runs):
+            unmetered.append(place)
+    if unmetered:
+        notes.append(f"Energy was not measured at {_together(unmetered)}: its counter is too coarse for runs this short.")
     notes += [f"Speed was not measured at {_together(places)}: {reason}." for reason, places in left_out.items()]
     return Curve(tuple(points), tuple(dict.fromkeys(notes)))
 
@@ -194,17 +201,19 @@ def _slow(place: _Place, points: Sequence[SpeedPoint]) -> str:
     return f"one run may take more than {LONGEST:.0f} s" if seconds > LONGEST else ""
 
 
-def _point(place: _Place, models: Sequence[Loaded], section: Speed, prompt: Sequence[int]) -> SpeedPoint:
-    from runners import energy
-
-    meters = {model.device: energy.meter(model.device) for model in models}
+def _point(
+    place: _Place, models: Sequence[Loaded], meters: Mapping[str, Meter | None], section: Speed, prompt: Sequence[int]
+) -> SpeedPoint:
     modes = (place.mode, place.base_mode)
 
     def timed(model: Loaded, mode: str) -> Run:
         meter = meters[model.device]
-        before = meter.joules() if meter else 0.0
+        before = meter.joules() if meter else None
         run = model.time_generation(prompt, section.new_tokens, batch=place.batch, mode=mode)
-        return replace(run, joules=meter.joules() - before) if meter else run
+        after = meter.joules() if meter else None
+        if meter is None or before is None or after is None or run.prefill_seconds + run.decode_seconds < meter.shortest:
+            return run
+        return replace(run, joules=after - before)
 
     for _ in turns(max(1, section.warmup), 0.0):
         for model, mode in zip(models, modes, strict=False):

@@ -314,6 +314,8 @@ def test_joules_are_the_growth_of_the_meter_over_each_run(model: Any, monkeypatc
     assert speed.curve(model, None, SECTION, model.encode(TEXT)).points[0].runs[0].joules is None
 
     class Counter:
+        shortest = 0.0
+
         def __init__(self, device: str) -> None:
             assert device == model.device
             self.total = 0.0
@@ -324,6 +326,10 @@ def test_joules_are_the_growth_of_the_meter_over_each_run(model: Any, monkeypatc
 
     monkeypatch.setattr(energy, "meter", Counter)
     assert [run.joules for run in speed.curve(model, None, SECTION, model.encode(TEXT)).points[0].runs] == [3.0] * 6
+    monkeypatch.setattr(Counter, "shortest", 1e6)
+    short = speed.curve(model, None, SECTION, model.encode(TEXT))
+    assert [run.joules for run in short.points[0].runs] == [None] * 6
+    assert short.notes == ("Energy was not measured at mode eager, batch 1, context 24: its counter is too coarse for runs this short.",)
 
 
 @pytest.mark.integration
