@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from difflib import get_close_matches
@@ -92,7 +93,7 @@ def keep(data: bytes, into: Path) -> None:
     """Put a text's bytes into a folder where `content` finds them by their SHA-256."""
     into.mkdir(parents=True, exist_ok=True)
     found = _sum(data)
-    unfinished = into / f".{found}.new"
+    unfinished = into / f".{found}.{os.getpid()}.new"  # another process may keep the same text at the same time
     unfinished.write_bytes(data)
     unfinished.replace(into / f"{found}.txt")
 
@@ -170,6 +171,8 @@ def _candidates(text: Text, places: Iterable[Path]) -> Iterator[Path]:
 def _joined(path: Path, text: Text) -> str:
     """Return a file's text: the whole file, or the rows of its column (Parquet, JSON Lines) joined."""
     if not text.column:
+        if text.file.endswith(".parquet"):
+            raise UsageError(f"{text.file} of {text.dataset} holds columns, and none is named.", hint="Name the one of texts after #.")
         return _decode(path.read_bytes(), text.file)
     try:
         if text.file.endswith(".parquet"):
@@ -177,7 +180,7 @@ def _joined(path: Path, text: Text) -> str:
 
             rows = parquet.read_table(path, columns=[text.column]).column(text.column).to_pylist()
         else:
-            rows = [json.loads(line)[text.column] for line in path.read_text("utf-8").splitlines() if line.strip()]
+            rows = [json.loads(line)[text.column] for line in path.read_text("utf-8").split("\n") if line.strip()]
         return text.joiner.join(rows)
     except (OSError, ValueError, KeyError, TypeError) as error:  # pyarrow's errors are ValueErrors or OSErrors
         raise BadDocument(

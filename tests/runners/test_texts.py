@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +20,7 @@ from hub.local.process import LocalHub
 from hub.protocol import Text
 from runners import protocols, texts
 
-ROWS = ["", " = Heading = \n", "One line of text .\n", "日本 <unk>\n"]
+ROWS = ["", " = Heading = \n", "One line of text .\n", "日本 <unk>\n", "\u2028 ends a line for some \x85, not in JSON Lines\n"]
 JOINED = "\n\n".join(ROWS)
 NAMED = Text(name="copy.txt", sha256=hashlib.sha256(JOINED.encode()).hexdigest())
 
@@ -37,7 +39,7 @@ def dataset(hub: LocalHub) -> Text:
 
     table = io.BytesIO()
     parquet.write_table(pyarrow.table({"text": ROWS}), table)
-    lines = "".join(json.dumps({"text": row}) + "\n" for row in ROWS)
+    lines = "".join(json.dumps({"text": row}, ensure_ascii=False) + "\n" for row in ROWS)
     api = transport.library(hub.endpoint).HfApi(endpoint=hub.endpoint, token=hub.write_token)
     api.create_repo("modelpress/rows", repo_type="dataset")
     for path, data in (("data/test.parquet", table.getvalue()), ("test.jsonl", lines.encode()), ("plain.txt", JOINED.encode())):
@@ -97,11 +99,22 @@ def test_wrong_bytes_columns_files_and_names_are_refused(client: HubClient, data
     for file in ("data/test.parquet", "test.jsonl"):
         with pytest.raises(BadDocument, match="has no column 'page'"):
             texts.fetch(replace(dataset, file=file, column="page"), client, tmp_path)
-    with pytest.raises(HubNotFound):
-        texts.fetch(replace(dataset, file="train.parquet"), client, tmp_path)
+    with pytest.raises(UsageError, match="holds columns, and none is named"):
+        texts.fetch(replace(dataset, column=""), client, tmp_path)
+    for file in ("train.parquet", "data"):
+        with pytest.raises(HubNotFound):
+            texts.fetch(replace(dataset, file=file), client, tmp_path)
     with pytest.raises(PolicyRefusal):
         texts.fetch(replace(dataset, file="../../etc/passwd"), client, tmp_path)
     assert not list(tmp_path.glob("*.txt"))
+
+
+def test_processes_may_keep_the_same_text_at_once(tmp_path: Path) -> None:
+    code = "import sys, pathlib, runners.texts as t; [t.keep(sys.argv[1].encode(), pathlib.Path(sys.argv[2])) for _ in range(300)]"
+    running = [subprocess.Popen([sys.executable, "-c", code, JOINED, str(tmp_path)]) for _ in range(3)]
+    assert [one.wait(timeout=60) for one in running] == [0, 0, 0]
+    assert texts.content(NAMED, [tmp_path]) == JOINED
+    assert len(list(tmp_path.iterdir())) == 1
 
 
 def test_what_a_person_names(tmp_path: Path) -> None:
