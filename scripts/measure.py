@@ -49,7 +49,7 @@ def measure(
     from runners.measure import measure as take
 
     with Session(ctx.obj.settings()) as session:
-        places = Places(cache=session.folder / "cache", data=data or _folder(session.data_dir), samples=samples)
+        places = Places(cache=session.folder / "cache", data=_data(session, data), samples=samples)
         chosen = _protocol(session, protocol, text, tasks or (), limit, places)
         subject = locate(session, folder)[1]
         against = locate(session, base)[1] if base else None
@@ -74,16 +74,31 @@ def measure(
         _print(document)
 
 
-def _folder(named: str) -> Path | None:
-    return Path(named) if named else None
+def _data(session: Session, given: Path | None) -> Path | None:
+    """Return the folder of local data; raise `UsageError` for one that is not there, as all in it would then be fetched, or missing."""
+    from hub.errors import UsageError
+
+    if given and not given.is_dir():
+        raise UsageError(f"--data names {given}, which is no folder.", hint="Name the folder that holds the texts and task data.")
+    return given or (Path(session.data_dir) if session.data_dir else None)
 
 
 def _protocol(session: Session, name: str | None, text: str | None, tasks: Sequence[str], limit: int, places: Places) -> Protocol:
-    """Return the protocol that was asked for, with its text brought to where it is looked for."""
+    """Return the protocol that was asked for, with its text brought to where it is looked for; raise `UsageError` for half an order."""
+    from hub.errors import UsageError
     from hub.protocol import Tasks
     from runners import protocols, texts
 
     chosen = protocols.load(name or session.settings.press.protocol)
+    if limit and not tasks:
+        raise UsageError("--limit says how many documents of each task of --tasks, but no task is named.", hint="Name one with --tasks.")
+    if tasks and chosen.tasks:
+        raise UsageError(
+            f"The protocol {chosen.name} has tasks of its own: {', '.join(chosen.tasks.names)}.",
+            hint="Leave --tasks out, or name all tasks with --tasks and a protocol that has none.",
+        )
+    if text and not chosen.text:
+        raise UsageError(f"The protocol {chosen.name} measures on no text.", hint="Leave --text out, or name a protocol of quality.")
     kept = session.folder / "cache" / "texts"
     if text:
         given = texts.parse(text)
@@ -95,8 +110,7 @@ def _protocol(session: Session, name: str | None, text: str | None, tasks: Seque
     elif chosen.text and chosen.text.dataset and not texts.has(chosen.text, places.texts):
         texts.fetch(chosen.text, session.client, kept)
     if tasks:
-        seed = chosen.tasks.seed if chosen.tasks else 1234
-        chosen = replace(chosen, name=f"{chosen.name}+tasks", tasks=Tasks(names=tuple(tasks), limit=limit, shots=0, seed=seed))
+        chosen = replace(chosen, name=f"{chosen.name}+tasks", tasks=Tasks(names=tuple(tasks), limit=limit, shots=0, seed=1234))
     return chosen
 
 

@@ -157,8 +157,13 @@ class Session:
 
     @property
     def data_dir(self) -> str:
-        """The folder with local copies of texts and task data as an absolute path; empty where the settings name none."""
+        """The folder with local copies of texts and task data as an absolute path; empty where the settings name none.
+
+        Raises `SettingsError` where it is not there.
+        """
         named = self.settings.press.data_dir
+        if named and not Path(named).is_dir():
+            raise SettingsError(f"press.data_dir names {named}, which is no folder.", hint="Make it, or leave press.data_dir out.")
         return str(Path(named).resolve()) if named else ""
 
     @property
