@@ -47,7 +47,7 @@ class Stepping:
     @property
     def bytes_per_token(self) -> int:
         """Roughly what one token of one sequence takes in memory, in float32, with the logits that exported graphs give of each."""
-        return _timing.bytes_per_token(self._config.get, itemsize=4, logits=True)
+        return _timing.bytes_per_token(self._config, itemsize=4, logits=True)
 
     @property
     def end_tokens(self) -> frozenset[int]:

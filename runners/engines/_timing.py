@@ -1,12 +1,13 @@
-"""What engines share to time a generation: rows of a batch, marks in time, bounds of memory."""
+"""What engines share to time a generation: rows of a batch, marks in time, a bound of memory."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from hub.errors import Unavailable
+from runners import memory_formula
 from runners.observations import Run
 
 ANY_BATCH = 2**31
@@ -72,14 +73,10 @@ class Clock:
         return [before.elapsed_time(after) / 1000 for before, after in pairs]
 
 
-def bytes_per_token(number: Callable[[str], Any], *, itemsize: int, logits: bool = False) -> int:
+def bytes_per_token(config: Mapping[str, Any], *, itemsize: int, logits: bool = False) -> int:
     """Return roughly what one token of a prompt takes in memory: its keys and values, one layer's activations, its logits where kept.
 
-    `number` gives an entry of the configuration by its name, None where there is none; `itemsize`: bytes of a value.
+    `config`: that of config.json; `itemsize`: bytes of a key or value.
     """
-    width = number("hidden_size") or number("n_embd") or 0
-    layers = number("num_hidden_layers") or number("n_layer") or 0
-    heads = number("num_attention_heads") or number("n_head") or 1
-    cache = 2 * layers * (number("num_key_value_heads") or heads) * (number("head_dim") or width // heads)
-    activations = 8 * width + 3 * (number("intermediate_size") or number("n_inner") or 4 * width)
-    return int(itemsize * (cache + activations) + 4 * logits * (number("vocab_size") or 0))
+    cache = memory_formula.cache_bytes(config, 1, itemsize) or 0
+    return cache + memory_formula.first_guess(config, 1, scores=False, all_logits=logits)

@@ -90,8 +90,7 @@ class Loaded:
     @property
     def bytes_per_token(self) -> int:
         """Roughly what one token of one sequence takes in memory."""
-        config = self.model.config.get_text_config(decoder=True)
-        return _timing.bytes_per_token(lambda name: getattr(config, name, None), itemsize=self.model.dtype.itemsize)
+        return _timing.bytes_per_token(self.model.config.to_dict(), itemsize=self.model.dtype.itemsize)
 
     @property
     def end_tokens(self) -> frozenset[int]:
