@@ -9,11 +9,9 @@ from itertools import product
 from pathlib import Path
 from typing import NamedTuple
 
-import psutil
-
 from hub.errors import BadCheckpoint, BadDocument, ModelPressError, OutOfMemory, UnfitModel
 from hub.protocol import Speed
-from runners import energy, engines, environment, failures, memory
+from runners import energy, engines, failures, memory
 from runners.energy import Meter
 from runners.engines import Engine, Loaded
 from runners.observations import Run, SpeedPoint
@@ -126,6 +124,8 @@ def curve(loaded: Loaded, base: Loaded | None, section: Speed, ids: Sequence[int
             notes.append(f"Speed has {count} runs at {place}, not {section.repeats}: a point is given {PATIENCE:.0f} s.")
         if meters[loaded.device] and all(run.joules is None for run in points[-1].runs):
             unmetered.append(place)
+    if base and base.device != loaded.device:
+        notes.append(f"The model ran on {loaded.device}, its base on {base.device}: ratios of their speed are of two devices.")
     if unmetered:
         notes.append(f"Energy was not measured at {_together(unmetered)}: its counter is too coarse for runs this short.")
     notes += [f"Speed was not measured at {_together(places)}: {reason}." for reason, places in left_out.items()]
@@ -185,7 +185,7 @@ def _unfit(place: _Place, models: Sequence[Loaded], section: Speed) -> str:
     if length > longest:
         return f"with {section.new_tokens} new tokens it is longer than the model's {longest} tokens"
     # A GPU says when its memory is out; a system takes memory that it does not have, and ends the process that used it.
-    if place.batch * length * sum(model.bytes_per_token for model in models if model.device == "cpu") > _free_memory():
+    if place.batch * length * sum(model.bytes_per_token for model in models if model.device == "cpu") > memory.available():
         return "this machine has not the memory"
     return ""
 
@@ -269,8 +269,3 @@ def _free(models: Sequence[Loaded]) -> None:
         import torch
 
         torch.cuda.empty_cache()
-
-
-def _free_memory() -> int:
-    """Return the bytes that this process may still take: what the system has available, or less in a container."""
-    return min(int(psutil.virtual_memory().available), environment.memory_bytes() - memory.resident())

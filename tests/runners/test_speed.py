@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -133,7 +134,8 @@ def test_the_compiled_step_writes_the_same_and_is_timed_beside_a_base(tiny: Make
     eager, compiled = found.points
     assert {run.tokens for point in found.points for run in (*point.runs, *point.base_runs)} == {eager.runs[0].tokens}
     assert compiled.conditions == {"mode": "compiled", "batch": 1, "context": 24}
-    assert max(run.decode_seconds for run in compiled.runs) < 2, "compiling takes many seconds: it must not be in any run"
+    first = base.time_generation(ids[:24], 6, mode="compiled")  # compiles: the curve has let go of its code
+    assert max(run.decode_seconds for run in compiled.runs) < first.decode_seconds, "compiling must not be in any run"
 
 
 @pytest.mark.integration
@@ -218,11 +220,10 @@ def test_the_turns_of_model_and_base_interleave_and_each_is_first_as_often(model
 
 @pytest.mark.integration
 def test_repeats_go_on_until_the_seconds_are_over(model: Any) -> None:
+    start = time.perf_counter()
     point = speed.curve(model, None, replace(SECTION, repeats=2, seconds=0.5, new_tokens=2), model.encode(TEXT)).points[0]
     assert point.base_runs == ()
-    taken = sum(run.prefill_seconds + run.decode_seconds for run in point.runs)
-    assert len(point.runs) > 2
-    assert taken > 0.3 or len(point.runs) == 2 * speed.MOST
+    assert time.perf_counter() - start >= 0.5 or len(point.runs) == 2 * speed.MOST
 
 
 @pytest.mark.integration
@@ -304,6 +305,14 @@ def test_a_base_that_lacks_the_mode_runs_in_its_plain_one(model: Any, monkeypatc
     found = speed.curve(model, base, replace(SECTION, modes=("eager", "static-cache")), model.encode(TEXT))
     assert [point.mode for point in found.points] == ["eager", "static-cache"]
     assert found.notes == ("In the mode static-cache the base ran in its mode eager: it has no static-cache.",)
+
+
+@pytest.mark.integration
+def test_a_base_on_another_device_is_told(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = Run(prefill_seconds=1.0, token_seconds=(0.1,) * 3)
+    monkeypatch.setattr(type(model), "time_generation", lambda *args, **kwargs: run)
+    found = speed.curve(replace(model, device="cpu"), replace(model, device="cuda"), SECTION, model.encode(TEXT))
+    assert "The model ran on cpu, its base on cuda: ratios of their speed are of two devices." in found.notes
 
 
 @pytest.mark.integration
@@ -414,8 +423,6 @@ def cuda() -> None:
 @pytest.mark.gpu
 @pytest.mark.integration
 def test_on_cuda_events_agree_with_the_wall_clock(cuda: None, model: Any) -> None:
-    import time
-
     ids = model.encode(TEXT)[:32]
     model.time_generation(ids, 32)
     start = time.perf_counter()
