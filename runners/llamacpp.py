@@ -47,6 +47,7 @@ class Model:
         _said.clear()
         settings = self._library.llama_model_default_params()
         settings.vocab_only = vocab_only
+        settings.n_gpu_layers = 0  # a binding that was built for a GPU would take it
         self.handle = self._library.llama_model_load_from_file(str(path).encode(), settings)
         if not self.handle:
             raise BadCheckpoint(f"llama.cpp cannot load {path.name}: {complaint()}", hint="Press it again.")
@@ -90,6 +91,7 @@ class Context:
         settings.n_ctx = settings.n_batch = size * batch
         settings.n_seq_max = batch
         settings.n_threads = settings.n_threads_batch = threads
+        settings.offload_kqv = settings.op_offload = False
         _said.clear()
         self.handle = self._library.llama_init_from_model(model.handle, settings)
         if not self.handle:
