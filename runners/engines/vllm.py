@@ -1,8 +1,9 @@
 """vLLM: times checkpoints as they are served, on a GPU; it gives no logits for whole windows, so it stands beside another engine.
 
-Times are those that vLLM notes for each request: to the first token from the request's arrival, and from there to the last one. Single
-tokens in between are not told apart, so they share the time equally. Prefix caching is off, since repeats would find their own prompts.
-More prompt tokens than vLLM reads in one step are read in several.
+Times are those that vLLM notes for each request: to the first token from the request's arrival, of the slowest, and from there to the last
+one, their mean. Single tokens in between are not told apart, so they share the time equally. Prefix caching is off, since repeats would
+find their own prompts. More prompt tokens than vLLM reads in one step are read in several: early requests write while late ones are read,
+so the two times overlap, and decoding beside reading is slower than by itself.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from hub.errors import BadCheckpoint, Unavailable
@@ -87,8 +89,7 @@ class Loaded:
         found = [output.metrics for output in outputs]
         if any(one is None or not one.first_token_ts for one in found):
             raise Unavailable("This vLLM notes no times of its requests.", hint="Install vLLM 0.11 or later.")
-        first = max(one.first_token_ts for one in found)
-        rest = max(one.last_token_ts for one in found) - first
+        rest = fmean(one.last_token_ts - one.first_token_ts for one in found)
         steps = new_tokens - 1
         return Run(
             prefill_seconds=max(one.first_token_latency for one in found),

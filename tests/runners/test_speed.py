@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -407,6 +408,23 @@ def test_an_engine_that_only_times_is_never_chosen_to_score(samples: Path, monke
     monkeypatch.setattr(plugins, "missing", lambda modules: ())
     assert engines.for_folder(samples / "sample-llama") is engines.load("transformers")
     assert engines.timing_only(samples / "sample-llama") == ["vllm"]
+
+
+def test_what_vllm_notes_of_requests_that_are_read_one_after_the_other_makes_no_rate_that_was_not_there(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from runners.engines import vllm
+
+    def request(first: float, last: float) -> Any:  # vLLM's RequestStateStats; both arrive at 100 s
+        noted = SimpleNamespace(first_token_ts=100 + first, last_token_ts=100 + last, first_token_latency=first)
+        return SimpleNamespace(metrics=noted, outputs=[SimpleNamespace(token_ids=[7, 8, 9])])
+
+    loaded = object.__new__(vllm.Loaded)
+    monkeypatch.setattr(loaded, "_write", lambda rows, new_tokens, *, ignore_eos: [request(1.0, 4.0), request(3.0, 4.0)], raising=False)
+    run = loaded.time_generation([1, 2, 3], 3, batch=2)
+    assert run.prefill_seconds == 3.0
+    assert run.token_seconds == (1.0, 1.0), "3 s and 1 s for two tokens each; from the last first token on it would be 0.5"
+    assert run.tokens == ((7, 8, 9), (7, 8, 9))
 
 
 # --- on a GPU ---
