@@ -14,7 +14,7 @@ from hub.errors import Unavailable, UnknownName
 from hub.sampling import student_t
 from runners import engines, metrics, plugins, protocols
 from runners.intervals import centre, exact, exp_mean, inverse, mean
-from runners.observations import Observed, Run, SpeedPoint, Windows
+from runners.observations import MemoryPoint, Observed, Run, SpeedPoint, TaskResult, Windows
 
 FIXED = {
     "perplexity": ("1", False, False),
@@ -49,6 +49,7 @@ FIXED = {
     "weight_memory": ("B", False, False),
     "word_perplexity": ("1", False, False),
 }
+SEVEN = mean((6.0, 7.0, 8.0))
 OBSERVED = Observed(
     speed=(
         SpeedPoint(
@@ -66,6 +67,15 @@ OBSERVED = Observed(
     tensor_bytes=450,
     coded_bytes=400,
     parameters=800,
+    weight_bytes=exact(450),
+    memory=(MemoryPoint(context=128, kv_cache=SEVEN, activations=SEVEN, peak=SEVEN, reserved=SEVEN, process=SEVEN, device=SEVEN),),
+    tasks=(
+        TaskResult(
+            task="piqa",
+            version="1",
+            estimates={name: mean((0.5, 1.0, 0.75)) for name in ("acc", "acc_norm", "perplexity", "word_perplexity", "byte_perplexity")},
+        ),
+    ),
 )
 
 
@@ -99,7 +109,10 @@ def test_a_metric_says_what_it_is_and_gives_a_value_inside_its_interval(name: st
     assert scored == hasattr(module, "summarize")
     assert scored != hasattr(module, "estimates")
     assert 0 <= module.TOLERANCE < 1
-    for estimate in module.summarize(windows(2 if name == "delta_perplexity" else 1)) if scored else module.estimates(OBSERVED):
+    found = module.summarize(windows(2 if name == "delta_perplexity" else 1)) if scored else module.estimates(OBSERVED)
+    assert found
+    assert scored or module.estimates(Observed()) == [], "nothing was observed, so there is nothing to say"
+    for estimate in found:
         assert estimate.low <= estimate.value <= estimate.high
         assert estimate.interval
         assert estimate.samples >= 1
