@@ -109,6 +109,11 @@ class Job:
         """A short name for people: `measure sample-llama gptq-w4a16-g128`."""
         return f"{self.kind} {self.base.name} {self.recipe.name if self.recipe else 'base'}"
 
+    @property
+    def title(self) -> str:
+        """The label and, of a measuring job, its protocol, which tells it from the others of the same model."""
+        return f"{self.label}, {self.protocol.name}" if self.protocol else self.label
+
 
 def variant_id(base: ModelRef, recipe: Recipe) -> str:
     """Return the id of base model + recipe: 16 hexadecimal digits."""

@@ -53,7 +53,7 @@ def show(planned: Plan, needed: dict[str, dict[str, float]]) -> None:
         words = (
             f"  {size(takes['memory_bytes'])} of memory, {size(takes['disk_bytes'])} on disk, {duration(takes['seconds'])}" if takes else ""
         )
-        typer.echo(f"{job.id}  {job.label}{words}")
+        typer.echo(f"{job.id}  {job.title}{words}")
     for refusal in planned.refusals:
         typer.echo(f"not planned: {refusal.recipe} on {refusal.repo_id}: {refusal.reason}")
     typer.echo(f"{len(planned.jobs)} jobs to run, {planned.done} done, {len(planned.refusals)} not possible")

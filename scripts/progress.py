@@ -72,15 +72,15 @@ class JobLines:
 
     def started(self, job: Job) -> None:
         """A job has started."""
-        self.phase.begin(job.label)
+        self.phase.begin(job.title)
 
     def finished(self, job: Job, result: JobResult) -> None:
         """A job gave a result."""
-        self.phase.end(job.label, duration(result.seconds))
+        self.phase.end(job.title, duration(result.seconds))
 
     def failed(self, job: Job, failure: Failure) -> None:
         """A job failed."""
-        self.phase.fail(job.label, f"{failure.error}: {failure.reason}")
+        self.phase.fail(job.title, f"{failure.error}: {failure.reason}")
 
 
 class Reporter:

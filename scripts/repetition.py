@@ -97,7 +97,7 @@ def from_store(session: Session, name: str, metric: Sequence[str] | None) -> Twi
     if isinstance(outcome, Failure):
         raise _error(outcome)
     return Twice(
-        what=f"{done.job.label}, protocol {job.protocol.name if job.protocol else ''}, job {done.id} of {done.started_at}",
+        what=f"{done.job.title}, job {done.id} of {done.started_at}",
         then=done.measurements,
         now=outcome.measurements,
         environment_then=done.environment,

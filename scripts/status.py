@@ -46,7 +46,7 @@ def status(
         failure = record.failure
         trouble = f"{failure.error}: {failure.reason}" + (f" -> {failure.hint}" if failure.hint else "") if failure else ""
         took = duration(record.seconds) if record.seconds is not None else ""
-        table.add_row(escape(record.job.label), f"[{colours[record.state]}]{record.state}[/]", str(record.attempts), took, escape(trouble))
+        table.add_row(escape(record.job.title), f"[{colours[record.state]}]{record.state}[/]", str(record.attempts), took, escape(trouble))
     if listed:
         out.print(table)
     if len(listed) < len(jobs):

@@ -146,3 +146,4 @@ def test_a_further_protocol_that_the_base_cannot_take_is_taken_of_no_variant() -
         ("measure", False, PROTOCOL),
         ("measure", False, curve),
     ]
+    assert len({job.title for job in jobs}) == len(jobs)

@@ -217,6 +217,7 @@ def test_numbers_of_another_protocol_bring_no_other_machine(full: Store, world: 
     assert rows_but_its(board) == before
     assert {place.hardware for place in board.environments} == {base.environment.hardware, elsewhere.hardware}
     out = built(full, tmp_path / "site", hub_url)
+    assert "<small>tasks-quick</small>" in (out / "jobs.html").read_text()
     rows = list(csv.DictReader(io.StringIO((out / "results.csv").read_bytes().decode())))
     with sqlite3.connect(out / "results.sqlite") as copy:
         view = copy.execute("SELECT variant, metric, conditions, protocol, hardware FROM v_results").fetchall()
