@@ -240,7 +240,7 @@ def _version(name: str, found: Mapping[str, Any], task: Any, section: Tasks, dat
 
 
 def _cut(model: Any, rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    cut = sum(any(tuple(request) in model.truncated for request in row["arguments"]) for row in rows)
+    cut = sum(any(harness_models.key(request) in model.truncated for request in row["arguments"]) for row in rows)
     sentence = f"{cut} of {len(rows)} documents are longer than {model.max_length} tokens and were cut from the left."
     return [sentence] if cut else []
 

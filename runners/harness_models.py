@@ -16,7 +16,7 @@ _ELEMENTS = 2**27  # of a batch's log-probabilities: 512 MiB in float32
 
 
 def adapt(loaded: Loaded) -> Any:
-    """Return a `TemplateLM` with lm-eval's conventions on tokens; the set `truncated` holds the requests that had to be cut from the left.
+    """Return a `TemplateLM` with lm-eval's conventions on tokens; its set `truncated` holds by `key` what had to be cut from the left.
 
     Log-probabilities are float32, whatever the model's dtype. Raises `UnfitModel` for a tokenizer that has no token to begin a text with.
     """
@@ -27,6 +27,11 @@ def adapt(loaded: Loaded) -> Any:
             hint="Measure with a protocol without tasks.",
         )
     return _hugging_face(loaded) if hasattr(loaded, "model") else through_logits(loaded)
+
+
+def key(request: Sequence[Any]) -> tuple[str, ...]:
+    """Return what tells a request from others: of text and answer, or of text and how to go on from it."""
+    return tuple(map(str, request))
 
 
 def through_logits(loaded: Loaded) -> Any:
@@ -44,7 +49,7 @@ def through_logits(loaded: Loaded) -> Any:
             super().__init__()
             self.tokenizer = tokenizer
             self.max_length = min(loaded.context_length, WINDOW)
-            self.truncated: set[tuple[str, str]] = set()
+            self.truncated: set[tuple[str, ...]] = set()
 
         @property
         def eot_token_id(self) -> int:
@@ -83,14 +88,9 @@ def through_logits(loaded: Loaded) -> Any:
             return [self._write(*one.args) for one in requests]
 
         def _write(self, context: str, settings: dict[str, Any]) -> str:
+            room = _room(self, context, settings)
             wanted = normalize_gen_kwargs(settings)
             until = handle_stop_sequences(wanted["until"], eos=tokenizer.decode(self.eot_token_id))
-            room = self.max_length - wanted["max_gen_toks"]
-            if room < 1:
-                raise UnfitModel(
-                    f"The task writes {wanted['max_gen_toks']} tokens, and the model takes {self.max_length} with the question.",
-                    hint="Leave the task out of the protocol.",
-                )
             ids = loaded.generate(self.tok_encode(context)[-room:], wanted["max_gen_toks"])
             text = tokenizer.decode(list(ids), skip_special_tokens=True)
             return str(postprocess_generated_text(generation=text, stop=until, think_end_token=None))
@@ -110,7 +110,7 @@ def _hugging_face(loaded: Any) -> Any:
     class Watched(HFLM):  # type: ignore[misc]  # lm_eval is imported in functions only, and untyped here
         """HFLM with batches that fit a bound, quiet, and away from the Hub."""
 
-        truncated: set[tuple[str, str]]
+        truncated: set[tuple[str, ...]]
 
         @property
         def config(self) -> Any:
@@ -124,6 +124,11 @@ def _hugging_face(loaded: Any) -> Any:
             longest = max((len(context) + len(answer) for _, context, answer in requests), default=1)
             self.batch_size_per_gpu = _batch(min(longest, self.max_length), vocabulary)
             return super()._loglikelihood_tokens(requests, **others)
+
+        def generate_until(self, requests: Sequence[Any], **others: Any) -> Any:
+            for one in requests:
+                _room(self, *one.args)
+            return super().generate_until(requests, **others)
 
     tokenizer = copy.deepcopy(loaded.tokenizer)  # HFLM gives it a padding token
     tokenizer.model_max_length = 2**31  # else it warns of each long text; HFLM does the cutting
@@ -149,7 +154,23 @@ def _look_at(model: Any, requests: Sequence[Any]) -> None:
                 hint="Leave the task out of the protocol.",
             )
         if len(context) + len(answer) > model.max_length + 1:
-            model.truncated.add(texts)
+            model.truncated.add(key(texts))
+
+
+def _room(model: Any, context: str, settings: dict[str, Any]) -> int:
+    """Return how many tokens of a text fit beside what is to be written; note a text that has more, refuse a task that leaves no room."""
+    from lm_eval.models.utils import normalize_gen_kwargs
+
+    new_tokens = normalize_gen_kwargs(settings)["max_gen_toks"]
+    room = int(model.max_length - new_tokens)
+    if room < 1:
+        raise UnfitModel(
+            f"The task writes {new_tokens} tokens, and the model takes {model.max_length} with the question.",
+            hint="Leave the task out of the protocol.",
+        )
+    if len(model.tok_encode(context)) > room:
+        model.truncated.add(key((context, settings)))
+    return room
 
 
 def _batch(tokens: int, vocabulary: int) -> int:

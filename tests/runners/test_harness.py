@@ -227,6 +227,41 @@ def test_the_adapter_on_logits_and_hflm_say_the_same(loaded: Any, data: Path) ->
     assert any(mine.generate_until(asked))
 
 
+@pytest.mark.integration
+def test_a_task_that_lets_the_model_write_is_run_and_what_was_cut_is_said(
+    loaded: Any, llama: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from datasets import Dataset
+    from lm_eval.tasks import TaskManager
+
+    def given(tokens: int) -> dict[str, Any]:
+        documents = Dataset.from_list([{"asked": "import os\n" * times, "wanted": "import os"} for times in (1, 400, 2)])
+        config = {
+            "task": "writes",
+            "custom_dataset": lambda **_: {"test": documents},
+            "output_type": "generate_until",
+            "test_split": "test",
+            "doc_to_text": "{{asked}}",
+            "doc_to_target": "{{wanted}}",
+            "generation_kwargs": {"until": ["\n\n"], "max_gen_toks": tokens},
+            "metric_list": [{"metric": "exact_match", "aggregation": "mean", "higher_is_better": True}],
+            "metadata": {"version": 1},
+        }
+        return dict(TaskManager(include_defaults=False).load([config])["tasks"])
+
+    section = Tasks(names=("writes",), limit=0, shots=0, seed=1)
+    monkeypatch.setattr(harness, "_load", lambda *_: given(8))
+    as_hflm = harness.run(loaded, llama, section, None, None)
+    assert "writes: 1 of 3 documents are longer than 512 tokens and were cut from the left." in as_hflm.notes
+    assert as_hflm.scores[0].samples == 3
+    with monkeypatch.context() as patch:
+        patch.setattr(harness_models, "adapt", harness_models.through_logits)
+        assert harness.run(loaded, llama, section, None, None) == as_hflm
+    monkeypatch.setattr(harness, "_load", lambda *_: given(512))
+    with pytest.raises(UnfitModel, match="The task writes 512 tokens"):
+        harness.run(loaded, llama, section, None, None)
+
+
 class _Asked:
     """A request as lm-eval hands it over."""
 
