@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -82,7 +82,7 @@ def measure(
     if protocol.speed:
         with stages.stage("speed"):
             observed = replace(observed, speed=_curve(folder, loaded, base, protocol, ids, notes))
-    usable = _usable(paired=base_folder is not None)
+    usable = _usable(notes, paired=base_folder is not None)
     windows: Mapping[str, Windows] = {}
     scores: list[Scores] = []
     layers: tuple[LayerError, ...] = ()
@@ -103,12 +103,13 @@ def measure(
             observed = replace(observed, tasks=answered.results)
             scores += answered.scores
             notes += answered.notes
-    at = datetime.now(UTC).isoformat(timespec="seconds")
+    measurements = tuple(_measurements(usable, windows, observed, protocol, loaded.label, datetime.now(UTC).isoformat(timespec="seconds")))
+    notes += _untold(observed, measurements)
     state = environment.between(before, environment.state())
     if protocol.speed and (busy := environment.busy(state, environment.cores())):
         notes.append(busy)
     return Measured(
-        measurements=tuple(_measurements(usable, windows, observed, protocol, loaded.label, at)),
+        measurements=measurements,
         layers=layers,
         scores=tuple(scores),
         notes=tuple(dict.fromkeys(notes)),
@@ -169,9 +170,11 @@ def _curve(
     return (*own.points, *others.points)
 
 
-def _usable(*, paired: bool) -> dict[str, ModuleType]:
-    """Return the metrics that work here; a broken neighbour breaks nothing."""
-    usable = [info.name for info in metrics.available() if info.available and (paired or not info.paired)]
+def _usable(notes: list[str], *, paired: bool) -> dict[str, ModuleType]:
+    """Return the metrics that work here; a broken neighbour breaks nothing, and is noted."""
+    wanted = [info for info in metrics.available() if paired or not info.paired]
+    notes += [f"{info.name} was not measured: {info.reason.rstrip('.')}." for info in wanted if not info.available]
+    usable = [info.name for info in wanted if info.available]
     if not usable:
         raise Unavailable("No metric can be loaded.", hint="Restore the files in runners/metrics.")
     return {name: metrics.load(name) for name in usable}
@@ -187,6 +190,13 @@ def _measurements(
             found = module.estimates(observed) if hasattr(module, "estimates") else ()
         for one in found:
             yield _measurement(name, module, one, protocol, engine, at)
+
+
+def _untold(observed: Observed, measurements: Sequence[Measurement]) -> list[str]:
+    """Return a sentence on each task of which no metric here makes a number."""
+    told = {one.conditions.get("task") for one in measurements}
+    lost = [result for result in observed.tasks if result.task not in told]
+    return [f"{one.task}: no metric makes a number of {', '.join(one.estimates) or 'its scores'}." for one in lost]
 
 
 def _measurement(name: str, module: ModuleType, found: Estimate, protocol: Protocol, engine: str, at: str) -> Measurement:

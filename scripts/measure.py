@@ -115,7 +115,7 @@ def _protocol(session: Session, name: str | None, text: str | None, tasks: Seque
 
 
 def _print(document: MeasurementFile) -> None:
-    width = max(len(_label(one)) for one in document.measurements)
+    width = max((len(_label(one)) for one in document.measurements), default=0)
     for one in document.measurements:
         span = f"[{number(one.ci_low, 4)}, {number(one.ci_high, 4)}]"
         typer.echo(f"{_label(one):<{width}} {number(one.value, 4):>12} {one.unit:<9} {span:<26} {one.basis}; {one.interval}")

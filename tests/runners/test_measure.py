@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -14,8 +15,10 @@ import pytest
 from hub.domain import Measurement
 from hub.errors import BadCheckpoint, BadDocument, ModelPressError, Unavailable, UnfitModel, UnknownName
 from hub.protocol import Memory, Protocol, Quality, Speed, Tasks
-from runners import intervals, memory_use, protocols, speed, texts, work
+from runners import intervals, memory_use, metrics, protocols, speed, texts, work
+from runners import measure as measuring
 from runners.measure import Places, measure
+from runners.observations import Observed, TaskResult
 
 QUICK = replace(
     protocols.load(protocols.QUICK),
@@ -161,6 +164,23 @@ def test_a_protocol_measures_its_sections_and_nothing_else(stories: Path, shared
     text_only = replace(QUICK, name="only-quality", speed=None, memory=None)
     metrics = {one.metric for one in measure(stories, None, text_only, places=places).measurements}
     assert metrics == {"perplexity", "bits_per_byte"}
+
+
+def test_what_no_metric_tells_is_noted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "broken.py").write_text("import no_such_library")
+    monkeypatch.setattr(metrics, "__path__", [*metrics.__path__, str(tmp_path)])
+    monkeypatch.setattr(metrics.__spec__, "submodule_search_locations", metrics.__path__)
+    notes: list[str] = []
+    usable = measuring._usable(notes, paired=False)
+    assert len(notes) == 1
+    assert re.fullmatch(r"broken was not measured: .*no_such_library.*\.", notes[0])
+    tasks = tuple(
+        TaskResult(task=task, version="1", estimates={metric: intervals.exact(1)})
+        for task, metric in (("gsm8k", "exact_match"), ("piqa", "acc"))
+    )
+    seen = Observed(tasks=tasks)
+    found = list(measuring._measurements(usable, {}, seen, QUICK, "engine", "now"))
+    assert measuring._untold(seen, found) == ["gsm8k: no metric makes a number of exact_match."]
 
 
 def test_a_perplexity_too_large_for_a_float_is_infinite() -> None:
