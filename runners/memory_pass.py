@@ -132,6 +132,7 @@ class _Stepwise:
         fresh: Any = engines.for_folder(self._folder).load(self._folder)
         fresh.begin(_FIRST)
         fresh.read([list(ids[:_FIRST])], start=0, all_logits=False)
+        fresh.forget()  # a context or cache that stayed would be taken for weights
         meter = memory.Meter(cuda=False)
         self._loads.append(float(max(0, meter.before - before)))
         start = time.perf_counter()

@@ -153,6 +153,27 @@ def test_an_engine_with_its_own_cache_is_asked_by_fresh_loads(
 
 
 @pytest.mark.integration
+def test_weights_of_an_engine_do_not_have_the_context_that_it_opened_in_them(
+    random_model: Random, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("llama_cpp")
+    from runners.engines import llama_cpp
+
+    folder = tmp_path / "gguf"
+    press.press(BASE, random_model(width=256), recipes.load("gguf-q8-0"), folder)
+    monkeypatch.setattr(llama_cpp, "_STEP", 32768)  # a cache of 32 MiB
+    asked = memory_use.subject(engines.for_folder(folder).load(folder), folder)
+    assert asked is not None
+    growths = [asked.run(IDS[:16]).growth for _ in range(2)]
+    weights = asked.weights()
+    if weights is None or None in growths:
+        pytest.skip("the system does not tell what is resident")
+    stored = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    assert weights.value < stored + 16 * 2**20
+    assert min(growths) > 32 * 2**20  # type: ignore[type-var,operator]
+
+
+@pytest.mark.integration
 def test_loads_are_counted_timed_and_metered(samples: Path) -> None:
     folder = samples / "sample-llama"
     engine = engines.for_folder(folder)
