@@ -59,9 +59,10 @@ class Change:
 
 @dataclass(frozen=True, kw_only=True)
 class Extras:
-    """What is known at publishing beside the record: the protocol in full, changes, the licence's notice, siblings' repositories."""
+    """What is known at publishing beside the record: protocols in full, changes, the licence's notice, siblings' repositories."""
 
     protocol: Protocol | None = None
+    task_protocols: tuple[Protocol, ...] = ()
     changes: tuple[Change, ...] = ()
     notices: tuple[str, ...] = ()
     sibling_repos: tuple[tuple[str, str], ...] = ()
@@ -141,6 +142,7 @@ def _view(
         "quality": _rows(record, base, beside, _QUALITY),
         "spread": points.percentile_words(record.measurements, "kl_divergence", beside.protocol),
         "tasks": points.task_rows(record.measurements, base.measurements),
+        "task_protocols": [(one.name, words.protocol_words(one, one.name)) for one in extras.task_protocols],
         "protocol": beside.protocol,
         "protocol_words": words.protocol_words(extras.protocol, beside.protocol),
         "samples": _samples(record, beside.protocol),
@@ -284,7 +286,11 @@ def _intervals(record: VariantRecord, protocol: str | None) -> list[str]:
         found = stats.find(record.measurements, metric, protocol)
         if found and found.ci_low != found.ci_high:
             ways.setdefault(found.interval, []).append(name)
-    return [f"{way}: {'; '.join(held)}" for way, held in ways.items()]
+    for one in record.measurements:
+        if one.metric in points.TASKS and "task" in one.conditions:
+            way = one.interval.partition(";")[0]  # lm-eval's own standard error, one for each number, stands in the data
+            ways.setdefault(way, []).append(f"{one.conditions['task']}, {points.TASKS[one.metric]}")
+    return [f"{way}: {'; '.join(dict.fromkeys(held))}" for way, held in ways.items()]
 
 
 def _is_chat(record: VariantRecord, base: BaseRecord) -> bool:

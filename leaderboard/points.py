@@ -17,6 +17,7 @@ TASKS = {
     "normalized_accuracy": "accuracy by length-normalized likelihood",
     "word_perplexity": "perplexity per word",
     "byte_perplexity": "perplexity per byte",
+    "target_perplexity": "perplexity of the answer",
 }
 
 

@@ -299,10 +299,16 @@ def _agrees(there: HubFile, file: ArtifactFile) -> bool:
 
 def _extras(record: VariantRecord, base: BaseRecord, siblings: Iterable[VariantRecord], store: Store, namespace: str) -> Extras:
     beside = stats.shared_protocol(record.measurements, base.measurements)
-    known = (job.job.protocol for job in reversed(store.jobs()))  # of two with one name the later: an older program's may have been flat
-    protocol: Protocol | None = next((found for found in known if found and found.name == beside), None)
+    # Of two with one name the later: an older program's may have been flat.
+    known: dict[str, Protocol] = {job.job.protocol.name: job.job.protocol for job in store.jobs() if job.job.protocol}
+    others = sorted({one.protocol for one in record.measurements if "task" in one.conditions} - {beside})
     passed = [other for other in siblings if other.base == record.base and gate.let_through(other)]
     repos = tuple((other.variant_id, policy.release_name(base.candidate, other.recipe, namespace)) for other in passed)
     demanded = policy.demands(base.candidate.license, base.candidate.license_name)
     notices = tuple(words for words in (demanded.badge, demanded.restrictions) if words)
-    return Extras(protocol=protocol, sibling_repos=repos, notices=notices)
+    return Extras(
+        protocol=known.get(beside or ""),
+        task_protocols=tuple(known[name] for name in others if name in known),
+        sibling_repos=repos,
+        notices=notices,
+    )

@@ -171,7 +171,8 @@ def test_cards_are_as_looked_at(make: SimpleNamespace, maker: Callable[[SimpleNa
     changes = (Change(day="2026-11-23", what="artifact new replaces old"),) if maker is packed else ()
     notices = ("Built with Llama.",) if maker is wanda else ()
     repos = ((family(make)[0].variant_id, "modelpress/tiny-llama-gptq-w4a16-g128"),)
-    extras = Extras(protocol=PROTOCOL, changes=changes, notices=notices, sibling_repos=repos)
+    tasks = (Protocol(name="tasks-quick", tasks=Tasks(names=("boolq", "piqa"), limit=100, shots=0, seed=1234)),) if maker is packed else ()
+    extras = Extras(protocol=PROTOCOL, task_protocols=tasks, changes=changes, notices=notices, sibling_repos=repos)
     card = render(make, record, hub_url=LOCAL if maker is student else cards.PUBLIC_HUB, extras=extras)
     path = GOLDEN / f"card-{record.recipe.name}.md"
     if os.environ.get("UPDATE_GOLDEN"):
