@@ -71,7 +71,7 @@ def measure(
     notes: list[str] = []
     with stages.stage("load"):
         text = texts.content(protocol.text, places.texts) if protocol.text else _WORDS
-        texts.require_words(text)
+        texts.check(text)
         if protocol.tasks:
             harness.check(protocol.tasks, places.data)
         ids = speed.warm(engine, folder, text, _prompt(protocol), _longest(protocol))

@@ -115,7 +115,7 @@ def tokenize(side: Side, text: str, plan: Quality) -> Cut:
     It is encoded once as a whole, so a start token stands only at its very start. A window's scored bytes run from the end of its first
     token to the end of its last. Raises `BadDocument`, `UnfitModel` or `BadCheckpoint` as `score` does.
     """
-    texts.require_words(text)
+    texts.check(text)
     tokenizer = _tokenizer(side)
     fast = bool(getattr(tokenizer, "is_fast", False))
     encoded = tokenizer(text, verbose=False, **({"return_offsets_mapping": True} if fast else {}))

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 HUB = "hub:"
 _FOLDER = Path(__file__).resolve().parent
+_MOST = 2**24  # characters: with a small vocabulary, their tokens and offsets take some 3 GB while they are cut
 
 
 def names() -> list[str]:
@@ -60,10 +61,12 @@ def content(text: Text, places: Iterable[Path]) -> str:
     )
 
 
-def require_words(text: str) -> None:
-    """Raise `BadDocument` for a text that holds nothing to read."""
+def check(text: str) -> None:
+    """Raise `BadDocument` for a text that holds nothing to read, or more than can be cut into tokens at once."""
     if not text.strip():
         raise BadDocument("The text to measure on is empty.", hint="Give a text of some thousand words.")
+    if len(text) > _MOST:
+        raise BadDocument(f"The text to measure on has {len(text)} characters; at most {_MOST} are read.", hint="Give a part of it.")
 
 
 def has(text: Text, places: Iterable[Path]) -> bool:

@@ -109,6 +109,13 @@ def test_wrong_bytes_columns_files_and_names_are_refused(client: HubClient, data
     assert not list(tmp_path.glob("*.txt"))
 
 
+def test_a_text_of_nothing_or_of_too_much_is_refused() -> None:
+    texts.check(" a word ")
+    for text, words in (("", "empty"), (" \n\t", "empty"), ("ab" * 2**23 + "c", "has 16777217 characters; at most 16777216")):
+        with pytest.raises(BadDocument, match=words):
+            texts.check(text)
+
+
 def test_processes_may_keep_the_same_text_at_once(tmp_path: Path) -> None:
     code = "import sys, pathlib, runners.texts as t; [t.keep(sys.argv[1].encode(), pathlib.Path(sys.argv[2])) for _ in range(300)]"
     running = [subprocess.Popen([sys.executable, "-c", code, JOINED, str(tmp_path)]) for _ in range(3)]
