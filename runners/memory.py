@@ -80,19 +80,19 @@ def available() -> int:
 
 
 class Meter:
-    """The peak of memory above what is held when the meter is made: on the CUDA device where there is one, else resident memory.
+    """The peak of memory above what is held when the meter is made: allocated on the CUDA device, else resident memory.
 
     `works` is False where the system does not let the peak start anew: then growth is above the highest that ever was.
     """
 
-    def __init__(self, *, cuda: bool | None = None) -> None:
-        """Give back what is free and begin; `cuda` None: where torch has a device."""
-        import torch
-
+    def __init__(self, *, cuda: bool) -> None:
+        """Give back what is free and begin."""
         release()
-        self.cuda = torch.cuda.is_available() if cuda is None else cuda
+        self.cuda = cuda
         self.works = True
         if self.cuda:
+            import torch
+
             torch.cuda.empty_cache()
             torch.cuda.reset_peak_memory_stats()
             self.before = int(torch.cuda.memory_allocated())
@@ -107,6 +107,13 @@ class Meter:
 
             return float(torch.cuda.max_memory_allocated() - self.before)
         return float(max(0, peak() - self.before))
+
+
+def meters() -> dict[str, Meter]:
+    """Return a meter for each device where a model may run: `cpu`, and `cuda` where torch has it."""
+    import torch
+
+    return {"cpu": Meter(cuda=False)} | ({"cuda": Meter(cuda=True)} if torch.cuda.is_available() else {})
 
 
 def _field(name: str) -> int:

@@ -38,7 +38,8 @@ class Loads:
 def load_repeatedly(engine: Engine, folder: Path, prompt_ids: Sequence[int], new_tokens: int, loads: int) -> Loads:
     """Load `loads` times, and read and write once after each load.
 
-    The seconds are of the load alone; the peak is of load and run, above what the process held before it.
+    The seconds are of the load alone; the peak is of load and run, above what was held before it where the model runs: not every engine
+    runs on the GPU that is there.
     """
     if loads < 1:
         raise ValueError(f"a checkpoint is loaded at least once, not {loads} times")
@@ -46,12 +47,12 @@ def load_repeatedly(engine: Engine, folder: Path, prompt_ids: Sequence[int], new
     peaks: list[float] = []
     for _ in range(loads):
         loaded = None  # what the last turn loaded goes before the next one comes
-        meter = memory.Meter()
+        meters = memory.meters()
         start = time.perf_counter()
         loaded = engine.load(folder)
         seconds.append(time.perf_counter() - start)
         loaded.time_generation(prompt_ids, new_tokens)
-        peaks.append(meter.growth())
+        peaks.append(meters[loaded.device].growth())
     assert loaded is not None
     return Loads(loaded=loaded, seconds=tuple(seconds), peak_bytes=tuple(peaks))
 

@@ -76,7 +76,7 @@ def test_the_parts_of_a_random_model_are_those_of_its_shape_and_the_formula_is_t
         assert point.peak.value == pytest.approx(found.weights.value + point.kv_cache.value + point.activations.value)
         assert point.peak.low <= point.peak.value <= point.peak.high
         assert {point.kv_cache.basis, point.activations.basis, point.peak.basis} == {"estimated" if tokens == 2048 else "measured"}
-        assert (point.reserved, point.process, point.device) == (None, None, None) or memory.Meter().cuda
+        assert (point.reserved, point.process, point.device) == (None, None, None) or "cuda" in memory.meters()
     # An MLP's three tensors of 384 floats by token are all in memory together; logits of the last token alone are not 2048 floats by token.
     grown = (points[1024].activations.value - points[256].activations.value) / 768  # type: ignore[union-attr]
     assert 3 * 384 * 4 * 0.5 < grown < 3 * 384 * 4 + 2048 * 4
@@ -318,6 +318,21 @@ def test_a_random_model_says_that_it_is_random(random_model: Random, maker: Modu
         with pytest.raises(ValueError, match=r"divide|too small"):
             maker.make(tmp_path / "none", **wrong)
     assert not (tmp_path / "none").exists()
+
+
+@pytest.mark.integration
+def test_the_peak_of_a_load_is_that_of_the_device_on_which_the_model_runs(samples: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Elsewhere:
+        def growth(self) -> float:
+            return -1.0
+
+    cpu = memory.Meter(cuda=False)
+    folder = samples / "sample-llama"
+    engine = engines.for_folder(folder)
+    device = engine.load(folder).device
+    other = {"cpu": "cuda", "cuda": "cpu"}[device]
+    monkeypatch.setattr(memory, "meters", lambda: {device: cpu, other: Elsewhere()})
+    assert memory_use.load_repeatedly(engine, folder, IDS[:8], 2, 1).peak_bytes[0] >= 0
 
 
 @pytest.mark.gpu
