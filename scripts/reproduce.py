@@ -22,7 +22,7 @@ def reproduce(
         str,
         typer.Argument(
             metavar="MEASUREMENT",
-            help="A measuring job's id, a variant's label or id or a base's owner/name (the newest of each), "
+            help="A measuring job's id, a variant's label or id or a base's owner/name (of each the newest, with the metric asked for), "
             "or a JSON file of `modelpress measure --json`.",
         ),
     ],

@@ -170,6 +170,17 @@ def test_what_cannot_be_compared_says_why(work_dir: Path, tmp_path: Path) -> Non
     assert modelpress("compare", str(broken), "tiny-round-w4").exit_code == 4
 
 
+def test_a_metric_is_reproduced_from_the_newest_measurement_that_has_it(work_dir: Path) -> None:
+    with Store(work_dir / "modelpress.db") as store:
+        tasks = Job(kind="measure", base=BASE, recipe=recipe(4), protocol=Protocol(name="tasks"))
+        accuracy = replace(number(0.5), metric="accuracy", protocol="tasks", conditions={"task": "piqa"})
+        store.finish(tasks, replace(result(tasks, measurements=(accuracy,)), started_at=AT.replace("10:00", "11:00")))
+    older = modelpress("reproduce", "tiny-round-w4", "--metric", "perplexity")
+    assert (older.exit_code, "never released" in older.output) == (8, True), "it got as far as the missing files"
+    neither = modelpress("reproduce", "tiny-round-w4", "--metric", "perplexity", "--metric", "accuracy")
+    assert (neither.exit_code, "There are: accuracy" in neither.output) == (5, True)
+
+
 def test_what_cannot_be_reproduced_says_why(work_dir: Path, tmp_path: Path) -> None:
     done = modelpress("reproduce", "tiny-round-w4", "--metric", "kl_divergence")
     assert done.exit_code == 5
