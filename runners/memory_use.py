@@ -28,7 +28,7 @@ _UNLIMITED = 2**31  # the context length of a model that states none
 
 @dataclass(frozen=True, kw_only=True)
 class Loads:
-    """The loads of a checkpoint: seconds and peak bytes of each, and the last one, still in memory."""
+    """The loads of a checkpoint: seconds and peak bytes of each (none where the system tells none), and the last one, still in memory."""
 
     loaded: Loaded
     seconds: tuple[float, ...]
@@ -52,7 +52,8 @@ def load_repeatedly(engine: Engine, folder: Path, prompt_ids: Sequence[int], new
         loaded = engine.load(folder)
         seconds.append(time.perf_counter() - start)
         loaded.time_generation(prompt_ids, new_tokens)
-        peaks.append(meters[loaded.device].growth())
+        if (meter := meters[loaded.device]).works:
+            peaks.append(meter.growth())
     assert loaded is not None
     return Loads(loaded=loaded, seconds=tuple(seconds), peak_bytes=tuple(peaks))
 
@@ -186,7 +187,7 @@ def _unmeasured(sweep: Sweep, contexts: Sequence[int]) -> list[int]:
 
 def _on_formula(curve: Curve | None, activations: Collection[Estimate | None]) -> str:
     if activations and not any(activations):
-        return "Activations and peak were not measured by context: the system does not let the peak of resident memory begin anew."
+        return "Activations and peak memory were not measured: the system does not let the peak of resident memory begin anew."
     if curve is None:
         return "Too few contexts were measured for a formula of the activations: no context is estimated."
     return (

@@ -93,6 +93,10 @@ def test_a_system_without_a_peak_that_begins_anew_still_tells_weights_and_cache(
     monkeypatch.setattr(memory_sweep, "_PASSES", 2)
     found = use(samples / "sample-llama", 64, 128, 256)
     assert "does not let the peak" in found.notes[-1]
+    folder = samples / "sample-llama"
+    assert (
+        memory.meters().keys() != {"cpu"} or memory_use.load_repeatedly(engines.for_folder(folder), folder, IDS[:8], 2, 1).peak_bytes == ()
+    )
     assert found.weights is not None
     assert [point.context for point in found.points] == [64, 128, 256, 512]
     for point in found.points:
@@ -314,7 +318,7 @@ def test_a_random_model_says_that_it_is_random(random_model: Random, maker: Modu
     assert "never for quality" in " ".join(card.split())
     loaded = engines.for_folder(folder).load(folder)
     assert (loaded.context_length, loaded.defects) == (1024, ())
-    for wrong in ({"heads": 3}, {"kv_heads": 3}, {"vocabulary": 100}):
+    for wrong in ({"heads": 3}, {"kv_heads": 3}, {"heads": 0}, {"kv_heads": 0}, {"vocabulary": 100}):
         with pytest.raises(ValueError, match=r"divide|too small"):
             maker.make(tmp_path / "none", **wrong)
     assert not (tmp_path / "none").exists()
@@ -323,16 +327,23 @@ def test_a_random_model_says_that_it_is_random(random_model: Random, maker: Modu
 @pytest.mark.integration
 def test_the_peak_of_a_load_is_that_of_the_device_on_which_the_model_runs(samples: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     class Elsewhere:
+        works = False
+
         def growth(self) -> float:
             return -1.0
 
-    cpu = memory.Meter(cuda=False)
+    class Here(Elsewhere):
+        works = True
+
+        def growth(self) -> float:
+            return 7.0
+
     folder = samples / "sample-llama"
     engine = engines.for_folder(folder)
     device = engine.load(folder).device
     other = {"cpu": "cuda", "cuda": "cpu"}[device]
-    monkeypatch.setattr(memory, "meters", lambda: {device: cpu, other: Elsewhere()})
-    assert memory_use.load_repeatedly(engine, folder, IDS[:8], 2, 1).peak_bytes[0] >= 0
+    monkeypatch.setattr(memory, "meters", lambda: {device: Here(), other: Elsewhere()})
+    assert memory_use.load_repeatedly(engine, folder, IDS[:8], 2, 1).peak_bytes == (7.0,)
 
 
 @pytest.mark.gpu
