@@ -141,14 +141,19 @@ def elsewhere(folder: Path, section: Speed, ids: Sequence[int]) -> Curve:
     notes: list[str] = []
     for name in engines.timing_only(folder):
         try:
-            loaded = engines.load(name).load(folder)
-            found = curve(loaded, None, replace(section, modes=loaded.modes), ids)
+            found = _alone(name, folder, section, ids)
         except Exception as error:  # an engine that cannot is no reason to lose the others' numbers
             notes.append(f"Speed was not measured in the engine {name}: {_reason(error)}.")
-            continue
-        points += [replace(point, headline=False) for point in found.points]
-        notes += found.notes
+        else:
+            points += [replace(point, headline=False) for point in found.points]
+            notes += found.notes
+        memory.release()  # the engine ends with its last reference, and what is measured next needs the GPU's memory
     return Curve(tuple(points), tuple(notes))
+
+
+def _alone(name: str, folder: Path, section: Speed, ids: Sequence[int]) -> Curve:
+    loaded = engines.load(name).load(folder)
+    return curve(loaded, None, replace(section, modes=loaded.modes), ids)
 
 
 def turns(repeats: int, seconds: float, *, step: int = 1, clock: Callable[[], float] = time.perf_counter) -> Iterator[int]:
