@@ -39,7 +39,7 @@ def make(
 
     Raises `ValueError` for heads that do not divide the width or each other, and for a vocabulary smaller than the tokenizer's.
     """
-    if width % heads or heads % kv_heads:
+    if min(heads, kv_heads) < 1 or width % heads or heads % kv_heads:
         raise ValueError(f"{heads} heads do not divide the width {width}, or {kv_heads} KV heads do not divide them")
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig
@@ -123,7 +123,10 @@ def main() -> None:
     folder = given.pop("folder")
     if folder.exists():
         parser.error(f"{folder} exists already")
-    print(f"{folder}: {make(folder, **given):,} random parameters")
+    try:
+        print(f"{folder}: {make(folder, **given):,} random parameters")
+    except ValueError as error:
+        parser.error(str(error))
 
 
 if __name__ == "__main__":
