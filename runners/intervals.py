@@ -81,9 +81,10 @@ def exp_difference(samples: Sequence[tuple[float, float]], *, of: str = WINDOWS)
     """
     first, second = (_exp(fmean(column)) for column in zip(*samples, strict=True))
     value = first - second
-    if not math.isfinite(value):
+    moves = [first * a - second * b for a, b in samples]
+    if not all(map(math.isfinite, (value, *moves))):
         return Estimate(value=value, low=-math.inf, high=math.inf, interval="too large for a float", samples=len(samples))
-    half, how = _half([first * a - second * b for a, b in samples], of)
+    half, how = _half(moves, of)
     interval = f"{how}, paired, delta method"
     return Estimate(value=value, low=value - half, high=value + half, interval=interval, samples=len(samples))
 
