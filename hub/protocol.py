@@ -45,7 +45,8 @@ class Speed:
     """`context` tokens read, then `new_tokens` written greedily, in each mode, for each batch and context.
 
     The first batch, context and mode make the headline numbers; the others the curve around it. At least `repeats` runs of each point,
-    and more until they took `seconds`, after `warmup` runs that do not count. A point that does not fit the model is left out, and noted.
+    and more until they took `seconds`, after `warmup` runs that do not count. A point that does not fit the model, or takes a machine too
+    long, is left out or has fewer runs, and that is noted.
     """
 
     batches: tuple[int, ...]

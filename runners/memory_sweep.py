@@ -12,7 +12,7 @@ from runners.memory_pass import Pass, Subject
 
 _PASSES = 6  # the fewest that give the median a 95 % interval
 _SECONDS = 10.0  # after which two passes are enough
-_LONGEST = 300.0  # seconds that one pass may be expected to take
+_LONGEST = 300.0  # seconds that one pass may be expected to take, and after which a single one is enough
 _SHORTEST = 16  # tokens
 _SHARE = 0.9  # of what is free
 _GIB = 2**30
@@ -56,7 +56,7 @@ class Sweep:
         done: list[Pass] = []
         start = time.monotonic()
         try:
-            while len(done) < 2 or (len(done) < _PASSES and time.monotonic() - start < _SECONDS):
+            while not done or (len(done) < _PASSES and time.monotonic() - start < (_SECONDS if len(done) > 1 else _LONGEST)):
                 done.append(self.asked.run(self._prompt(tokens)))
         except Exception as error:  # a GPU's memory is in pieces, and an engine may refuse a length
             if not failures.out_of_memory(error) and not isinstance(error, BadCheckpoint):

@@ -226,7 +226,7 @@ def test_what_does_not_fit_is_not_run(samples: Path, monkeypatch: pytest.MonkeyP
     assert found.weights is not None
 
 
-def test_a_pass_that_may_take_too_long_is_not_run() -> None:
+def test_a_pass_that_may_take_too_long_is_not_run(monkeypatch: pytest.MonkeyPatch) -> None:
     class Slow:
         degrees = (1,)
         all_logits = False
@@ -246,6 +246,10 @@ def test_a_pass_that_may_take_too_long_is_not_run() -> None:
     sweep.measure((512, 1024, 2048))
     assert sorted(sweep.passes) == [256, 512, 1024], "1024 tokens took 102 s, 2048 may take 410 s; 256 are for the formula"
     assert sweep.notes == ["A context of 2048 tokens was not run: one pass may take 410 s, 300 s are given at most."]
+    monkeypatch.setattr(memory_sweep, "_LONGEST", 0.0)
+    once = memory_sweep.Sweep(Slow(), {}, [1, 2, 3], 4096)
+    once.measure((512,))
+    assert {tokens: len(passes) for tokens, passes in once.passes.items()}[512] == 1, "each pass takes longer than is given"
 
 
 def test_curves_find_what_made_the_points_and_tell_their_error() -> None:
