@@ -110,7 +110,8 @@ def _protocol(session: Session, name: str | None, text: str | None, tasks: Seque
     elif chosen.text and chosen.text.dataset and not texts.has(chosen.text, places.texts):
         texts.fetch(chosen.text, session.client, kept)
     if tasks:
-        chosen = replace(chosen, name=f"{chosen.name}+tasks", tasks=Tasks(names=tuple(tasks), limit=limit, shots=0, seed=1234))
+        named = f"{chosen.name}+{','.join(tasks)}{f'[:{limit}]' if limit else ''}"
+        chosen = replace(chosen, name=named, tasks=Tasks(names=tuple(tasks), limit=limit, shots=0, seed=1234))
     return chosen
 
 

@@ -41,10 +41,10 @@ def load(name: str) -> Protocol:
 
 def on_text(protocol: Protocol, text: Text) -> Protocol:
     """Return a protocol's sections on another text, under a name of its own: numbers of different texts cannot be compared."""
-    if protocol.quality is None or text == protocol.text:
-        return replace(protocol, text=text)
+    if protocol.text and text.sha256 == protocol.text.sha256:
+        return protocol
     label = re.sub(r"[^\w.-]", "-", text.name.rpartition("/")[2]) or "text"
-    return replace(protocol, text=text, name=f"{label}-{text.sha256[:8]}@{protocol.quality.sequence_length}")
+    return replace(protocol, text=text, name=f"{protocol.name}:{label}-{text.sha256[:8]}")
 
 
 def _of_other_length(stem: str) -> Protocol | None:

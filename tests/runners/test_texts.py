@@ -142,7 +142,11 @@ def test_another_text_or_length_is_another_protocol() -> None:
     short = protocols.load("wikitext2-paper@512")
     assert paper.quality
     assert short == replace(paper, name="wikitext2-paper@512", quality=replace(paper.quality, sequence_length=512))
-    assert protocols.on_text(short, NAMED).name == f"copy.txt-{NAMED.sha256[:8]}@512"
+    assert protocols.on_text(short, NAMED).name == f"wikitext2-paper@512:copy.txt-{NAMED.sha256[:8]}"
+    default, quick = (protocols.on_text(protocols.load(name), NAMED).name for name in (protocols.DEFAULT, protocols.QUICK))
+    assert default != quick, "their windows differ, so their numbers do"
+    assert paper.text
+    assert protocols.on_text(paper, replace(paper.text, name="my-copy.txt", dataset="")) == paper, "the same text is the same protocol"
     with pytest.raises(UnknownName, match="no protocol named 'tasks@512'"):
         protocols.load("tasks@512")
 
