@@ -49,7 +49,7 @@ def measure(
     from runners.measure import measure as take
 
     with Session(ctx.obj.settings()) as session:
-        places = Places(cache=session.folder / "cache", data=_data(session, data), samples=samples)
+        places = Places(cache=session.folder / "cache", data=local_data(session, data), samples=samples)
         chosen = _protocol(session, protocol, text, tasks or (), limit, places)
         subject = locate(session, folder)[1]
         against = locate(session, base)[1] if base else None
@@ -74,7 +74,7 @@ def measure(
         _print(document)
 
 
-def _data(session: Session, given: Path | None) -> Path | None:
+def local_data(session: Session, given: Path | None) -> Path | None:
     """Return the folder of local data; raise `UsageError` for one that is not there, as all in it would then be fetched, or missing."""
     from hub.errors import UsageError
 

@@ -32,7 +32,7 @@ class Twice:
     notes_now: Sequence[str]
 
 
-def from_file(session: Session, path: Path, metric: Sequence[str] | None, log: Path | None) -> Twice:
+def from_file(session: Session, path: Path, metric: Sequence[str] | None, log: Path | None, *, data: Path | None) -> Twice:
     """Measure again in this process, as `modelpress measure` did, with as many threads."""
     from hub.codec import from_json
     from hub.history import MeasurementFile
@@ -43,7 +43,7 @@ def from_file(session: Session, path: Path, metric: Sequence[str] | None, log: P
 
     read = from_json(MeasurementFile, path.read_bytes(), where=str(path))
     wanted(read.measurements, metric)
-    places = Places(cache=session.folder / "cache", data=Path(session.data_dir) if session.data_dir else None)
+    places = Places(cache=session.folder / "cache", data=data)
     text = read.protocol.text
     if text and text.dataset and not texts.has(text, places.texts):
         texts.fetch(text, session.client, session.folder / "cache" / "texts")

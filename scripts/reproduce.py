@@ -27,17 +27,22 @@ def reproduce(
         ),
     ],
     metric: Annotated[list[str] | None, typer.Option(help="Judge this metric alone (repeatable); all are measured.")] = None,
+    data: Annotated[Path | None, typer.Option(help="Folder with local texts and task data, of a JSON file's measurement.")] = None,
     log: Log = None,
     as_json: AsJson = False,
 ) -> None:
     """Take a MEASUREMENT again with its protocol and say of each number whether it agrees within its interval or stated tolerance."""
     from modelpress import repetition
+    from modelpress.measure import local_data
     from modelpress.session import Session
     from runners.reproduction import changes, repeats
 
     with Session(ctx.obj.settings()) as session:
         path = Path(measurement)
-        twice = repetition.from_file(session, path, metric, log) if path.is_file() else repetition.from_store(session, measurement, metric)
+        if path.is_file():
+            twice = repetition.from_file(session, path, metric, log, data=local_data(session, data))
+        else:
+            twice = repetition.from_store(session, measurement, metric)
     found = repeats(repetition.wanted(twice.then, metric), twice.now)
     differs = changes(twice.environment_then, twice.environment_now)
     if as_json:
