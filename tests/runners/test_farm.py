@@ -88,7 +88,9 @@ def test_a_job_runs_with_two_threads_after_the_fork_and_the_parent_has_none(farm
     result = farm.run(QUICK, folder=stories)
     assert isinstance(result, JobResult), result
     assert result.job_id == QUICK.id
-    assert len(result.measurements) == 8
+    assert {"perplexity", "decode_tokens_per_second", "peak_memory", "kv_cache_memory", "disk_size"} <= {
+        m.metric for m in result.measurements
+    }
     assert set(result.stages) == {"download", "load", "speed", "quality"}
     assert result.peak_memory_bytes > 1e8
     assert farm._parent is not None
