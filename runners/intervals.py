@@ -147,6 +147,14 @@ def centre(samples: Sequence[float], *, of: str = "runs") -> Estimate:
     )
 
 
+def widened(estimate: Estimate, by: float, why: str) -> Estimate:
+    """Return an estimate whose interval reaches further to both sides, never below zero, and says why; unchanged for nothing more."""
+    if by <= 0:
+        return estimate
+    interval = f"{estimate.interval}, widened by {why}"
+    return replace(estimate, low=max(0.0, estimate.low - by), high=estimate.high + by, interval=interval)
+
+
 def inverse(estimate: Estimate, numerator: float) -> Estimate:
     """Return `numerator / estimate`, as for a rate from a time; monotone, so the interval's ends just change places."""
     return Estimate(

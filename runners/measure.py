@@ -12,7 +12,7 @@ from types import ModuleType
 from hub.domain import LayerError, Measurement, Scalar, Scores
 from hub.errors import BadCheckpoint, Unavailable
 from hub.protocol import Protocol
-from runners import energy, engines, entropy, environment, harness, memory_use, metrics, quality, sizes, speed, texts
+from runners import energy, engines, entropy, environment, harness, memory, memory_use, metrics, quality, sizes, speed, texts
 from runners.engines import Engine, Loaded
 from runners.intervals import Estimate
 from runners.layer_errors import layer_errors
@@ -153,6 +153,7 @@ def _loads(engine: Engine, folder: Path, protocol: Protocol, ids: list[int], not
         parameters=engine.count_parameters(folder),
         load_seconds=loads.seconds,
         peak_bytes=loads.peak_bytes,
+        peak_grain=memory.GRAIN if loads.loaded.device == "cpu" else 0,
         weight_bytes=used.weights,
         memory=used.points,
     )

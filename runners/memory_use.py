@@ -17,7 +17,7 @@ from hub.protocol import Memory
 from runners import memory, memory_formula
 from runners.checkpoint import read_config
 from runners.engines import Engine, Loaded
-from runners.intervals import Estimate, centre, exact
+from runners.intervals import Estimate, centre, exact, widened
 from runners.memory_formula import Curve
 from runners.memory_pass import Pass, subject
 from runners.memory_sweep import Sweep
@@ -86,8 +86,17 @@ def by_context(loaded: Loaded, folder: Path, section: Memory, ids: Sequence[int]
     points = [_measured(tokens, passes, cache.at(tokens), activations[tokens], weights) for tokens, passes in sweep.passes.items()]
     wanted = _unmeasured(sweep, section.contexts)
     points += [_estimated(tokens, cache.at(tokens), _by_curve(curve, tokens) if curve else None, weights) for tokens in wanted]
+    if loaded.device == "cpu":
+        points = [_with_grain(point) for point in points]
     notes = (*sweep.notes, _on_formula(curve, activations.values()), *_on_logits(asked.all_logits))
     return Use(weights, tuple(sorted(points, key=lambda point: point.context)), notes)
+
+
+def _with_grain(point: MemoryPoint) -> MemoryPoint:
+    """Return a point whose intervals hold in another process too: passes in one process agree better than processes do."""
+    grain, why = memory.TIGHT_GRAIN, "the 2 MiB by which processes differ"
+    activations, peak = (one and widened(one, grain, why) for one in (point.activations, point.peak))
+    return replace(point, activations=activations, peak=peak)
 
 
 class _Cache:

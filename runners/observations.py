@@ -185,8 +185,8 @@ class Observed:
     """Everything about a checkpoint that is not read from logits.
 
     `parameters` counts the weights that the checkpoint stands for; `tensor_bytes` is what its tensors take, `coded_bytes` what they take
-    Huffman-coded, `disk_bytes` its files. `load_seconds`, `peak_bytes`: of each load with a short run. `weight_bytes`: what the weights
-    take in memory. Parts whose section the protocol lacks are empty.
+    Huffman-coded, `disk_bytes` its files. `load_seconds`, `peak_bytes`: of each load with a short run; `peak_grain` is by how many bytes
+    such peaks differ between processes. `weight_bytes`: what the weights take in memory. Parts whose section the protocol lacks are empty.
     """
 
     disk_bytes: int = 0
@@ -195,6 +195,7 @@ class Observed:
     parameters: int = 0
     load_seconds: tuple[float, ...] = ()
     peak_bytes: tuple[float, ...] = ()
+    peak_grain: int = 0
     weight_bytes: Estimate | None = None
     speed: tuple[SpeedPoint, ...] = ()
     memory: tuple[MemoryPoint, ...] = ()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from runners.intervals import Estimate, centre
+from runners.intervals import Estimate, centre, widened
 from runners.observations import Observed
 
 TITLE = "Peak memory"
@@ -21,5 +21,6 @@ TOLERANCE = 0.1
 
 def estimates(observed: Observed) -> Sequence[Estimate]:
     """Return the median over the loads, then the peak at each context length."""
-    loads = [centre(observed.peak_bytes, of="loads")] if observed.peak_bytes else []
+    why = f"the {observed.peak_grain >> 20} MiB by which processes differ"
+    loads = [widened(centre(observed.peak_bytes, of="loads"), observed.peak_grain, why)] if observed.peak_bytes else []
     return loads + [point.peak.at(context=point.context) for point in observed.memory if point.peak is not None]
