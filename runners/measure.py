@@ -87,13 +87,13 @@ def measure(
     scores: list[Scores] = []
     layers: tuple[LayerError, ...] = ()
     if protocol.quality:
+        side = quality.Side(folder=folder, loaded=loaded)
+        its = quality.Side(folder=base_folder, loaded=base) if base_folder and base else None
+        by_window = {name: module for name, module in usable.items() if hasattr(module, "per_token")}
         with stages.stage("quality"):
-            its = quality.Side(folder=base_folder, loaded=base) if base_folder and base else None
-            by_window = {name: module for name, module in usable.items() if hasattr(module, "per_token")}
-            found = quality.score(quality.Side(folder=folder, loaded=loaded), its, text, protocol.quality, by_window, cache=places.cache)
-            windows = found.windows
-            scores.append(found.scores)
-            notes += found.notes
+            scored = quality.score(side, its, text, protocol.quality, by_window, cache=places.cache)
+        windows, scores = scored.windows, [scored.scores]
+        notes += scored.notes
         if base:
             with stages.stage("layers"):
                 layers = tuple(layer_errors(folder, loaded, base))
@@ -103,7 +103,8 @@ def measure(
             observed = replace(observed, tasks=answered.results)
             scores += answered.scores
             notes += answered.notes
-    measurements = tuple(_measurements(usable, windows, observed, protocol, loaded.label, datetime.now(UTC).isoformat(timespec="seconds")))
+    at = datetime.now(UTC).isoformat(timespec="seconds")
+    measurements = tuple(_measurements(usable, windows, observed, protocol, loaded.label, at))
     notes += _untold(observed, measurements)
     state = environment.between(before, environment.state())
     if protocol.speed and (busy := environment.busy(state, environment.cores())):
