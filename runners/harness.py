@@ -25,10 +25,10 @@ from hub.codec import content_id
 from hub.domain import Scores
 from hub.errors import BadCheckpoint, HubUnreachable, Unavailable, UnfitModel, UnknownName
 from hub.protocol import Tasks
-from hub.sampling import LEVEL, student_t
+from hub.sampling import LEVEL
 from runners import failures, harness_models, tasks
 from runners.engines import Loaded
-from runners.intervals import Estimate, exp_mean, mean
+from runners.intervals import Estimate, exp_mean, exp_ratio, mean, ratio
 from runners.observations import TaskResult
 
 INSTALL = 'pip install "modelpress[press]"'
@@ -90,13 +90,6 @@ def wilson(successes: int, count: int) -> tuple[float, float]:
     share, centre = successes / count, (successes + z * z / 2) / (count + z * z)
     half = z / (count + z * z) * math.sqrt(count * share * (1 - share) + z * z / 4)
     return max(0.0, min(share, centre - half)), min(1.0, max(share, centre + half))
-
-
-def ratio(totals: Sequence[float], weights: Sequence[float]) -> tuple[float, float]:
-    """Return Σ totals / Σ weights over documents, and half of its 95 % interval: the delta method, with Student's t."""
-    count, value = len(totals), sum(totals) / sum(weights)
-    squares = sum((total - value * weight) ** 2 for total, weight in zip(totals, weights, strict=True))
-    return value, student_t(count - 1) * math.sqrt(squares * count / (count - 1)) / sum(weights)
 
 
 def _load(section: Tasks, data_dir: Path | None) -> dict[str, Any]:
@@ -194,15 +187,10 @@ def _estimate(aggregation: str, values: Sequence[Any]) -> Estimate | None:
         return exp_mean([-value for value in values], of="documents")
     if aggregation not in ("weighted_perplexity", "bits_per_byte"):
         return None
-    centre, half = ratio([-value for value, _ in values], [weight for _, weight in values])
-    scale = math.exp if aggregation == "weighted_perplexity" else lambda nats: nats / math.log(2)
-    how = f"95 %, ratio over {len(values)} documents by the delta method, Student's t"
-    try:
-        value, low, high = (scale(point) for point in (centre, centre - half, centre + half))
-    except OverflowError:
-        value, low, high = math.inf, 0.0, math.inf
-    on_logs = ", on the log scale" if scale is math.exp else ""
-    return Estimate(value=value, low=low, high=high, interval=how + on_logs, samples=len(values))
+    nats = ([-value for value, _ in values], [weight for _, weight in values])
+    if aggregation == "weighted_perplexity":
+        return exp_ratio(*nats, of="documents")
+    return ratio([one / math.log(2) for one in nats[0]], nats[1], of="documents")
 
 
 def _share(values: Sequence[float]) -> Estimate:

@@ -101,6 +101,11 @@ def ratio(numerators: Sequence[float], denominators: Sequence[float], *, of: str
     return Estimate(value=value, low=value - half, high=value + half, interval=interval, samples=len(numerators))
 
 
+def exp_ratio(numerators: Sequence[float], denominators: Sequence[float], *, of: str = WINDOWS) -> Estimate:
+    """Return exp of a ratio of sums, as a perplexity per word, with the ends of the ratio's interval exponentiated too."""
+    return _through(_exp, ratio(numerators, denominators, of=of), ", on the log scale")
+
+
 def quantiles(clusters: Sequence[Any], percents: Sequence[float], *, of: str = WINDOWS) -> list[Estimate]:
     """Return percentiles of all values in equally long clusters (arrays of float64), each with its interval, under `percentile`.
 

@@ -23,7 +23,7 @@ import pytest
 from hub.errors import BadCheckpoint, BadDocument, Unavailable, UnfitModel, UnknownName
 from hub.local.process import LocalHub
 from hub.protocol import Tasks
-from runners import engines, harness, harness_models, tasks, work
+from runners import engines, harness, harness_models, intervals, tasks, work
 from runners.harness import Harnessed
 
 LOCAL = ("lambada_openai", "arc_easy", "piqa", "boolq")
@@ -293,8 +293,8 @@ def test_the_interval_of_a_ratio_covers_what_it_says() -> None:
     for _ in range(runs):
         words = [math.exp(chance.gauss(8, 0.8)) for _ in range(62)]
         nats = [size * (rate + chance.gauss(0, 0.3)) for size in words]
-        value, half = harness.ratio(nats, words)
-        covered += value - half <= rate <= value + half
+        found = intervals.ratio(nats, words, of="documents")
+        covered += found.low <= rate <= found.high
     assert 0.92 <= covered / runs <= 0.97
 
 
