@@ -121,9 +121,7 @@ def _fetch_text(order: JobOrder) -> None:
     from runners import texts
 
     text = order.job.protocol.text if order.job.protocol else None
-    places = _places(order)
-    if text and text.dataset and places.cache and not texts.has(text, places.texts):
-        texts.fetch(text, _client(order), places.cache / "texts")
+    texts.bring(text, _places(order).texts, lambda: _client(order), Path(order.workspace.cache_dir) / "texts")
 
 
 def _places(order: JobOrder) -> Places:

@@ -107,8 +107,8 @@ def _protocol(session: Session, name: str | None, text: str | None, tasks: Seque
         else:
             texts.keep(texts.read(text).encode(), kept)
         chosen = protocols.on_text(chosen, given)
-    elif chosen.text and chosen.text.dataset and not texts.has(chosen.text, places.texts):
-        texts.fetch(chosen.text, session.client, kept)
+    else:
+        texts.bring(chosen.text, places.texts, lambda: session.client, kept)
     if tasks:
         named = f"{chosen.name}+{','.join(tasks)}{f'[:{limit}]' if limit else ''}"
         chosen = replace(chosen, name=named, tasks=Tasks(names=tuple(tasks), limit=limit, shots=0, seed=1234))

@@ -44,9 +44,7 @@ def from_file(session: Session, path: Path, metric: Sequence[str] | None, log: P
     read = from_json(MeasurementFile, path.read_bytes(), where=str(path))
     wanted(read.measurements, metric)
     places = Places(cache=session.folder / "cache", data=data)
-    text = read.protocol.text
-    if text and text.dataset and not texts.has(text, places.texts):
-        texts.fetch(text, session.client, session.folder / "cache" / "texts")
+    texts.bring(read.protocol.text, places.texts, lambda: session.client, session.folder / "cache" / "texts")
     folder = _same_bytes(session, read.folder, read.folder_sha)
     base = _same_bytes(session, read.base, read.base_sha) if read.base is not None else None
     with quiet(log):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from difflib import get_close_matches
 from pathlib import Path
@@ -72,6 +72,15 @@ def check(text: str) -> None:
 def has(text: Text, places: Iterable[Path]) -> bool:
     """Whether a text of this name is shipped or in one of the places, right or wrong."""
     return next(_candidates(text, places), None) is not None
+
+
+def bring(text: Text | None, places: Iterable[Path], client: Callable[[], HubClient], into: Path) -> None:
+    """See to it that `content` finds a protocol's text: one of a Hub dataset that no place has is fetched; others are here or nowhere.
+
+    `client` is asked for a client only where something is fetched.
+    """
+    if text and text.dataset and not has(text, places):
+        fetch(text, client(), into)
 
 
 def fetch(text: Text, client: HubClient, into: Path) -> Text:
