@@ -26,7 +26,7 @@ from hub.domain import Scores
 from hub.errors import BadCheckpoint, HubUnreachable, Unavailable, UnfitModel, UnknownName
 from hub.protocol import Tasks
 from hub.sampling import LEVEL
-from runners import failures, harness_models, tasks
+from runners import failures, harness_models, quality, tasks
 from runners.engines import Loaded
 from runners.intervals import Estimate, exp_mean, exp_ratio, mean, ratio
 from runners.observations import TaskResult
@@ -56,7 +56,7 @@ def run(loaded: Loaded, folder: Path, section: Tasks, data_dir: Path | None, sam
         given = _load(section, data_dir)
         model = harness_models.adapt(loaded)
         found = _evaluate(model, given, section)
-    tokenizer = _sha256(folder / "tokenizer.json")
+    tokenizer = quality.tokenizer_sha256(quality.Side(folder=folder, loaded=loaded))
     results, scores, notes = [], [], []
     for name, task in given.items():
         rows = _rows(found["samples"][task.task_name])
@@ -244,7 +244,7 @@ def _write(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
 
 
 def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else ""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 @contextmanager

@@ -203,14 +203,14 @@ def _scores(windows: Mapping[str, Windows], cut: Cut, side: Side) -> Scores:
     return Scores(
         source=SOURCE,
         fingerprint=content_id(cut.ids),
-        tokenizer_sha256=_tokenizer_sha256(side),
+        tokenizer_sha256=tokenizer_sha256(side),
         values={name: one.means for name, one in windows.items() if isinstance(one.means[0], float)},
         sizes=sizes | ({"bytes": cut.bytes} if cut.bytes else {}),
     )
 
 
 def _same_tokenizer(side: Side, base: Side, text: str) -> None:
-    if _tokenizer_sha256(side) == _tokenizer_sha256(base):
+    if tokenizer_sha256(side) == tokenizer_sha256(base):
         return
     if base.loaded.encode(text) != side.loaded.encode(text):
         raise BadCheckpoint(
@@ -236,7 +236,7 @@ def _tokenizer(side: Side) -> Any:
     return getattr(side.loaded, "tokenizer", None) or dense.tokenizer(side.folder)
 
 
-def _tokenizer_sha256(side: Side) -> str:
+def tokenizer_sha256(side: Side) -> str:
     """Return the SHA-256 of tokenizer.json, or of the vocabulary where there is no such file."""
     path = side.folder / "tokenizer.json"
     if path.is_file():

@@ -194,7 +194,7 @@ def test_the_record_of_windows_tells_what_was_scored(base: Path) -> None:
     assert scores.sizes["bytes"] == tuple(whole)
     (one.folder / "tokenizer.json").rename(one.folder / "away.json")
     try:
-        assert len(quality._tokenizer_sha256(one)) == 64
+        assert len(quality.tokenizer_sha256(one)) == 64
     finally:
         (one.folder / "away.json").rename(one.folder / "tokenizer.json")
 
