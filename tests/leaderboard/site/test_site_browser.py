@@ -109,12 +109,12 @@ def test_sorting_stays_within_a_base_model_and_goes_to_the_address(page: Any, ad
     assert names(page)[:3] == ["depth-distil", "base", "wanda-50"]
     assert len(names(page)) == len(before)
     assert button.locator("xpath=..").get_attribute("aria-sort") == "descending"
-    assert "sort=decode_tokens_per_second.descending" in page.url
+    page.wait_for_url("**/?sort=decode_tokens_per_second.descending")
     button.click()
     assert names(page)[0] == "gptq-w3a16-g64"
     button.click()
     assert names(page) == before
-    assert "sort" not in page.url
+    page.wait_for_url(address)
     assert page.locator("[aria-sort]").count() == 0
 
 
@@ -126,21 +126,21 @@ def test_a_shared_link_opens_the_same_view(page: Any, address: str) -> None:
     page.get_by_role("searchbox").fill("no such thing")
     assert page.get_by_text("No row fits this filter.").is_visible()
     page.get_by_role("searchbox").fill("")
-    assert page.url == f"{address}?sort=disk_size.ascending"
+    page.wait_for_url(f"{address}?sort=disk_size.ascending")
 
 
 def test_the_filter_by_state_keeps_the_base_beside_its_variants(page: Any, address: str) -> None:
     page.goto(address)
     page.get_by_label("Show").select_option("held")
     assert names(page) == ["base", "wanda-50"]
-    assert "state=held" in page.url
+    page.wait_for_url("**/?state=held")
 
 
 def test_two_clicks_from_the_front_page_to_a_command(page: Any, address: str) -> None:
     page.goto(address)
     page.locator("table.take a.pick").first.click()
     command = page.locator("div:target pre").first
-    assert command.is_visible()
+    command.wait_for()
     assert "hf download modelpress/sample-llama-int8-w8a8" in command.inner_text()
 
 
@@ -153,6 +153,7 @@ def test_ninety_variants_stay_readable(page: Any, crowded: str) -> None:
     assert len(names(page)) < 30
     assert page.evaluate("document.documentElement.scrollHeight") < 6000
     page.get_by_role("link", name="All 90 variants of sample-llama").click()
+    page.wait_for_url("**/models/**")
     assert page.locator("table.board tr.row").count() == 91
     overlaps = """() => [...document.querySelectorAll("svg.chart")].map((svg) => {
         const boxes = [...svg.querySelectorAll("text.label")].map((label) => label.getBoundingClientRect());
@@ -191,7 +192,7 @@ def test_the_filter_by_family_is_in_the_address(page: Any, crowded: str) -> None
     page.get_by_label("Method").select_option("low-rank")
     rows = page.locator("table.board tr.row:not([hidden])")
     assert rows.count() == 1 + 15
-    assert "family=low-rank" in page.url
+    page.wait_for_url("**/*?family=low-rank")
     page.goto(f"{crowded}{MODEL}?family=export&state=verified")
     assert 1 < rows.count() < 1 + 15
     assert all("gguf" in text or "base" in text for text in rows.all_inner_texts())
@@ -202,6 +203,7 @@ def test_a_link_to_a_folded_variant_opens_it(page: Any, crowded: str) -> None:
     page.locator("table.take a.pick").first.click()
     opened = page.locator("details.variant[open]")
     opened.wait_for()
+    page.wait_for_load_state()
     assert opened.count() == 1
     assert "hf download" in opened.inner_text()
     assert "Error of single layers" in opened.inner_text()
