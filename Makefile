@@ -20,7 +20,7 @@ $(VENV)/.press: pyproject.toml constraints.txt
 
 $(VENV)/.dev: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[press,export,dev]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[press,export,ray,postgresql,dev]'
 	touch $@ $(VENV)/.press
 
 run: $(VENV)/.press

@@ -56,6 +56,20 @@ class Database:
             session.connection()
             yield session
 
+    @contextmanager
+    def claiming(self) -> Iterator[Session]:
+        """Open a transaction that changes rows which it locks one by one: on PostgreSQL it waits for no other writer."""
+        sqlite = self.url.get_backend_name() == "sqlite"
+        with self._explained(), Session(self._writer if sqlite else self._engine) as session, session.begin():
+            session.connection()
+            yield session
+
+    def clock(self, session: Session) -> float:
+        """Return the present in epoch seconds by the clock of all who share the database: its server's; for SQLite this machine's."""
+        if self.url.get_backend_name() == "sqlite":
+            return time.time()
+        return float(session.scalar(text("SELECT extract(epoch FROM clock_timestamp())")) or 0.0)
+
     def close(self) -> None:
         """Close all connections."""
         self._engine.dispose()

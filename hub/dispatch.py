@@ -10,8 +10,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
-from hub.domain import Failure, Job, JobResult, Plan
+from hub.domain import Failure, Job, JobResult
 from hub.errors import BadDocument, ModelPressError, UsageError
+from hub.scheduling import Plan
 from hub.store import Store
 
 LOG_TAIL = 4000
@@ -172,10 +173,10 @@ def _attempt(farm: Farm, job: Job) -> JobResult | Failure:
 def _failure(job: Job, error: BaseException, seconds: float) -> Failure:
     """Return an error as a failure; one that nobody foresaw is tried again only where the machine, not the job, may be at fault."""
     if isinstance(error, ModelPressError):
-        reason, hint, retryable = error.message, error.hint, error.retryable
+        reason, hint, retryable, category = error.message, error.hint, error.retryable, error.category
     else:
         reason, hint = f"unexpected {type(error).__name__}: {error}", "look at the end of the job's log; report it if it comes again"
-        retryable = isinstance(error, OSError | MemoryError)
+        retryable, category = isinstance(error, OSError | MemoryError), "bug"
     return Failure(
         job_id=job.id,
         error=type(error).__name__,
@@ -184,4 +185,5 @@ def _failure(job: Job, error: BaseException, seconds: float) -> Failure:
         log_tail="".join(traceback.format_exception(error))[-LOG_TAIL:],
         seconds=seconds,
         retryable=retryable,
+        category=category,
     )

@@ -13,6 +13,9 @@ Scalar = str | int | float | bool
 JobKind = Literal["press", "measure", "inspect"]
 Track = Literal["serving", "research"]
 Basis = Literal["measured", "estimated"]
+FailureClass = Literal[
+    "out_of_memory", "timed_out", "unsupported", "unstable", "calibration", "gated", "licence", "hub", "disk", "killed", "bug"
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -309,7 +312,7 @@ class JobResult:
 
 @dataclass(frozen=True, kw_only=True)
 class Failure:
-    """Why a job did not succeed: the error's class, one sentence, what to do, and the end of its log."""
+    """Why a job did not succeed: the error and its class (`category`), one sentence, what to do, and the end of its log."""
 
     job_id: str
     error: str
@@ -318,6 +321,7 @@ class Failure:
     log_tail: str
     seconds: float
     retryable: bool
+    category: FailureClass = "bug"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -338,11 +342,15 @@ class Workspace:
 
 @dataclass(frozen=True, kw_only=True)
 class JobOrder:
-    """What a runner reads: the job, its workspace, and for `inspect` the folder to look at."""
+    """What a runner reads: the job, its workspace, and for `inspect` the folder to look at.
+
+    `economy` 0 is the usual way; each step up takes less memory and more time for the same result (smaller batches, layer by layer).
+    """
 
     job: Job
     workspace: Workspace
     folder: str | None = None
+    economy: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -389,12 +397,3 @@ class Refusal:
     code: str
     reason: str
     recipe: str | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class Plan:
-    """What is to be done now, in order: jobs, what was refused, and how many planned jobs are done already."""
-
-    jobs: tuple[Job, ...]
-    refusals: tuple[Refusal, ...]
-    done: int

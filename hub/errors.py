@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from hub.domain import FailureClass
+
 
 class ModelPressError(Exception):
-    """Base of all errors meant for people: the message says what happened, `hint` what to do next."""
+    """Base of all errors meant for people: the message says what happened, `hint` what to do next.
+
+    `category` is the class under which a job's failure is counted and shown; `retryable`: another try may help.
+    """
 
     exit_code = 1
     retryable = False
+    category: FailureClass = "bug"
 
     def __init__(self, message: str, *, hint: str = "") -> None:
         super().__init__(message)
@@ -55,24 +64,28 @@ class Unavailable(ModelPressError):
     """A method, metric or engine whose library is missing here; the hint installs it."""
 
     exit_code = 6
+    category: FailureClass = "unsupported"
 
 
 class UnfitModel(ModelPressError):
     """The recipe cannot be applied to this model: unsupported architecture, or shapes that do not divide."""
 
     exit_code = 7
+    category: FailureClass = "unsupported"
 
 
 class BadCheckpoint(ModelPressError):
     """A checkpoint folder is missing, truncated, corrupt, or holds what is not allowed."""
 
     exit_code = 8
+    category: FailureClass = "unsupported"
 
 
 class PolicyRefusal(ModelPressError):
     """Policy does not allow this model to be pulled or published."""
 
     exit_code = 9
+    category: FailureClass = "licence"
 
 
 class GateRefusal(ModelPressError):
@@ -85,18 +98,21 @@ class OutOfDisk(ModelPressError):
     """The disk is full, or has less room than the work needs."""
 
     exit_code = 11
+    category: FailureClass = "disk"
 
 
 class OutOfMemory(ModelPressError):
     """A job used more memory than it may."""
 
     exit_code = 12
+    category: FailureClass = "out_of_memory"
 
 
 class TimedOut(ModelPressError):
     """A job took longer than it may."""
 
     exit_code = 13
+    category: FailureClass = "timed_out"
     retryable = True
 
 
@@ -104,6 +120,7 @@ class JobDied(ModelPressError):
     """A job's process ended without a result: killed from outside, or crashed in native code."""
 
     exit_code = 14
+    category: FailureClass = "killed"
     retryable = True
 
 
@@ -119,10 +136,33 @@ class StoreError(ModelPressError):
     exit_code = 16
 
 
+class Unstable(ModelPressError):
+    """Numbers stopped being finite: weights, activations or losses became NaN or infinite."""
+
+    exit_code = 17
+    category: FailureClass = "unstable"
+
+
+class CalibrationFailed(ModelPressError):
+    """The calibration text gave a method nothing it can work with: too short, or an input that never fires."""
+
+    exit_code = 18
+    category: FailureClass = "calibration"
+
+
+class Preempted(ModelPressError):
+    """The machine is taken away (SIGTERM): what ran was put back and will be done by the next run."""
+
+    exit_code = 19
+    retryable = True
+    category: FailureClass = "killed"
+
+
 class HubError(ModelPressError):
     """The Hub answered something that does not help; the sub-classes say what."""
 
     exit_code = 20
+    category: FailureClass = "hub"
 
 
 class HubUnreachable(HubError):
@@ -136,6 +176,7 @@ class HubRefused(HubError):
     """401 or 403: the token is missing, wrong, or not allowed to do this."""
 
     exit_code = 22
+    category: FailureClass = "gated"
 
 
 class HubNotFound(HubError):

@@ -9,7 +9,7 @@ from typing import Literal
 from hub.domain import Artifact, Candidate, Environment, Failure, Job, LayerError, Measurement, ModelRef, Recipe, Scalar, Scores
 from hub.protocol import Protocol
 
-JobState = Literal["planned", "running", "done", "failed"]
+JobState = Literal["planned", "running", "done", "failed", "cancelled"]
 Stage = Literal["artifact", "release"]
 
 

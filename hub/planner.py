@@ -6,8 +6,9 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 
-from hub.domain import Job, ModelRef, Plan, Recipe, Refusal
+from hub.domain import Job, ModelRef, Recipe, Refusal
 from hub.protocol import Protocol
+from hub.scheduling import Plan
 
 MAX_ATTEMPTS = 3
 

@@ -19,6 +19,7 @@ from hub.domain import (
     Candidate,
     Environment,
     Failure,
+    FailureClass,
     Job,
     LayerError,
     Measurement,
@@ -57,7 +58,8 @@ def bases(session: Session, *, current: bool) -> list[BaseRecord]:
 
     With `current` only the latest, less what was refused since: a discovery that accepts nothing makes no listing.
     """
-    latest = select(Popularity.model_id, func.max(Popularity.taken_at).label("at")).group_by(Popularity.model_id).subquery()
+    listed = select(Popularity.model_id, func.max(Popularity.taken_at).label("at")).where(Popularity.model_id.is_not(None))
+    latest = listed.group_by(Popularity.model_id).subquery()
     query = (
         select(Model, Popularity)
         .join(latest, latest.c.model_id == Model.id)
@@ -66,7 +68,8 @@ def bases(session: Session, *, current: bool) -> list[BaseRecord]:
     )
     if current:
         refused = select(RefusalRow.repo_id).where(RefusalRow.recipe == "")
-        query = query.where(Popularity.taken_at == select(func.max(Popularity.taken_at)).scalar_subquery(), Model.repo_id.not_in(refused))
+        newest = select(func.max(Popularity.taken_at)).where(Popularity.model_id.is_not(None)).scalar_subquery()
+        query = query.where(Popularity.taken_at == newest, Model.repo_id.not_in(refused))
     numbers = select(MeasurementRow).where(MeasurementRow.variant_id.is_(None)).options(joinedload(MeasurementRow.protocol))
     measured = _grouped(session.scalars(numbers.order_by(MeasurementRow.id)), "model_id")
     environments = _environments(session)
@@ -184,6 +187,7 @@ def _failure(row: JobRow) -> Failure | None:
         log_tail=row.log_tail or "",
         seconds=row.seconds or 0.0,
         retryable=bool(row.retryable),
+        category=cast(FailureClass, row.category or "bug"),
     )
 
 

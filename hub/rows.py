@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from datetime import UTC, datetime
 
-from sqlalchemy import delete, select
+from sqlalchemy import delete, select, update
 from sqlalchemy.orm import Session
 
 from hub.codec import content_id, to_json
-from hub.domain import Artifact, Environment, Job, JobResult, ModelRef, Recipe, Refusal, variant_id
+from hub.domain import Artifact, Candidate, Environment, Job, JobResult, ModelRef, Recipe, Refusal, variant_id
 from hub.errors import BadDocument
 from hub.protocol import Protocol
+from hub.scheduling import Plan
 from hub.tables import (
     ArtifactRow,
     EnvironmentRow,
@@ -19,6 +21,8 @@ from hub.tables import (
     LayerErrorRow,
     MeasurementRow,
     Model,
+    NeedRow,
+    Popularity,
     ProtocolRow,
     RefusalRow,
     ScoresRow,
@@ -109,6 +113,34 @@ def job_row(session: Session, job: Job) -> JobRow:
     row.document = to_json(job)
     session.add(row)
     return row
+
+
+def snapshot(session: Session, candidate: Candidate, at: str, *, rank: int, score: float | None, model_id: int | None) -> None:
+    """Record how popular a listed model was at a time; `model_id` None: policy refused it."""
+    repo_id = candidate.ref.repo_id
+    row = session.scalar(select(Popularity).filter_by(repo_id=repo_id, taken_at=at)) or Popularity(repo_id=repo_id, taken_at=at)
+    row.model_id, row.rank, row.score = model_id, rank, score
+    row.downloads, row.likes, row.trending_score = candidate.downloads, candidate.likes, candidate.trending_score
+    session.add(row)
+
+
+def record_needs(session: Session, plan: Plan) -> None:
+    """Write down what each job of a plan waits for; its jobs are there."""
+    ids = [job.id for job in plan.jobs]
+    forget_needs(session, ids, others=False)
+    done = set(session.scalars(select(JobRow.id).where(JobRow.state == "done")))
+    known = done | set(ids)
+    for job_id in ids:
+        needs = [need for need in sorted(plan.needs.get(job_id, ())) if need in known]
+        session.add_all(NeedRow(job_id=job_id, needs=need) for need in needs)
+        session.execute(update(JobRow).where(JobRow.id == job_id).values(waits_for=len(set(needs) - done)))
+    session.flush()
+
+
+def forget_needs(session: Session, jobs: Collection[str], *, others: bool = True) -> None:
+    """Forget what these jobs wait for and, with `others`, that others wait for them."""
+    for job in jobs:
+        session.execute(delete(NeedRow).where((NeedRow.job_id == job) | (NeedRow.needs == job) if others else NeedRow.job_id == job))
 
 
 def add_artifact(session: Session, job: Job, artifact: Artifact) -> None:

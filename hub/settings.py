@@ -103,10 +103,14 @@ class HubSettings(_Section):
 
 
 class PolicySettings(_Section):
-    """What may be pulled and published; sizes in parameters and in bytes of safetensors."""
+    """What may be pulled and published; sizes in parameters and in bytes of safetensors. An empty list allows anything."""
 
     licenses: Names = DEFAULT_LICENSES
     gated_licenses: Names = ()
+    authors: Names = ()
+    languages: Names = ()
+    architectures: Names = ()
+    min_parameters: Amount = 0
     max_parameters: Amount = 9e9
     max_bytes: Amount = 40e9
     min_downloads: Count = 0
@@ -127,12 +131,43 @@ class PressSettings(_Section):
 
 
 class FarmSettings(_Section):
-    """How many press jobs run at a time, and what each may use; `threads` 0: all cores, `memory_gib` 0: 80 % of the machine."""
+    """Where jobs run, how many press jobs run at a time, and what each may use.
 
+    `threads` 0: all cores, `memory_gib` 0: 80 % of the machine. `gpus` are what each job asks a cluster for. `artifacts` is an fsspec
+    address where a cluster keeps artifacts; empty: the work folder, which all its machines then share.
+    """
+
+    kind: Literal["local", "ray"] = "local"
+    ray_address: str = ""
+    artifacts: str = ""
+    gpus: Amount = 0
     workers: Annotated[Count, Field(ge=1)] = 1
     threads: Count = 0
     timeout_s: Annotated[Amount, Field(gt=0)] = 3600
     memory_gib: Amount = 0
+    lease_s: Annotated[Amount, Field(ge=5)] = 120
+    max_attempts: Annotated[Count, Field(ge=1)] = 3
+
+
+class BudgetSettings(_Section):
+    """What may be spent; 0: no limit. Jobs, GPU hours, hours of all jobs together and money count over the last `period_hours`.
+
+    `wall_hours` is of one run, `disk_gib` what the work folder may hold, `storage_gib` what all releases may take on the Hub.
+    `price_per_hour` is of one machine with its GPUs, in `currency`.
+    """
+
+    period_hours: Annotated[Amount, Field(gt=0)] = 24
+    jobs: Count = 0
+    job_hours: Amount = 0
+    gpu_hours: Amount = 0
+    wall_hours: Amount = 0
+    money: Amount = 0
+    price_per_hour: Amount = 0
+    currency: str = "USD"
+    disk_gib: Amount = 0
+    repos_per_day: Count = 100
+    commits_per_day: Count = 500
+    storage_gib: Amount = 0
 
 
 class Settings(BaseSettings):
@@ -152,6 +187,7 @@ class Settings(BaseSettings):
     policy: PolicySettings = PolicySettings()
     press: PressSettings = PressSettings()
     farm: FarmSettings = FarmSettings()
+    budget: BudgetSettings = BudgetSettings()
 
     @classmethod
     def settings_customise_sources(

@@ -5,36 +5,52 @@ Each write is one transaction, and doing one again changes nothing. Docs: docs/r
 
 from __future__ import annotations
 
-import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 
 from sqlalchemy import delete, select
 from sqlalchemy.orm import Session
 
-from hub import records
+from hub import owners, records
 from hub.codec import from_json, to_json
 from hub.database import Database
-from hub.domain import Candidate, Facts, Failure, Job, JobResult, Plan, Refusal, Scores
+from hub.domain import Candidate, Facts, Failure, Job, JobResult, Refusal, Scores
 from hub.errors import StoreError
 from hub.history import BaseRecord, JobRecord, MeasuredJob, Release, VariantRecord, Verdict
-from hub.rows import add_artifact, add_layer_errors, add_measurements, add_scores, environment_row_id, job_row, model_row, now, refuse
+from hub.queue import LEASE_S, Queue, note, take, unblock
+from hub.rows import (
+    add_artifact,
+    add_layer_errors,
+    add_measurements,
+    add_scores,
+    environment_row_id,
+    forget_needs,
+    job_row,
+    model_row,
+    now,
+    record_needs,
+    refuse,
+    snapshot,
+)
+from hub.scheduling import Plan
 from hub.screening import screen
 from hub.tables import (
     ArtifactRow,
+    AttemptRow,
     CheckRow,
     FileRow,
     JobRow,
     LayerErrorRow,
     MeasurementRow,
-    Popularity,
     RefusalRow,
     ReleaseRow,
     ScoresRow,
     Variant,
     VerdictRow,
 )
+
+NO_SCORES: Mapping[str, float] = MappingProxyType({})
 
 
 class Store:
@@ -46,6 +62,7 @@ class Store:
 
     def __init__(self, where: str | Path) -> None:
         self._database = Database(where)
+        self.queue = Queue(self._database)
 
     def __enter__(self) -> Store:
         return self
@@ -66,18 +83,16 @@ class Store:
 
     # Writes: models and refusals
 
-    def record_models(self, candidates: Sequence[Candidate], at: str) -> None:
-        """Record accepted models in order of rank, with a snapshot of their popularity dated `at`; lifts their earlier refusals."""
+    def record_models(self, candidates: Sequence[Candidate], at: str, *, scores: Mapping[str, float] = NO_SCORES) -> None:
+        """Record accepted models in order of rank, with a snapshot of their popularity dated `at`; lifts their earlier refusals.
+
+        `scores` holds by `owner/name` the score by which they were ranked.
+        """
         with self._database.writing() as session:
             for rank, candidate in enumerate(candidates, start=1):
                 model = model_row(session, candidate.ref)
                 model.document = to_json(candidate)
-                taken = session.scalar(select(Popularity).filter_by(model_id=model.id, taken_at=at)) or Popularity(
-                    model_id=model.id, taken_at=at
-                )
-                taken.rank, taken.downloads, taken.likes = rank, candidate.downloads, candidate.likes
-                taken.trending_score = candidate.trending_score
-                session.add(taken)
+                snapshot(session, candidate, at, rank=rank, score=scores.get(candidate.ref.repo_id), model_id=model.id)
                 session.execute(delete(RefusalRow).filter_by(repo_id=candidate.ref.repo_id, recipe=""))
 
     def record_refusals(self, refusals: Sequence[Refusal]) -> None:
@@ -89,85 +104,100 @@ class Store:
     # Writes: jobs
 
     def record_plan(self, plan: Plan) -> None:
-        """Make the plan the present one: add its jobs, drop planned ones that it leaves out, replace refusals of recipes.
+        """Make the plan the present one: add its jobs in its order, drop planned ones that it leaves out, replace refusals of recipes.
 
-        Jobs that ever ran keep their state. A recipe's title, summary, name and thresholds are brought up to date.
+        Jobs that ever ran keep their state; those that failed or were cancelled, and that the plan names, are planned again. A recipe's
+        title, summary, name and thresholds are brought up to date.
         """
         ids = {job.id for job in plan.jobs}
         with self._database.writing() as session:
             session.execute(delete(RefusalRow).where(RefusalRow.recipe != ""))
             for refusal in plan.refusals:
                 refuse(session, refusal)
-            for row in session.scalars(select(JobRow).where(JobRow.state == "planned")):
-                if row.id not in ids:
+            dropped = [row for row in session.scalars(select(JobRow).where(JobRow.state == "planned")) if row.id not in ids]
+            forget_needs(session, [row.id for row in dropped])
+            for row in dropped:
+                if row.attempts or session.scalar(select(AttemptRow.id).filter_by(job_id=row.id).limit(1)):
+                    row.state = "cancelled"  # it ran, so what it took and why it ended stays known
+                else:
                     session.delete(row)
             session.flush()
-            for job in plan.jobs:
-                job_row(session, job)
+            for position, job in enumerate(plan.jobs, start=1):
+                row = job_row(session, job)
+                if row.state in ("failed", "cancelled"):
+                    row.state, row.not_before = "planned", 0.0
+                row.position = position
+                row.expected = to_json(plan.expected[job.id]) if job.id in plan.expected else None
             session.flush()
+            record_needs(session, plan)
             used = select(JobRow.variant_id).where(JobRow.variant_id.is_not(None))
             session.execute(delete(Variant).where(Variant.id.not_in(used)))
 
     def start(self, job: Job) -> bool:
-        """Mark a job as running in this process; False, and nothing changed, when it is done or runs already."""
+        """Mark this very job as running in this process; False, and nothing changed, when it is done or runs already."""
         with self._database.writing() as session:
             row = job_row(session, job)
             if row.state in ("done", "running"):
                 return False
-            row.state, row.started_at, row.updated_at = "running", now(), now()
-            row.pid, row.process_started_at = os.getpid(), _process_start(os.getpid())
-            row.attempts += 1
+            take(row, owners.own(), self._database.clock(session) + LEASE_S)
             _clear_failure(row)
             return True
 
-    def finish(self, job: Job, result: JobResult) -> None:
-        """Record a result and mark its job done; nothing happens when it is done already. A senseless result raises `BadDocument`."""
+    def finish(self, job: Job, result: JobResult, *, owner: str | None = None) -> bool:
+        """Record a result and mark its job done. A senseless result raises `BadDocument`.
+
+        False, and nothing is changed, when the job is done already, or is no longer that of `owner` (None: whoever has it).
+        """
         screen(job, result)
         with self._database.writing() as session:
             row = job_row(session, job)
-            if row.state == "done":
-                return
+            if row.state == "done" or (owner is not None and row.owner != owner):
+                return False
             row.environment_id = environment_row_id(session, result.environment)
             row.state, row.started_at, row.updated_at = "done", result.started_at, now()
             row.attempts = max(row.attempts, 1)
-            row.pid = row.process_started_at = None
             row.seconds, row.peak_memory_bytes, row.stages = result.seconds, result.peak_memory_bytes, to_json(result.stages)
             row.facts = to_json(result.facts) if result.facts else None
             row.notes, row.machine = to_json(result.notes), to_json(result.state)
             _clear_failure(row)
+            note(session, row, "done", self._database.clock(session), seconds=result.seconds, hardware=result.environment.hardware)
+            row.owner = row.lease_until = None
             session.flush()
             if result.artifact:
                 add_artifact(session, job, result.artifact)
             add_measurements(session, job, row, result)
             add_layer_errors(session, job, result)
             add_scores(session, job, row, result)
+            unblock(session, job.id)
+            return True
 
-    def fail(self, job: Job, failure: Failure) -> None:
-        """Record why a job failed; nothing happens when it is done already."""
+    def fail(self, job: Job, failure: Failure, *, owner: str | None = None, retry_after: float | None = None, economy: int = 0) -> bool:
+        """Record why a job failed; with `retry_after` it is planned again, to be started in so many seconds at the earliest.
+
+        False, and nothing is changed, when the job is done already, or is no longer that of `owner` (None: whoever has it).
+        """
         with self._database.writing() as session:
             row = job_row(session, job)
-            if row.state == "done":
-                return
+            if row.state == "done" or (owner is not None and row.owner != owner):
+                return False
+            clock = self._database.clock(session)
             row.state, row.updated_at, row.seconds = "failed", now(), failure.seconds
             row.attempts = max(row.attempts, 1)
-            row.pid = row.process_started_at = None
             row.error, row.reason, row.hint = failure.error, failure.reason, failure.hint
-            row.log_tail, row.retryable = failure.log_tail, failure.retryable
+            row.log_tail, row.retryable, row.category = failure.log_tail, failure.retryable, failure.category
+            note(session, row, "failed", clock, seconds=failure.seconds, reason=failure.reason)
+            row.owner = row.lease_until = None
+            if retry_after is not None:
+                row.state, row.not_before, row.economy = "planned", clock + retry_after, economy
+            return True
 
     def put_back(self, job: Job) -> None:
         """Mark a job that runs in this process as planned again, as if it had never started: it was interrupted, which is no failure."""
-        with self._database.writing() as session:
-            row = session.scalar(select(JobRow).filter_by(id=job.id))
-            if row is not None and row.state == "running" and row.pid == os.getpid():
-                _put_back(row)
+        self.queue.put_back(job, owners.own())
 
     def recover(self) -> int:
-        """Put back the jobs marked running whose process lives no more; return how many."""
-        with self._database.writing() as session:
-            lost = [row for row in session.scalars(select(JobRow).where(JobRow.state == "running")) if not _lives(row)]
-            for row in lost:
-                _put_back(row)
-            return len(lost)
+        """Put back the jobs marked running whose dispatcher lives no more; return how many."""
+        return self.queue.recover()
 
     def forget(self, variant_id: str) -> None:
         """Forget what was made of a variant whose files are lost, so that it can be pressed again; a released one raises `StoreError`."""
@@ -177,6 +207,9 @@ class Store:
                 raise StoreError(f"variant {variant_id} is released, so it is not forgotten", hint="its files are on the Hub")
             verdicts = select(VerdictRow.id).where(VerdictRow.variant_id == variant_id)
             session.execute(delete(CheckRow).where(CheckRow.verdict_id.in_(verdicts)))
+            jobs = list(session.scalars(select(JobRow.id).where(JobRow.variant_id == variant_id)))
+            forget_needs(session, jobs)
+            session.execute(delete(AttemptRow).where(AttemptRow.job_id.in_(jobs)))
             for table in (VerdictRow, MeasurementRow, ScoresRow, LayerErrorRow, FileRow, ArtifactRow, JobRow):
                 session.execute(delete(table).where(table.variant_id == variant_id))
 
@@ -286,30 +319,5 @@ class Store:
 
 
 def _clear_failure(row: JobRow) -> None:
-    row.error = row.reason = row.hint = row.log_tail = None
+    row.error = row.reason = row.hint = row.log_tail = row.category = None
     row.retryable = None
-
-
-def _put_back(row: JobRow) -> None:
-    row.state, row.updated_at, row.started_at = "planned", now(), None
-    row.attempts = max(row.attempts - 1, 0)
-    row.pid = row.process_started_at = None
-
-
-def _process_start(pid: int) -> float | None:
-    """Return when the process began, in epoch seconds; None when it lives no more."""
-    import psutil
-
-    try:
-        process = psutil.Process(pid)
-        return None if process.status() == psutil.STATUS_ZOMBIE else float(process.create_time())
-    except psutil.NoSuchProcess:
-        return None
-
-
-def _lives(row: JobRow) -> bool:
-    """Whether the process that runs a job is still there; another process with its number began at another time."""
-    if row.pid is None or row.process_started_at is None:
-        return False
-    began = _process_start(row.pid)
-    return began is not None and abs(began - row.process_started_at) < 1

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from sqlalchemy import BigInteger, ForeignKey, Index, MetaData, String, Text, UniqueConstraint
+from sqlalchemy import BigInteger, ForeignKey, Index, MetaData, String, Text, UniqueConstraint, false
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
 
-HEAD = "0003"
+HEAD = "0004"
 """The newest revision in `hub/migrations/versions`, known without importing Alembic; a test keeps it so."""
 
 Key = Annotated[str, mapped_column(String(40))]
@@ -43,15 +43,17 @@ class Model(Table):
 
 
 class Popularity(Table):
-    """How popular a model was at one time; `rank` 1 is the most popular of that listing."""
+    """How popular a model was at one time; `rank` 1 is the best `score` of that listing. `model_id` is NULL where policy refused it."""
 
     __tablename__ = "popularity"
-    __table_args__ = (UniqueConstraint("model_id", "taken_at"), Index(None, "taken_at"))
+    __table_args__ = (UniqueConstraint("repo_id", "taken_at"), Index(None, "taken_at"), Index(None, "model_id"))
 
     id: Mapped[Number]
-    model_id: Mapped[int] = mapped_column(ForeignKey("models.id"))
+    repo_id: Mapped[Words]
+    model_id: Mapped[int | None] = mapped_column(ForeignKey("models.id"))
     taken_at: Mapped[Time]
     rank: Mapped[int]
+    score: Mapped[float | None]
     downloads: Mapped[Size]
     likes: Mapped[Size]
     trending_score: Mapped[float]
@@ -97,13 +99,20 @@ class EnvironmentRow(Table):
 
 
 class JobRow(Table):
-    """A job with its state; while it runs, `pid` and `process_started_at` (epoch seconds) name the process that answers for it.
+    """A job with its state. While it runs, `owner` names the dispatcher that answers for it, until `lease_until`.
 
-    `notes` say what was not measured, `machine` what the machine was doing meanwhile; NULL before they were kept.
+    `position` is its place in the plan, `waits_for` how many of its needs are not done, `not_before` when it may be tried again,
+    `economy` how sparing the next try is, `cancel` that people want it ended, `expected` an `Expectation`. Times that are compared are
+    epoch seconds of the database's own clock. `notes` say what was not measured, `machine` what the machine was doing meanwhile.
     """
 
     __tablename__ = "jobs"
-    __table_args__ = (UniqueConstraint("id"), Index(None, "state"), Index(None, "variant_id"))
+    __table_args__ = (
+        UniqueConstraint("id"),
+        Index(None, "state", "waits_for", "position"),
+        Index(None, "variant_id"),
+        Index(None, "model_id"),
+    )
 
     number: Mapped[Number]
     id: Mapped[Key]
@@ -115,8 +124,14 @@ class JobRow(Table):
     document: Mapped[Words]
     state: Mapped[Words]
     attempts: Mapped[int] = mapped_column(default=0)
-    pid: Mapped[int | None]
-    process_started_at: Mapped[float | None]
+    position: Mapped[int] = mapped_column(server_default="0", default=0)
+    waits_for: Mapped[int] = mapped_column(server_default="0", default=0)
+    not_before: Mapped[float] = mapped_column(server_default="0", default=0.0)
+    economy: Mapped[int] = mapped_column(server_default="0", default=0)
+    cancel: Mapped[bool] = mapped_column(server_default=false(), default=False)
+    expected: Mapped[Words | None]
+    owner: Mapped[Words | None]
+    lease_until: Mapped[float | None]
     started_at: Mapped[Time | None]
     updated_at: Mapped[Time]
     seconds: Mapped[float | None]
@@ -130,6 +145,62 @@ class JobRow(Table):
     hint: Mapped[Words | None]
     log_tail: Mapped[Words | None]
     retryable: Mapped[bool | None]
+    category: Mapped[Words | None]
+
+
+class NeedRow(Table):
+    """One job must be done before another starts."""
+
+    __tablename__ = "job_needs"
+    __table_args__ = (Index(None, "needs"),)
+
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"), primary_key=True)
+    needs: Mapped[str] = mapped_column(ForeignKey("jobs.id"), primary_key=True)
+
+
+class AttemptRow(Table):
+    """One try at a job, as it ended: `outcome` is done, failed, interrupted or lost. `began` in epoch seconds."""
+
+    __tablename__ = "attempts"
+    __table_args__ = (Index(None, "began"), Index(None, "job_id"))
+
+    id: Mapped[Number]
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"))
+    number: Mapped[int]
+    owner: Mapped[Words]
+    began: Mapped[float]
+    seconds: Mapped[float]
+    outcome: Mapped[Words]
+    category: Mapped[Words | None]
+    reason: Mapped[Words | None]
+    hardware: Mapped[Words]
+    peak_memory_bytes: Mapped[Size] = mapped_column(server_default="0")
+    gpus: Mapped[float] = mapped_column(server_default="0")
+    cost: Mapped[float] = mapped_column(server_default="0")
+    expected: Mapped[Words | None]
+
+
+class ControlRow(Table):
+    """What people asked of all dispatchers: `paused`, with the reason as its value."""
+
+    __tablename__ = "controls"
+
+    name: Mapped[Key] = mapped_column(primary_key=True)
+    value: Mapped[Words]
+    at: Mapped[Time]
+
+
+class HubWriteRow(Table):
+    """A repository made or a commit sent to the Hub, so that its limits a day are kept; `at` in epoch seconds."""
+
+    __tablename__ = "hub_writes"
+    __table_args__ = (Index(None, "at"),)
+
+    id: Mapped[Number]
+    at: Mapped[float]
+    action: Mapped[Words]
+    repo_id: Mapped[Words]
+    bytes: Mapped[Size] = mapped_column(server_default="0")
 
 
 class ArtifactRow(Table):

@@ -17,11 +17,20 @@ def failure(job_id: str, error: BaseException, *, seconds: float, log_tail: str 
     """Return why a job failed: our own errors keep class and hint, the system's are translated, all others keep their class name."""
     ours = _translated(error)
     if ours is not None:
-        name, reason, hint, retryable = ours.name, ours.message, ours.hint, ours.retryable
+        name, reason, hint, retryable, category = ours.name, ours.message, ours.hint, ours.retryable, ours.category
     else:
-        name, reason, retryable = type(error).__name__, one_line(error), False
+        name, reason, retryable, category = type(error).__name__, one_line(error), False, "bug"
         hint = "This is not expected: its log has the traceback."
-    return Failure(job_id=job_id, error=name, reason=reason, hint=hint, log_tail=log_tail, seconds=round(seconds, 3), retryable=retryable)
+    return Failure(
+        job_id=job_id,
+        error=name,
+        reason=reason,
+        hint=hint,
+        log_tail=log_tail,
+        seconds=round(seconds, 3),
+        retryable=retryable,
+        category=category,
+    )
 
 
 def exit_code(error: BaseException) -> int:

@@ -9,9 +9,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hub.domain import Candidate, Failure, Job, ModelRef, Plan, Recipe, Refusal
+from hub.domain import Candidate, Failure, Job, ModelRef, Recipe, Refusal
 from hub.errors import BadCheckpoint, ModelPressError, UnfitModel, UsageError
 from hub.history import BaseRecord, Release, VariantRecord, Verdict
+from hub.scheduling import Plan
 from modelpress.progress import JobLines
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from leaderboard.text import duration, size
 from modelpress.options import AsJson, emit
 
 if TYPE_CHECKING:
-    from hub.domain import Plan
+    from hub.scheduling import Plan
 
 Models = Annotated[list[str] | None, typer.Option("--model", help="Only this base model (repeatable).")]
 Recipes = Annotated[

@@ -14,9 +14,10 @@ from typing import Any
 import pytest
 
 from hub.dispatch import Counts, dispatch
-from hub.domain import Failure, Job, JobResult, Plan
+from hub.domain import Failure, Job, JobResult
 from hub.errors import StoreError, UsageError
 from hub.planner import plan
+from hub.scheduling import Plan
 from hub.store import Store
 
 

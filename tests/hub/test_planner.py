@@ -7,9 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hub.domain import Job, ModelRef, Plan, Recipe, Refusal, Step, Thresholds
+from hub.domain import Job, ModelRef, Recipe, Refusal, Step, Thresholds
 from hub.planner import MAX_ATTEMPTS, plan
 from hub.protocol import Protocol, Quality, Text
+from hub.scheduling import Plan
 
 PROTOCOL = Protocol(name="p", text=Text(name="t", sha256="0"), quality=Quality(sequence_length=8, windows=1))
 

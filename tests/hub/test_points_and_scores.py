@@ -175,7 +175,8 @@ def filled_of_old(store: Store, farm: Any, words: Any, url: str, path: Path) -> 
     old = of_revision(path, "0002")
     old.execute("ATTACH ? AS new", (url.removeprefix("sqlite:///"),))
     for (table,) in old.execute("SELECT name FROM main.sqlite_master WHERE type = 'table' AND name <> 'alembic_version'").fetchall():
-        columns = ", ".join(column[1] for column in old.execute(f"PRAGMA main.table_info({table})"))
+        own, other = ([column[1] for column in old.execute(f"PRAGMA {place}.table_info({table})")] for place in ("main", "new"))
+        columns = ", ".join(name for name in own if name in other)  # what a later revision dropped was NULL for jobs that are done
         old.execute(f"INSERT INTO main.{table} ({columns}) SELECT {columns} FROM new.{table}")
     old.execute("UPDATE protocols SET document = ?", (json.dumps(FLAT),))
     for job in jobs:

@@ -6,6 +6,7 @@ import math
 import os
 import re
 import signal
+import socket
 import sqlite3
 import subprocess
 import sys
@@ -17,9 +18,11 @@ from typing import Any
 
 import pytest
 
-from hub.domain import Environment, JobResult, LayerError, ModelRef, Plan, Refusal, StepRecord
+from hub import owners
+from hub.domain import Environment, JobResult, LayerError, ModelRef, Refusal, StepRecord
 from hub.errors import BadDocument, StoreError
 from hub.history import Check, Release, VariantRecord, Verdict
+from hub.scheduling import Plan
 from hub.store import Store
 from hub.tables import HEAD, Table
 
@@ -181,14 +184,15 @@ class TestRecover:
         store.start(words.press())
         child = subprocess.Popen([sys.executable, "-c", ""])
         child.wait()
-        write(url, f"UPDATE jobs SET pid = {child.pid}")
+        write(url, f"UPDATE jobs SET owner = '{socket.gethostname()}:{child.pid}:0.00'")
         assert store.recover() == 1
         assert [(r.state, r.attempts) for r in store.jobs()] == [("planned", 0)]
         assert store.recover() == 0
 
     def test_a_process_with_the_same_number_but_another_start_is_not_the_same(self, store: Store, words: Any, url: str) -> None:
         store.start(words.press())
-        write(url, "UPDATE jobs SET process_started_at = process_started_at - 60")
+        name, _, began = owners.own().rpartition(":")
+        write(url, f"UPDATE jobs SET owner = '{name}:{float(began) - 60:.2f}'")
         assert store.recover() == 1
 
     def test_a_zombie_is_dead(self, store: Store, words: Any, url: str) -> None:
@@ -198,17 +202,17 @@ class TestRecover:
 
         while psutil.Process(child.pid).status() != psutil.STATUS_ZOMBIE:
             time.sleep(0.01)
-        write(url, f"UPDATE jobs SET pid = {child.pid}, process_started_at = {psutil.Process(child.pid).create_time()}")
+        write(url, f"UPDATE jobs SET owner = '{socket.gethostname()}:{child.pid}:{psutil.Process(child.pid).create_time():.2f}'")
         assert store.recover() == 1
         child.wait()
 
     def test_put_back_leaves_another_process_its_job(self, store: Store, words: Any, url: str) -> None:
         job = words.press()
         store.start(job)
-        write(url, "UPDATE jobs SET pid = pid + 1")
+        write(url, "UPDATE jobs SET owner = 'elsewhere:' || owner")
         store.put_back(job)
         assert [r.state for r in store.jobs()] == ["running"]
-        write(url, "UPDATE jobs SET pid = pid - 1")
+        write(url, "UPDATE jobs SET owner = substr(owner, 11)")
         store.put_back(job)
         assert [(r.state, r.attempts) for r in store.jobs()] == [("planned", 0)]
 
@@ -467,7 +471,8 @@ class TestOpening:
         first = sqlite3.connect(old)
         first.execute("ATTACH ? AS new", (url.removeprefix("sqlite:///"),))
         for (table,) in first.execute("SELECT name FROM main.sqlite_master WHERE type = 'table' AND name <> 'alembic_version'").fetchall():
-            columns = ", ".join(column[1] for column in first.execute(f"PRAGMA main.table_info({table})"))
+            own, other = ([column[1] for column in first.execute(f"PRAGMA {place}.table_info({table})")] for place in ("main", "new"))
+            columns = ", ".join(name for name in own if name in other)
             first.execute(f"INSERT INTO main.{table} ({columns}) SELECT {columns} FROM new.{table}")
         first.commit()
         first.close()
@@ -594,6 +599,7 @@ def test_several_threads_write_at_once(store: Store, farm: Any, words: Any, url:
 WRITER = """
 import json, sys
 from dataclasses import replace
+from hub import owners
 from hub.codec import from_json
 from hub.domain import Job, JobResult
 from hub.store import Store

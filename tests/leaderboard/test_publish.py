@@ -20,11 +20,12 @@ import pytest
 
 from hub.client import HubClient
 from hub.codec import from_json, to_json
-from hub.domain import Artifact, ArtifactFile, Failure, Job, JobResult, Plan
+from hub.domain import Artifact, ArtifactFile, Failure, Job, JobResult
 from hub.errors import BadCheckpoint, GateRefusal, HubConflict, HubRefused, PolicyRefusal
 from hub.history import VariantRecord
 from hub.local.process import LocalHub
 from hub.protocol import Memory, Protocol, Quality, Speed, Text
+from hub.scheduling import Plan
 from hub.settings import Settings
 from hub.store import Store
 from leaderboard import gate

@@ -140,7 +140,8 @@ def test_status_of_an_empty_folder(tmp_path: Path) -> None:
 
 
 def test_status_of_many_jobs_lists_what_needs_a_look(tmp_path: Path) -> None:
-    from hub.domain import Job, ModelRef, Plan
+    from hub.domain import Job, ModelRef
+    from hub.scheduling import Plan
     from hub.store import Store
     from runners import recipes
 

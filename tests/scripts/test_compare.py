@@ -11,9 +11,10 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from hub.codec import to_json
-from hub.domain import Artifact, ArtifactFile, Environment, Job, JobResult, Measurement, ModelRef, Plan, Recipe, Scores, Step, Thresholds
+from hub.domain import Artifact, ArtifactFile, Environment, Job, JobResult, Measurement, ModelRef, Recipe, Scores, Step, Thresholds
 from hub.history import MeasurementFile
 from hub.protocol import Protocol, Quality, Text
+from hub.scheduling import Plan
 from hub.store import Store
 from modelpress.cli import app
 
