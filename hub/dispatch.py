@@ -72,7 +72,7 @@ class _Loop:
     def __init__(self, plan: Plan, farm: Farm, store: Store, progress: Progress, workers: int) -> None:
         self._farm, self._store, self._progress, self._workers = farm, store, progress, workers
         self._waiting = {job.id: job for job in plan.jobs}
-        self._needs = _needs(plan)
+        self._needs = {job.id: plan.needs.get(job.id, frozenset()) for job in plan.jobs}
         self._running: dict[Future[JobResult | Failure], Job] = {}
         self._claimed: dict[str, Job] = {}
         self._done = self._failed = self._skipped = 0
@@ -142,23 +142,6 @@ class _Loop:
             self._failed += 1
             self._progress.failed(job, outcome)
         del self._claimed[job.id]
-
-
-def _needs(plan: Plan) -> dict[str, set[str]]:
-    """Return, by job id, the ids of those jobs of the plan that must have succeeded before it starts.
-
-    A variant waits for its base's measurement under the same protocol, its press for that under the first protocol of the variant.
-    """
-    measures = [job for job in plan.jobs if job.kind == "measure"]
-    measured = {(job.base, job.protocol): job.id for job in measures if job.recipe is None}
-    pressed = {job.variant_id: job.id for job in plan.jobs if job.kind == "press"}
-    first = {job.variant_id: job.protocol for job in reversed(measures)}
-    needs: dict[str, set[str]] = {}
-    for job in plan.jobs:
-        protocol = job.protocol or first.get(job.variant_id)
-        before = {measured.get((job.base, protocol)), pressed.get(job.variant_id)} if job.recipe else set()
-        needs[job.id] = {job_id for job_id in before if job_id is not None} - {job.id}
-    return needs
 
 
 def _attempt(farm: Farm, job: Job) -> JobResult | Failure:

@@ -83,7 +83,24 @@ def plan(
                 wanted += [*pair, *_measured(pair[1], measurable, past)]
     wanted = list({job.id: job for job in wanted}.values())
     due = tuple(job for job in wanted if not past.is_done(job))
-    return Plan(jobs=due, refusals=tuple(dict.fromkeys(refused)), done=len(wanted) - len(due))
+    return Plan(jobs=due, refusals=tuple(dict.fromkeys(refused)), done=len(wanted) - len(due), needs=_needs(due))
+
+
+def _needs(jobs: Sequence[Job]) -> dict[str, frozenset[str]]:
+    """Return, by job id, the ids of those jobs that must have succeeded before it starts.
+
+    A variant waits for its base's measurement under the same protocol, its press for that under the first protocol of the variant.
+    """
+    measures = [job for job in jobs if job.kind == "measure"]
+    measured = {(job.base, job.protocol): job.id for job in measures if job.recipe is None}
+    pressed = {job.variant_id: job.id for job in jobs if job.kind == "press"}
+    first = {job.variant_id: job.protocol for job in reversed(measures)}
+    needs: dict[str, frozenset[str]] = {}
+    for job in jobs:
+        protocol = job.protocol or first.get(job.variant_id)
+        before = {measured.get((job.base, protocol)), pressed.get(job.variant_id)} if job.recipe else set()
+        needs[job.id] = frozenset(job_id for job_id in before if job_id is not None) - {job.id}
+    return needs
 
 
 def _variants(model: ModelRef, recipes: Sequence[Recipe], protocol: Protocol) -> Iterator[tuple[Recipe, tuple[Job, Job]]]:

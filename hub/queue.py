@@ -17,7 +17,7 @@ from hub.codec import from_json
 from hub.database import Database
 from hub.domain import Job, JobKind, ModelRef
 from hub.rows import now
-from hub.scheduling import Attempt, Claim, Expectation, Outcome, Renewal
+from hub.scheduling import NOTHING_SPENT, Attempt, Claim, Expectation, Outcome, Renewal, Spent
 from hub.tables import AttemptRow, ControlRow, JobRow, Model, NeedRow
 
 PAUSED = "paused"
@@ -32,8 +32,18 @@ class Queue:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def claim(self, owner: str, *, kinds: Collection[JobKind], prefer: ModelRef | None = None, lease_s: float = LEASE_S) -> Claim | None:
+    def claim(
+        self,
+        owner: str,
+        *,
+        kinds: Collection[JobKind],
+        prefer: ModelRef | None = None,
+        exclude: Collection[str] = (),
+        lease_s: float = LEASE_S,
+    ) -> Claim | None:
         """Take the first planned job of these kinds whose needs are done and that is due; None where there is none, or all is paused.
+
+        `exclude` names jobs that this dispatcher does not want now, such as those that its budget does not allow.
 
         Jobs of the base model `prefer` come first, so that what one job fetched and computed serves the next; then the plan's order.
         """
@@ -43,7 +53,7 @@ class Queue:
                 return None
             ready = (
                 select(JobRow)
-                .where(JobRow.state == "planned", JobRow.waits_for <= 0, JobRow.kind.in_(kinds), _due(clock))
+                .where(JobRow.state == "planned", JobRow.waits_for <= 0, JobRow.kind.in_(kinds), JobRow.id.not_in(exclude), _due(clock))
                 .order_by(JobRow.position, JobRow.number)
                 .limit(1)
                 .with_for_update(skip_locked=True)
@@ -73,6 +83,13 @@ class Queue:
             row = session.scalar(select(JobRow).filter_by(id=job.id))
             if row is not None and row.state == "running" and row.owner == owner:
                 release(session, row, "interrupted", self._database.clock(session))
+
+    def decline(self, job: Job, owner: str) -> None:
+        """Give back a claim that was not begun: nothing of it is kept."""
+        with self._database.writing() as session:
+            row = session.scalar(select(JobRow).filter_by(id=job.id))
+            if row is not None and row.state == "running" and row.owner == owner:
+                _to_planned(row)
 
     def recover(self) -> int:
         """Put back the jobs whose dispatcher lives no more; return how many."""
@@ -125,13 +142,25 @@ def take(row: JobRow, owner: str, until: float) -> Claim:
 def release(session: Session, row: JobRow, outcome: Outcome, clock: float) -> None:
     """Put a running row back to planned: the try does not count as one, but is kept among the attempts."""
     note(session, row, outcome, clock)
+    _to_planned(row)
+
+
+def _to_planned(row: JobRow) -> None:
     row.state, row.updated_at, row.started_at = "planned", now(), None
     row.attempts = max(row.attempts - 1, 0)
     row.owner = row.lease_until = None
 
 
 def note(
-    session: Session, row: JobRow, outcome: Outcome, clock: float, *, seconds: float = 0.0, reason: str | None = None, hardware: str = ""
+    session: Session,
+    row: JobRow,
+    outcome: Outcome,
+    clock: float,
+    *,
+    seconds: float = 0.0,
+    reason: str | None = None,
+    hardware: str = "",
+    spent: Spent = NOTHING_SPENT,
 ) -> None:
     """Write down how an attempt ended."""
     attempt = AttemptRow(
@@ -145,6 +174,8 @@ def note(
         reason=reason,
         hardware=hardware,
         peak_memory_bytes=row.peak_memory_bytes or 0,
+        gpus=spent.gpus,
+        cost=spent.cost,
         expected=row.expected,
     )
     session.add(attempt)

@@ -96,3 +96,23 @@ class Attempt:
     gpus: float = 0.0
     cost: float = 0.0
     expected: Expectation | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Spent:
+    """What an attempt used: GPUs (a number of them, while it ran) and money."""
+
+    gpus: float = 0.0
+    cost: float = 0.0
+
+
+NOTHING_SPENT = Spent()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Allowance:
+    """Whether a budget lets a job start now, why not in one sentence, and how many seconds it may take at the most (None: no limit)."""
+
+    allowed: bool
+    reason: str = ""
+    timeout_s: float | None = None

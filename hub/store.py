@@ -33,7 +33,7 @@ from hub.rows import (
     refuse,
     snapshot,
 )
-from hub.scheduling import Plan
+from hub.scheduling import NOTHING_SPENT, Plan, Spent
 from hub.screening import screen
 from hub.tables import (
     ArtifactRow,
@@ -143,7 +143,7 @@ class Store:
             _clear_failure(row)
             return True
 
-    def finish(self, job: Job, result: JobResult, *, owner: str | None = None) -> bool:
+    def finish(self, job: Job, result: JobResult, *, owner: str | None = None, spent: Spent = NOTHING_SPENT) -> bool:
         """Record a result and mark its job done. A senseless result raises `BadDocument`.
 
         False, and nothing is changed, when the job is done already, or is no longer that of `owner` (None: whoever has it).
@@ -160,7 +160,8 @@ class Store:
             row.facts = to_json(result.facts) if result.facts else None
             row.notes, row.machine = to_json(result.notes), to_json(result.state)
             _clear_failure(row)
-            note(session, row, "done", self._database.clock(session), seconds=result.seconds, hardware=result.environment.hardware)
+            clock, hardware = self._database.clock(session), result.environment.hardware
+            note(session, row, "done", clock, seconds=result.seconds, hardware=hardware, spent=spent)
             row.owner = row.lease_until = None
             session.flush()
             if result.artifact:
@@ -171,7 +172,16 @@ class Store:
             unblock(session, job.id)
             return True
 
-    def fail(self, job: Job, failure: Failure, *, owner: str | None = None, retry_after: float | None = None, economy: int = 0) -> bool:
+    def fail(
+        self,
+        job: Job,
+        failure: Failure,
+        *,
+        owner: str | None = None,
+        spent: Spent = NOTHING_SPENT,
+        retry_after: float | None = None,
+        economy: int = 0,
+    ) -> bool:
         """Record why a job failed; with `retry_after` it is planned again, to be started in so many seconds at the earliest.
 
         False, and nothing is changed, when the job is done already, or is no longer that of `owner` (None: whoever has it).
@@ -185,7 +195,7 @@ class Store:
             row.attempts = max(row.attempts, 1)
             row.error, row.reason, row.hint = failure.error, failure.reason, failure.hint
             row.log_tail, row.retryable, row.category = failure.log_tail, failure.retryable, failure.category
-            note(session, row, "failed", clock, seconds=failure.seconds, reason=failure.reason)
+            note(session, row, "failed", clock, seconds=failure.seconds, reason=failure.reason, spent=spent)
             row.owner = row.lease_until = None
             if retry_after is not None:
                 row.state, row.not_before, row.economy = "planned", clock + retry_after, economy
