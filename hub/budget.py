@@ -1,0 +1,248 @@
+"""What may be spent, and what is left of it: of the farm's time and money (`Budget`), and of the Hub's limits a day (`HubBudget`).
+
+Pure but for the clock and the measure of the disk that are passed in. Docs: docs/scheduling.md.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import stat
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from hub.scheduling import Allowance, Attempt, Expectation, Spent
+from hub.settings import BudgetSettings
+
+HOUR = 3600.0
+DAY = 24 * HOUR
+GIB = 2**30
+MARGIN = 3
+"""A running job is let go on to its prediction x error^3: all but one in several hundred end before, if errors are log-normal."""
+_LOOK_AGAIN_S = 60.0  # others write to the work folder too
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Use:
+    """What an attempt used, and when it ended by the monotonic clock, which no set clock moves."""
+
+    ended: float
+    seconds: float
+    gpu_hours: float
+    money: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Limit:
+    """A limit on something that grows by `rate` an hour while a job runs."""
+
+    words: str
+    most: float
+    used: float
+    rate: float
+
+    @property
+    def left_s(self) -> float:
+        """For how many seconds one job may still run."""
+        return max(0.0, self.most - self.used) / self.rate * HOUR
+
+
+class Budget:
+    """Says which job may start now, so that what was spent, what runs and what is predicted never exceed a limit together.
+
+    `past` are the attempts of the database, of all dispatchers; each counts whole, whatever came of it, until `period_hours` after its
+    end. `gpus` is how many each job uses; `disk` returns how many bytes the work folder holds. Not safe to use from several threads.
+    """
+
+    def __init__(
+        self,
+        settings: BudgetSettings,
+        *,
+        past: Sequence[Attempt] = (),
+        gpus: float = 0.0,
+        disk: Callable[[], float] | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        now: Callable[[], float] = time.time,
+    ) -> None:
+        self._settings, self._gpus, self._disk, self._clock, self._now = settings, gpus, disk, clock, now
+        self._began = clock()
+        self._measured: tuple[float, float] | None = None
+        self._uses: list[_Use] = []
+        self.recount(past)
+
+    @property
+    def since(self) -> float:
+        """From when on attempts are to be counted, in epoch seconds: those that ended in the period may have begun a day before it."""
+        return self._now() - self._period_s - DAY
+
+    def recount(self, past: Sequence[Attempt]) -> None:
+        """Forget what was counted and count these attempts: what the database says now."""
+        offset = self._clock() - self._now()
+        uses = (self._use_of(attempt, offset) for attempt in past)
+        latest = self._clock() + self._period_s  # dated later than that: written by a clock that was wrong
+        self._uses = [use for use in uses if use.ended < latest]
+
+    def add(self, seconds: float) -> None:
+        """Count an attempt that has just ended after so many seconds."""
+        self._uses.append(self._use(self._clock(), seconds, self.spent(seconds)))
+        self._measured = None  # what it wrote lies on the disk now
+
+    def spent(self, seconds: float) -> Spent:
+        """Return what an attempt of so many seconds uses."""
+        return Spent(gpus=self._gpus, cost=self._settings.price_per_hour * seconds / HOUR)
+
+    def allow(self, expected: Expectation | None, *, running: Sequence[Expectation | None] = ()) -> Allowance:
+        """Say whether a job of which this is expected may start beside those that run, and for how many seconds it may run at the most.
+
+        Each running job is counted with the most that it may take: its prediction x error^3, or all that was left if that was less. A job
+        without a prediction may take all that is left, so under a limit it runs alone.
+        """
+        self._uses = [use for use in self._uses if self._clock() - use.ended < self._period_s]
+        refusal = self._crowded(len(running)) or self._too_full(expected, running) or self._too_long(expected, running)
+        if refusal:
+            return Allowance(allowed=False, reason=refusal)
+        seconds = min((limit.left_s - _most(running) for limit in self._limits()), default=math.inf)
+        if seconds < math.inf and expected is not None:
+            seconds = min(seconds, max(most_seconds(expected), expected.seconds.value))
+        seconds = min(seconds, self._wall_left())
+        return Allowance(allowed=True, timeout_s=None if seconds == math.inf else seconds)
+
+    @property
+    def _period_s(self) -> float:
+        return self._settings.period_hours * HOUR
+
+    @property
+    def _period(self) -> str:
+        return f"in {self._settings.period_hours:g} hours"
+
+    def _use_of(self, attempt: Attempt, offset: float) -> _Use:
+        spent = Spent(gpus=attempt.gpus, cost=attempt.cost)
+        if attempt.outcome in ("interrupted", "lost"):  # nobody was there to note what it cost
+            spent = self.spent(attempt.seconds)
+        return self._use(attempt.began + attempt.seconds + offset, attempt.seconds, spent)
+
+    @staticmethod
+    def _use(ended: float, seconds: float, spent: Spent) -> _Use:
+        return _Use(ended=ended, seconds=seconds, gpu_hours=spent.gpus * seconds / HOUR, money=spent.cost)
+
+    def _limits(self) -> Iterator[_Limit]:
+        """Yield the limits that are set on what grows with time."""
+        settings, period = self._settings, self._period
+        if settings.job_hours:
+            used = sum(use.seconds for use in self._uses) / HOUR
+            yield _Limit(words=f"{settings.job_hours:g} hours of jobs {period}", most=settings.job_hours, used=used, rate=1.0)
+        if settings.gpu_hours and self._gpus:
+            used = sum(use.gpu_hours for use in self._uses)
+            yield _Limit(words=f"{settings.gpu_hours:g} GPU hours {period}", most=settings.gpu_hours, used=used, rate=self._gpus)
+        if settings.money and settings.price_per_hour:
+            used = sum(use.money for use in self._uses)
+            words = f"{settings.money:g} {settings.currency} {period}"
+            yield _Limit(words=words, most=settings.money, used=used, rate=settings.price_per_hour)
+
+    def _crowded(self, running: int) -> str:
+        most, tried = self._settings.jobs, len(self._uses)
+        if not most or tried + running < most:
+            return ""
+        return f"of {most} jobs {self._period} {tried} were tried" + (f" and {running} are running" if running else "")
+
+    def _too_full(self, expected: Expectation | None, running: Sequence[Expectation | None]) -> str:
+        most = self._settings.disk_gib * GIB
+        if not most or self._disk is None:
+            return ""
+        held, wanted = self._held(self._disk), expected.disk_bytes if expected else 0
+        promised = sum(other.disk_bytes for other in running if other)
+        if held + promised + wanted <= most:
+            return ""
+        coming = f", {promised / GIB:.2f} GiB more are being written" if promised else ""
+        wants = f"it writes about {wanted / GIB:.2f} GiB, but " if wanted else ""
+        return f"{wants}the work folder holds {held / GIB:.2f} GiB of its {self._settings.disk_gib:g} GiB{coming}"
+
+    def _held(self, disk: Callable[[], float]) -> float:
+        if self._measured is None or self._clock() - self._measured[0] > _LOOK_AGAIN_S:
+            self._measured = (self._clock(), disk())
+        return self._measured[1]
+
+    def _too_long(self, expected: Expectation | None, running: Sequence[Expectation | None]) -> str:
+        """Return in a sentence what of time and money does not suffice for a job; empty where all does."""
+        wanted = expected.seconds.value if expected else 0.0
+        takes = f"it takes about {_hours(wanted)}"
+        for limit in self._limits():
+            whole = limit.most / limit.rate * HOUR
+            left = limit.left_s - _most(running)
+            if wanted > whole:
+                return f"{takes}, more than all of {limit.words}, which allow {_hours(whole)}: it never starts under this budget"
+            if left <= 0 or wanted > left:
+                return f"{takes}; of {limit.words} {_hours(limit.left_s)} are left" + (" and promised to running jobs" if running else "")
+        if (wall := self._wall_left()) <= 0 or wanted > wall:
+            return f"{takes}; of the {self._settings.wall_hours:g} hours of this run {_hours(max(0.0, wall))} are left"
+        return ""
+
+    def _wall_left(self) -> float:
+        if not self._settings.wall_hours:
+            return math.inf
+        return self._settings.wall_hours * HOUR - (self._clock() - self._began)
+
+
+def most_seconds(expected: Expectation | None) -> float:
+    """Return how long a job may take at the most under a limit; without a prediction as long as there is anything left."""
+    return expected.seconds.value * expected.seconds.factor**MARGIN if expected else math.inf
+
+
+def _most(running: Iterable[Expectation | None]) -> float:
+    return sum(map(most_seconds, running))
+
+
+def _hours(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min" if seconds < 2 * HOUR else f"{seconds / HOUR:.1f} h"
+
+
+class HubBudget:
+    """What may still be put on the Hub: repositories and commits of the last 24 hours, and bytes in all. Counts down as it is told."""
+
+    def __init__(self, settings: BudgetSettings, *, repos: int, commits: int, stored_bytes: float) -> None:
+        self._settings, self._repos, self._commits, self._stored = settings, repos, commits, stored_bytes
+
+    def refusal(self, wanted_bytes: float) -> str:
+        """Return in one sentence why no further release of so many bytes may be published now; empty where it may."""
+        settings = self._settings
+        if settings.repos_per_day and self._repos >= settings.repos_per_day:
+            return f"{self._repos} repositories were made in the last 24 hours, and {settings.repos_per_day} are allowed"
+        if settings.commits_per_day and self._commits >= settings.commits_per_day:
+            return f"{self._commits} commits were sent in the last 24 hours, and {settings.commits_per_day} are allowed"
+        if settings.storage_gib and self._stored + wanted_bytes > settings.storage_gib * GIB:
+            held = f"{self._stored / GIB:.2f} of {settings.storage_gib:g} GiB"
+            return f"the releases hold {held} on the Hub, and this one takes {wanted_bytes / GIB:.2f} GiB more"
+        return ""
+
+    def created(self) -> None:
+        """Count a repository that was made."""
+        self._repos += 1
+
+    def committed(self, count_bytes: float) -> None:
+        """Count a commit that sent so many bytes."""
+        self._commits += 1
+        self._stored += count_bytes
+
+
+def folder_bytes(folder: Path) -> int:
+    """Return how much disk the files below a folder take, in bytes: links are not followed, a file with several names counts once.
+
+    What vanishes meanwhile is left out; a folder that is not there holds nothing.
+    """
+    seen: set[tuple[int, int]] = set()
+    total, folders = 0, [os.fspath(folder)]
+    while folders:
+        with suppress(OSError), os.scandir(folders.pop()) as entries:
+            for entry in entries:
+                with suppress(OSError):
+                    if entry.is_dir(follow_symlinks=False):
+                        folders.append(entry.path)
+                        continue
+                    facts = entry.stat(follow_symlinks=False)
+                    if stat.S_ISREG(facts.st_mode) and (facts.st_dev, facts.st_ino) not in seen:
+                        seen.add((facts.st_dev, facts.st_ino))
+                        total += facts.st_blocks * 512
+    return total
