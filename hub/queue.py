@@ -9,15 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from sqlalchemy import delete, select, update
+from sqlalchemy import delete, func, select, update
 from sqlalchemy.orm import Session
+from sqlalchemy.sql.elements import ColumnElement
 
 from hub import owners
 from hub.codec import from_json
 from hub.database import Database
 from hub.domain import Job, JobKind, ModelRef
 from hub.rows import now
-from hub.scheduling import NOTHING_SPENT, Attempt, Claim, Expectation, Outcome, Renewal, Spent
+from hub.scheduling import NOTHING_SPENT, Attempt, Claim, Expectation, Outcome, Outlook, Renewal, Spent
 from hub.tables import AttemptRow, ControlRow, JobRow, Model, NeedRow
 
 PAUSED = "paused"
@@ -90,6 +91,24 @@ class Queue:
             row = session.scalar(select(JobRow).filter_by(id=job.id))
             if row is not None and row.state == "running" and row.owner == owner:
                 _to_planned(row)
+
+    def outlook(self, owner: str, *, kinds: Collection[JobKind]) -> Outlook:
+        """Return what is left to do of these kinds for `owner`, and whether it is worth its while to wait."""
+        with self._database.reading() as session:
+            clock = self._database.clock(session)
+            planned = (JobRow.state == "planned", JobRow.kind.in_(kinds))
+            unblocked = (*planned, JobRow.waits_for <= 0)
+            put_off, first = session.execute(select(func.count(), func.min(JobRow.not_before)).where(*unblocked, ~_due(clock))).one()
+            waiting = select(NeedRow.needs).join(JobRow, JobRow.id == NeedRow.job_id).where(*planned)
+            others = (JobRow.state == "running", JobRow.owner != owner, JobRow.id.in_(waiting))
+            return Outlook(
+                ready=_count(session, *unblocked, _due(clock)),
+                put_off=put_off,
+                blocked=_count(session, *planned, JobRow.waits_for > 0),
+                awaited=_count(session, *others),
+                due_in_s=first - clock if put_off else None,
+                paused=session.scalar(select(ControlRow.value).where(ControlRow.name == PAUSED)),
+            )
 
     def recover(self) -> int:
         """Put back the jobs whose dispatcher lives no more; return how many."""
@@ -185,6 +204,10 @@ def unblock(session: Session, job_id: str) -> None:
     """Count a done job off for those that wait for it."""
     waiting = select(NeedRow.job_id).where(NeedRow.needs == job_id)
     session.execute(update(JobRow).where(JobRow.id.in_(waiting)).values(waits_for=JobRow.waits_for - 1))
+
+
+def _count(session: Session, *conditions: ColumnElement[bool]) -> int:
+    return session.scalar(select(func.count()).select_from(JobRow).where(*conditions)) or 0
 
 
 def _due(clock: float):  # type: ignore[no-untyped-def]

@@ -116,3 +116,19 @@ class Allowance:
     allowed: bool
     reason: str = ""
     timeout_s: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outlook:
+    """What is left for a dispatcher: planned jobs by what holds them, and others' running jobs that some of them wait for.
+
+    `ready` could start now, `put_off` are to be tried again later (the first in `due_in_s` seconds), `blocked` wait for jobs that are not
+    done. `paused` is the reason of a pause; None: there is none.
+    """
+
+    ready: int
+    put_off: int
+    blocked: int
+    awaited: int
+    due_in_s: float | None = None
+    paused: str | None = None
