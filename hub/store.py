@@ -19,6 +19,7 @@ from hub.domain import Candidate, Facts, Failure, Job, JobResult, Refusal, Score
 from hub.errors import StoreError
 from hub.history import BaseRecord, JobRecord, MeasuredJob, Release, VariantRecord, Verdict
 from hub.queue import LEASE_S, Queue, note, take, unblock
+from hub.reader import Reader
 from hub.rows import (
     add_artifact,
     add_layer_errors,
@@ -63,6 +64,7 @@ class Store:
     def __init__(self, where: str | Path) -> None:
         self._database = Database(where)
         self.queue = Queue(self._database)
+        self.reader = Reader(self._database)
 
     def __enter__(self) -> Store:
         return self
