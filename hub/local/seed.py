@@ -27,7 +27,7 @@ def plant(hub: Hub, *, samples: bool) -> None:
         if known is None:
             contents = _contents(entry)
             if contents is not None:
-                _plant(hub, entry, contents)
+                put(hub, entry, contents)
 
 
 def listing() -> list[dict[str, Any]]:
@@ -51,7 +51,8 @@ def _contents(entry: Mapping[str, Any]) -> dict[str, Path | bytes] | None:
     return {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file() and not path.is_symlink()}
 
 
-def _plant(hub: Hub, entry: Mapping[str, Any], contents: Mapping[str, Path | bytes]) -> None:
+def put(hub: Hub, entry: Mapping[str, Any], contents: Mapping[str, Path | bytes]) -> None:
+    """Add a repository as an entry of seed.json describes it, with these files by path; nothing is checked, not even the paths."""
     files = {path: _keep(hub, path, content) for path, content in contents.items()}
     attributes = paths.GITATTRIBUTES.encode()
     hub.blobs.put(attributes)
