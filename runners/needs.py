@@ -1,4 +1,4 @@
-"""What a recipe takes on a model of a given shape: memory, disk and arithmetic, said before it starts from shapes alone.
+"""What a recipe, or a measurement, takes on a model of a given shape: memory, disk and arithmetic, said before it starts from shapes alone.
 
 Memory is an estimate to refuse what cannot fit, not to pack a machine to its rim; tests hold it against measured peaks. The seconds are an
 order of magnitude: operations over a nominal rate of this kind of processor.
@@ -11,6 +11,7 @@ from pathlib import Path
 
 from hub.domain import Recipe, Step
 from hub.errors import OutOfDisk, UnfitModel
+from hub.protocol import Protocol
 from runners import methods
 from runners.architectures import architecture
 from runners.checkpoint import ModelShape
@@ -21,23 +22,34 @@ OPERATIONS_PER_CORE = 2e10
 """Float32 operations a second that one core of a common processor gives in matrix products."""
 START_SECONDS = 5.0
 """What libraries take to be imported."""
+BYTES_PER_SECOND = 1e10
+"""What a common processor reads of its memory in a second: writing a token takes one reading of all weights."""
+LIBRARIES_BYTES = 480 * 2**20
+"""What a process holds once the libraries are imported."""
 _FLOAT = 4  # bytes; methods compute in float32
 _PROCESS = 2**25  # what a press adds to a process whatever the model: code that is run first, small caches, what allocators keep
 _COPIES = {"whole": 1, "gradients": 2, "training": 4}  # of the model in float32, where a method does not say
 _BATCH = 4  # windows looked at together where a step does not say
+_TEXT_TOKENS = 300_000  # of a text that is read as a whole: WikiText-2's test split has about as many
+_DOCUMENTS, _DOCUMENT_TOKENS = 3000, 256  # of a task that is asked as a whole, all answers of a document together
 
 
 @dataclass(frozen=True, kw_only=True)
 class Needs:
-    """Peak memory above that of the libraries, bytes that lie on disk together at the most, and floating-point operations."""
+    """Peak memory above that of the libraries, bytes that lie on disk together at the most, and floating-point operations.
+
+    `made_bytes` is what is left on disk in the end; `read_bytes` is read from memory one after another, whatever the cores.
+    """
 
     memory_bytes: int
     disk_bytes: int
     operations: float
+    made_bytes: int = 0
+    read_bytes: float = 0.0
 
     def seconds(self, cores: int) -> float:
         """Return about how long that takes on a CPU: right to a small factor."""
-        return START_SECONDS + self.operations / (OPERATIONS_PER_CORE * max(1, cores))
+        return START_SECONDS + self.operations / (OPERATIONS_PER_CORE * max(1, cores)) + self.read_bytes / BYTES_PER_SECOND
 
 
 def needs(recipe: Recipe, shape: ModelShape) -> Needs:
@@ -52,7 +64,40 @@ def needs(recipe: Recipe, shape: ModelShape) -> Needs:
         disk = max(disk, before + promise.bytes)
         operations += _operations(method.WORKS, step, shape, base)
         before, shape = promise.bytes, promise.shape
-    return Needs(memory_bytes=memory, disk_bytes=disk, operations=operations)
+    return Needs(memory_bytes=memory, disk_bytes=disk, operations=operations, made_bytes=before)
+
+
+def measuring(protocol: Protocol, shape: ModelShape, *, beside: ModelShape | None = None) -> Needs:
+    """Return what a protocol takes of a model; `beside` is the base of a variant, which is loaded and timed with it.
+
+    A variant is taken to be as large as its base: its engine may be faster or slower, which the farm's history tells. Of the disk, a base's
+    measurement takes the download and the states that are kept for its variants.
+    """
+    models = (shape, beside) if beside else (shape,)
+    parameters, size = sum(one.parameters for one in models), sum(one.bytes for one in models)
+    operations, read, longest, kept = 0.0, 2.0 * size, 0, 0  # loaded once to warm up and once to stay
+    if protocol.quality:
+        longest = protocol.quality.sequence_length
+        tokens = protocol.quality.windows * longest or _TEXT_TOKENS
+        operations += 2.0 * parameters * tokens
+        kept = tokens * shape.hidden_size * _FLOAT
+    if protocol.tasks:
+        tokens = len(protocol.tasks.names) * (protocol.tasks.limit or _DOCUMENTS) * _DOCUMENT_TOKENS
+        operations += 2.0 * shape.parameters * tokens
+        longest = max(longest, _DOCUMENT_TOKENS)
+    if speed := protocol.speed:
+        runs = len(speed.modes) * (speed.repeats + speed.warmup)
+        points = [(batch, context) for batch in speed.batches for context in speed.contexts if context + speed.new_tokens <= shape.context]
+        for batch, context in points:
+            operations += runs * 2.0 * parameters * batch * (context + speed.new_tokens)
+            read += runs * float(size) * speed.new_tokens
+            longest = max(longest, context)
+    if protocol.memory:
+        read += float(shape.bytes) * protocol.memory.loads
+        longest = max(longest, *(context for context in (0, *protocol.memory.contexts) if context <= shape.context))
+    memory = _PROCESS + size + longest * (shape.vocab_size + 4 * shape.hidden_size) * _FLOAT * len(models)
+    disk = 0 if beside else shape.bytes + kept
+    return Needs(memory_bytes=memory, disk_bytes=disk, operations=operations, read_bytes=read)
 
 
 def require(recipe: Recipe, shape: ModelShape, *, memory_bytes: int, folder: Path) -> None:
