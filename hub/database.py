@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from sqlalchemy import Connection, Engine, create_engine, event, inspect, text
+from sqlalchemy import Connection, Engine, Select, cast, create_engine, event, func, inspect, select, text
+from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
@@ -50,10 +52,15 @@ class Database:
             yield session
 
     @contextmanager
-    def writing(self) -> Iterator[Session]:
-        """Open a transaction that is kept whole, or not at all when the block raises."""
+    def writing(self, *, alone: bool = False) -> Iterator[Session]:
+        """Open a transaction that is kept whole, or not at all when the block raises.
+
+        `alone`: for one that changes many jobs, and decides by their states: no claim or renewal comes between, on PostgreSQL neither.
+        """
         with self._explained(), Session(self._writer) as session, session.begin():
             session.connection()
+            if alone and self.url.get_backend_name() == "postgresql":
+                session.execute(text("LOCK TABLE jobs IN EXCLUSIVE MODE"))
             yield session
 
     @contextmanager
@@ -142,6 +149,14 @@ class Database:
             yield
         except DBAPIError as error:
             raise _explain(str(error.orig), str(self.name)) from error
+
+
+def among(session: Session, texts: Collection[str]) -> Select[str]:
+    """Return a query of these texts, for `IN`: one parameter, where databases take some ten thousands of parameters at the most."""
+    document = json.dumps(sorted(texts))
+    if session.get_bind().dialect.name == "sqlite":
+        return select(func.json_each(document).table_valued("value").c.value)
+    return select(func.jsonb_array_elements_text(cast(document, JSONB)).column_valued("value"))
 
 
 def _parse(url: str) -> URL:

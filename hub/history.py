@@ -8,6 +8,7 @@ from typing import Literal
 
 from hub.domain import Artifact, Candidate, Environment, Failure, Job, LayerError, Measurement, ModelRef, Recipe, Scalar, Scores
 from hub.protocol import Protocol
+from hub.scheduling import Expectation
 
 JobState = Literal["planned", "running", "done", "failed", "cancelled"]
 Stage = Literal["artifact", "release"]
@@ -53,7 +54,11 @@ class Release:
 
 @dataclass(frozen=True, kw_only=True)
 class JobRecord:
-    """A job as the store knows it."""
+    """A job as the store knows it; `id` is the store's, which commands take. Lease and `not_before` are in epoch seconds.
+
+    `position` is its place in the plan, `waits_for` how many of its needs are not done, `economy` how sparing its next try is, `cancel`
+    that people cancelled it: where it runs still, its dispatcher is about to end it.
+    """
 
     job: Job
     state: JobState
@@ -62,6 +67,37 @@ class JobRecord:
     seconds: float | None = None
     failure: Failure | None = None
     stages: Mapping[str, float] = field(default_factory=dict)
+    id: str = ""
+    position: int = 0
+    waits_for: int = 0
+    not_before: float = 0.0
+    economy: int = 0
+    cancel: bool = False
+    owner: str | None = None
+    lease_until: float | None = None
+    expected: Expectation | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Listing:
+    """How popular a model was at one time (ISO-8601). `rank` 1 is the best of that listing, 0 that of a model that policy refused."""
+
+    at: str
+    downloads: int
+    likes: int
+    trending_score: float
+    rank: int
+    score: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class HubWrite:
+    """Something sent to the Hub, for its limits a day: a repository made or a commit (`action`), and its size; `at` in epoch seconds."""
+
+    at: float
+    action: str
+    repo_id: str
+    bytes: int
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,24 +7,25 @@ own is dropped, so that no clock that jumps can make a job count twice.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
+from typing import cast
 
-from sqlalchemy import delete, func, select, update
+from sqlalchemy import Select, delete, func, or_, select, update
 from sqlalchemy.orm import Session
 from sqlalchemy.sql.elements import ColumnElement
 
-from hub import owners
+from hub import owners, records
 from hub.codec import from_json
-from hub.database import Database
+from hub.database import Database, among
 from hub.domain import Job, JobKind, ModelRef
-from hub.rows import now
+from hub.errors import BadDocument
+from hub.history import JobRecord, JobState
+from hub.rows import count_needs, now, stamp
 from hub.scheduling import NOTHING_SPENT, Attempt, Claim, Expectation, Outcome, Outlook, Renewal, Spent
-from hub.tables import AttemptRow, ControlRow, JobRow, Model, NeedRow
+from hub.tables import AttemptRow, ControlRow, JobRow, Model, NeedRow, Variant
 
 PAUSED = "paused"
 LEASE_S = 120.0
-MAX_WAIT_S = 6 * 3600.0
-"""A job is never put off for longer: a time further away was written by a clock that was wrong."""
 
 
 class Queue:
@@ -32,6 +33,8 @@ class Queue:
 
     def __init__(self, database: Database) -> None:
         self._database = database
+
+    # For dispatchers
 
     def claim(
         self,
@@ -44,65 +47,61 @@ class Queue:
     ) -> Claim | None:
         """Take the first planned job of these kinds whose needs are done and that is due; None where there is none, or all is paused.
 
-        `exclude` names jobs that this dispatcher does not want now, such as those that its budget does not allow.
-
         Jobs of the base model `prefer` come first, so that what one job fetched and computed serves the next; then the plan's order.
+        `exclude` names jobs that this dispatcher does not want now, such as those that its budget does not allow. A job that this program
+        cannot read fails on the spot: it must not hold up those behind it.
         """
         with self._database.claiming() as session:
             clock = self._database.clock(session)
             if session.get(ControlRow, PAUSED) is not None:
                 return None
-            ready = (
-                select(JobRow)
-                .where(JobRow.state == "planned", JobRow.waits_for <= 0, JobRow.kind.in_(kinds), JobRow.id.not_in(exclude), _due(clock))
-                .order_by(JobRow.position, JobRow.number)
-                .limit(1)
-                .with_for_update(skip_locked=True)
-            )
-            row = None
-            if prefer is not None:
-                model = select(Model.id).where(Model.repo_id == prefer.repo_id, Model.sha == prefer.sha).scalar_subquery()
-                row = session.scalar(ready.where(JobRow.model_id == model))
-            row = row or session.scalar(ready)
-            return take(row, owner, clock + lease_s) if row else None
+            ready = select(JobRow).where(*_ready(kinds), _due(clock))
+            if exclude:
+                ready = ready.where(JobRow.id.not_in(among(session, exclude)))
+            ready = ready.order_by(JobRow.position, JobRow.number).limit(1).with_for_update(skip_locked=True)
+            while row := _first(session, ready, prefer):
+                try:
+                    return take(row, owner, clock, lease_s)
+                except BadDocument as error:
+                    row.state, row.updated_at, row.error, row.reason = "failed", stamp(clock), error.name, error.message
+                    row.hint, row.retryable, row.category = "make a new plan", False, "bug"
+            return None
 
     def renew(self, owner: str, jobs: Collection[str], *, lease_s: float = LEASE_S) -> Renewal:
         """Renew the leases of these jobs; say which are lost, which are to be ended, and whether all is paused."""
         with self._database.claiming() as session:
-            own = (JobRow.id.in_(jobs), JobRow.owner == owner, JobRow.state == "running")
+            own = (JobRow.id.in_(among(session, jobs)), JobRow.owner == owner, JobRow.state == "running")
             session.execute(update(JobRow).where(*own).values(lease_until=self._database.clock(session) + lease_s))
-            held = dict(session.execute(select(JobRow.id, JobRow.cancel).where(*own)).all())
+            held = dict(session.execute(select(JobRow.id, JobRow.cancel).where(*own)).tuples().all())
             return Renewal(
                 lost=frozenset(jobs) - frozenset(held),
                 cancelled=frozenset(job for job, cancel in held.items() if cancel),
                 paused=session.get(ControlRow, PAUSED) is not None,
             )
 
-    def put_back(self, job: Job, owner: str) -> None:
+    def put_back(self, job: Job, owner: str, *, spent: Spent = NOTHING_SPENT) -> None:
         """Mark a job of this owner as planned again, as if it had never started: it was interrupted, which is no failure."""
         with self._database.writing() as session:
-            row = session.scalar(select(JobRow).filter_by(id=job.id))
-            if row is not None and row.state == "running" and row.owner == owner:
-                release(session, row, "interrupted", self._database.clock(session))
+            if row := _held(session, job, owner):
+                release(session, row, "interrupted", self._database.clock(session), spent=spent)
 
     def decline(self, job: Job, owner: str) -> None:
         """Give back a claim that was not begun: nothing of it is kept."""
         with self._database.writing() as session:
-            row = session.scalar(select(JobRow).filter_by(id=job.id))
-            if row is not None and row.state == "running" and row.owner == owner:
-                _to_planned(row)
+            if row := _held(session, job, owner):
+                _to_planned(row, self._database.clock(session))
 
     def outlook(self, owner: str, *, kinds: Collection[JobKind]) -> Outlook:
         """Return what is left to do of these kinds for `owner`, and whether it is worth its while to wait."""
         with self._database.reading() as session:
             clock = self._database.clock(session)
+            due, unblocked = _due(clock), _ready(kinds)
             planned = (JobRow.state == "planned", JobRow.kind.in_(kinds))
-            unblocked = (*planned, JobRow.waits_for <= 0)
-            put_off, first = session.execute(select(func.count(), func.min(JobRow.not_before)).where(*unblocked, ~_due(clock))).one()
+            put_off, first = session.execute(select(func.count(), func.min(JobRow.not_before)).where(*unblocked, ~due)).one()
             waiting = select(NeedRow.needs).join(JobRow, JobRow.id == NeedRow.job_id).where(*planned)
             others = (JobRow.state == "running", JobRow.owner != owner, JobRow.id.in_(waiting))
             return Outlook(
-                ready=_count(session, *unblocked, _due(clock)),
+                ready=_count(session, *unblocked, due),
                 put_off=put_off,
                 blocked=_count(session, *planned, JobRow.waits_for > 0),
                 awaited=_count(session, *others),
@@ -111,13 +110,43 @@ class Queue:
             )
 
     def recover(self) -> int:
-        """Put back the jobs whose dispatcher lives no more; return how many."""
-        with self._database.writing() as session:
+        """Put back the jobs whose dispatcher lives no more; return how many. Those cancelled meanwhile are cancelled."""
+        running = select(JobRow).where(JobRow.state == "running")
+        with self._database.reading() as session:  # mostly there is nothing to write, and no writer need wait
             clock = self._database.clock(session)
-            lost = [row for row in session.scalars(select(JobRow).where(JobRow.state == "running")) if _lost(row, clock)]
+            if not any(_lost(row, clock) for row in session.scalars(running)):
+                return 0
+        with self._database.writing(alone=True) as session:
+            clock = self._database.clock(session)
+            lost = [row for row in session.scalars(running) if _lost(row, clock)]
             for row in lost:
                 release(session, row, "lost", clock)
             return len(lost)
+
+    # For people
+
+    def cancel(self, job_ids: Collection[str]) -> int:
+        """Cancel planned jobs, and have running ones ended by their dispatcher at its next renewal; return how many these were.
+
+        They stay cancelled, also when a later plan names them, until `retry`. Jobs that are done or failed are left alone.
+        """
+        with self._database.writing(alone=True) as session:
+            chosen = (JobRow.id.in_(among(session, job_ids)), ~JobRow.cancel)
+            when = {"updated_at": stamp(self._database.clock(session))}
+            asked = _changed(session, *chosen, JobRow.state == "running", values={"cancel": True})
+            return asked + _changed(
+                session, *chosen, JobRow.state.in_(("planned", "cancelled")), values={"state": "cancelled", "cancel": True, **when}
+            )
+
+    def retry(self, job_ids: Collection[str]) -> int:
+        """Plan failed and cancelled jobs again, as if they had never been tried; return how many these were."""
+        with self._database.writing(alone=True) as session:
+            chosen = list(session.scalars(select(JobRow.id).where(JobRow.id.in_(among(session, job_ids)), _ended())))
+            again = {"state": "planned", "cancel": False, "attempts": 0, "not_before": 0.0, "economy": 0}
+            again["updated_at"] = stamp(self._database.clock(session))
+            _changed(session, JobRow.id.in_(among(session, chosen)), values=again)
+            count_needs(session, among(session, chosen))
+            return len(chosen)
 
     def pause(self, reason: str) -> None:
         """Let nothing start any more; what runs goes on to its end."""
@@ -134,40 +163,71 @@ class Queue:
         with self._database.reading() as session:
             return session.scalar(select(ControlRow.value).where(ControlRow.name == PAUSED))
 
+    # Reads
+
+    def counts(self) -> Mapping[JobState, int]:
+        """Return how many jobs there are in each state; states without a job are left out."""
+        with self._database.reading() as session:
+            rows = session.execute(select(JobRow.state, func.count()).group_by(JobRow.state))
+            return {cast(JobState, state): number for state, number in rows}
+
+    def find(self, name: str) -> list[JobRecord]:
+        """Return the jobs that a name stands for, in the plan's order; none for a name that stands for nothing.
+
+        The name is the beginning of a job's id, else a job's label or title (`press tiny gptq-w4a16-g128`), a variant's id or label, or
+        a base model's `owner/name`.
+        """
+        with self._database.reading() as session:
+            jobs = select(JobRow).order_by(JobRow.position, JobRow.number)
+            rows = list(session.scalars(jobs.where(JobRow.id.startswith(name, autoescape=True)))) if name else []
+            if rows:
+                return [records.job(row) for row in rows]
+            of_variant = or_(Variant.id == name, Variant.label == name)
+            named = jobs.join(Model).outerjoin(Variant, Variant.id == JobRow.variant_id).where(or_(of_variant, Model.repo_id == name))
+            if rows := list(session.scalars(named)):
+                return [records.job(row) for row in rows]
+            kind, _, rest = name.partition(" ")
+            base = rest.partition(" ")[0]
+            of_base = jobs.join(Model).where(JobRow.kind == kind, Model.repo_id.endswith(f"/{base}", autoescape=True))
+            found = [records.job(row) for row in session.scalars(of_base)] if base else []
+            return [record for record in found if name in (record.job.label, record.job.title)]
+
     def attempts(self, *, since: float = 0.0) -> list[Attempt]:
         """Return all attempts that began at or after `since` (epoch seconds), oldest first."""
         with self._database.reading() as session:
-            rows = session.execute(
-                select(AttemptRow, JobRow.document)
-                .join(JobRow, JobRow.id == AttemptRow.job_id)
-                .where(AttemptRow.began >= since)
-                .order_by(AttemptRow.began)
-            )
-            return [_attempt(row, document) for row, document in rows]
+            return _attempts(session, AttemptRow.began >= since)
+
+    def attempts_of(self, job_id: str) -> list[Attempt]:
+        """Return all attempts at one job, oldest first."""
+        with self._database.reading() as session:
+            return _attempts(session, AttemptRow.job_id == job_id)
 
 
-def take(row: JobRow, owner: str, until: float) -> Claim:
-    """Mark a row as running by `owner` until `until`, and return the claim."""
-    row.state, row.owner, row.lease_until = "running", owner, until
-    row.started_at = row.updated_at = now()
+def take(row: JobRow, owner: str, clock: float, lease_s: float) -> Claim:
+    """Mark a row as running by `owner` for so many seconds, and return the claim; raise `BadDocument` when it cannot be read."""
+    where = f"the database's job {row.id}"
+    job = from_json(Job, row.document, where=where)
+    expected = from_json(Expectation, row.expected, where=where) if row.expected else None
+    if job.id != row.id:
+        raise BadDocument(f"{where} is now the job {job.id}: another version of this program planned it", hint="make a new plan")
+    row.state, row.owner, row.began, row.lease_until = "running", owner, clock, clock + lease_s
+    row.started_at = row.updated_at = stamp(clock)
     row.attempts += 1
     row.cancel = False
-    expected = from_json(Expectation, row.expected, where=f"the database's job {row.id}") if row.expected else None
-    return Claim(
-        job=from_json(Job, row.document, where=f"the database's job {row.id}"), attempt=row.attempts, economy=row.economy, expected=expected
-    )
+    clear_failure(row)
+    return Claim(job=job, attempt=row.attempts, economy=row.economy, expected=expected)
 
 
-def release(session: Session, row: JobRow, outcome: Outcome, clock: float) -> None:
+def release(session: Session, row: JobRow, outcome: Outcome, clock: float, *, spent: Spent = NOTHING_SPENT) -> None:
     """Put a running row back to planned: the try does not count as one, but is kept among the attempts."""
-    note(session, row, outcome, clock)
-    _to_planned(row)
+    note(session, row, outcome, clock, spent=spent)
+    _to_planned(row, clock)
 
 
-def _to_planned(row: JobRow) -> None:
-    row.state, row.updated_at, row.started_at = "planned", now(), None
+def _to_planned(row: JobRow, clock: float) -> None:
+    row.state, row.updated_at, row.started_at = "cancelled" if row.cancel else "planned", stamp(clock), None
     row.attempts = max(row.attempts - 1, 0)
-    row.owner = row.lease_until = None
+    row.owner = row.lease_until = row.began = None
 
 
 def note(
@@ -176,17 +236,20 @@ def note(
     outcome: Outcome,
     clock: float,
     *,
-    seconds: float = 0.0,
+    seconds: float | None = None,
     reason: str | None = None,
     hardware: str = "",
     spent: Spent = NOTHING_SPENT,
 ) -> None:
-    """Write down how an attempt ended."""
+    """Write down how an attempt ended; where nobody timed it, it lasted from its claim to now, or to its lease's end if that was before."""
+    began = row.began if row.began is not None else clock - (seconds or 0.0)
+    if seconds is None:
+        seconds = max(0.0, min(clock, row.lease_until or clock) - began)
     attempt = AttemptRow(
         job_id=row.id,
         number=row.attempts,
         owner=row.owner or "",
-        began=clock - seconds,
+        began=began,
         seconds=seconds,
         outcome=outcome,
         category=row.category if outcome == "failed" else None,
@@ -200,23 +263,55 @@ def note(
     session.add(attempt)
 
 
-def unblock(session: Session, job_id: str) -> None:
-    """Count a done job off for those that wait for it."""
-    waiting = select(NeedRow.job_id).where(NeedRow.needs == job_id)
-    session.execute(update(JobRow).where(JobRow.id.in_(waiting)).values(waits_for=JobRow.waits_for - 1))
+def clear_failure(row: JobRow) -> None:
+    """Forget why a job failed the last time."""
+    row.error = row.reason = row.hint = row.log_tail = row.category = None
+    row.retryable = None
+
+
+def _ready(kinds: Collection[JobKind]) -> tuple[ColumnElement[bool], ...]:
+    """Planned jobs whose needs are done; equality, so that an index gives them in the plan's order."""
+    return (JobRow.state == "planned", JobRow.waits_for == 0, JobRow.kind.in_(kinds))
+
+
+def _due(clock: float) -> ColumnElement[bool]:
+    """Those not put off. One that was put off later than now was so by a clock that has been set back since: it is due."""
+    return or_(JobRow.not_before <= clock, JobRow.updated_at > stamp(clock))
+
+
+def _ended() -> ColumnElement[bool]:
+    return JobRow.state.in_(("failed", "cancelled"))
+
+
+def _first(session: Session, ready: Select[JobRow], prefer: ModelRef | None) -> JobRow | None:
+    if prefer is not None:
+        model = select(Model.id).where(Model.repo_id == prefer.repo_id, Model.sha == prefer.sha).scalar_subquery()
+        if row := session.scalar(ready.where(JobRow.model_id == model)):
+            return row
+    return session.scalar(ready)
+
+
+def _held(session: Session, job: Job, owner: str) -> JobRow | None:
+    return session.scalar(select(JobRow).filter_by(id=job.id, state="running", owner=owner).with_for_update())
+
+
+def _changed(session: Session, *conditions: ColumnElement[bool], values: Mapping[str, object]) -> int:
+    result = session.execute(update(JobRow).where(*conditions).values(**values), execution_options={"synchronize_session": False})
+    return int(result.rowcount)  # type: ignore[attr-defined]
 
 
 def _count(session: Session, *conditions: ColumnElement[bool]) -> int:
     return session.scalar(select(func.count()).select_from(JobRow).where(*conditions)) or 0
 
 
-def _due(clock: float):  # type: ignore[no-untyped-def]
-    return (JobRow.not_before <= clock) | (JobRow.not_before > clock + MAX_WAIT_S)
-
-
 def _lost(row: JobRow, clock: float) -> bool:
     alive = owners.lives(row.owner) if row.owner else False
     return not alive if alive is not None else (row.lease_until or 0.0) < clock
+
+
+def _attempts(session: Session, which: ColumnElement[bool]) -> list[Attempt]:
+    query = select(AttemptRow, JobRow.document).join(JobRow, JobRow.id == AttemptRow.job_id).where(which)
+    return [_attempt(row, document) for row, document in session.execute(query.order_by(AttemptRow.began, AttemptRow.id))]
 
 
 def _attempt(row: AttemptRow, document: str) -> Attempt:

@@ -29,7 +29,8 @@ from hub.domain import (
     Scores,
     StepRecord,
 )
-from hub.history import BaseRecord, Check, JobRecord, JobState, MeasuredJob, Release, Stage, VariantRecord, Verdict
+from hub.history import BaseRecord, Check, JobRecord, JobState, Listing, MeasuredJob, Release, Stage, VariantRecord, Verdict
+from hub.scheduling import Expectation
 from hub.tables import (
     ArtifactRow,
     EnvironmentRow,
@@ -50,7 +51,7 @@ T = TypeVar("T")
 
 def jobs(session: Session) -> list[JobRecord]:
     """Return all jobs in the order in which they were first planned."""
-    return [_job(row) for row in session.scalars(select(JobRow).order_by(JobRow.number))]
+    return [job(row) for row in session.scalars(select(JobRow).order_by(JobRow.number))]
 
 
 def bases(session: Session, *, current: bool) -> list[BaseRecord]:
@@ -86,6 +87,30 @@ def bases(session: Session, *, current: bool) -> list[BaseRecord]:
             )
         )
     return found
+
+
+def popularity(session: Session, since: str) -> dict[str, list[Listing]]:
+    """Return by repository how popular each listed model was, from `since` (ISO-8601) on, oldest first."""
+    found: defaultdict[str, list[Listing]] = defaultdict(list)
+    row = Popularity
+    columns = (row.repo_id, row.taken_at, row.downloads, row.likes, row.trending_score, row.rank, row.score)
+    for repo_id, at, downloads, likes, trending, rank, score in session.execute(
+        select(*columns).where(row.taken_at >= since).order_by(row.taken_at, row.id)
+    ):
+        found[repo_id].append(Listing(at=at, downloads=downloads, likes=likes, trending_score=trending, rank=rank, score=score))
+    return dict(found)
+
+
+def candidates(session: Session, repo_id: str | None) -> dict[str, tuple[Candidate, ...]]:
+    """Return by repository what was last seen of each accepted commit, newest listing first."""
+    latest = select(Popularity.model_id, func.max(Popularity.taken_at).label("at")).group_by(Popularity.model_id).subquery()
+    query = select(Model).join(latest, latest.c.model_id == Model.id).order_by(latest.c.at.desc(), Model.id.desc())
+    rows = session.scalars(query if repo_id is None else query.where(Model.repo_id == repo_id))
+    groups = _grouped((row for row in rows if row.document), "repo_id")
+    return {
+        name: tuple(from_json(Candidate, row.document or "", where=f"the database's entry of {name}") for row in models)
+        for name, models in groups.items()
+    }
 
 
 def variants(session: Session, only: str | None = None) -> list[VariantRecord]:
@@ -164,7 +189,8 @@ def _by_protocol(numbers: Iterable[MeasurementRow], environments: Mapping[str, E
     return {number.protocol.name: environments[number.environment_id] for number in numbers}
 
 
-def _job(row: JobRow) -> JobRecord:
+def job(row: JobRow) -> JobRecord:
+    """Return a row as a record."""
     return JobRecord(
         job=from_json(Job, row.document, where=f"the database's job {row.id}"),
         state=cast(JobState, row.state),
@@ -173,6 +199,15 @@ def _job(row: JobRow) -> JobRecord:
         seconds=row.seconds,
         failure=_failure(row),
         stages=json.loads(row.stages) if row.stages else {},
+        id=row.id,
+        position=row.position,
+        waits_for=row.waits_for,
+        not_before=row.not_before,
+        economy=row.economy,
+        cancel=row.cancel,
+        owner=row.owner,
+        lease_until=row.lease_until,
+        expected=from_json(Expectation, row.expected, where=f"the database's job {row.id}") if row.expected else None,
     )
 
 

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from datetime import UTC, datetime
 
-from sqlalchemy import delete, select, update
-from sqlalchemy.orm import Session
+from sqlalchemy import Select, delete, func, select, update
+from sqlalchemy.orm import Session, aliased
 
 from hub.codec import content_id, to_json
 from hub.domain import Artifact, Candidate, Environment, Job, JobResult, ModelRef, Recipe, Refusal, variant_id
 from hub.errors import BadDocument
 from hub.protocol import Protocol
-from hub.scheduling import Plan
 from hub.tables import (
     ArtifactRow,
     EnvironmentRow,
@@ -33,6 +31,11 @@ from hub.tables import (
 def now() -> str:
     """Return the present as an ISO-8601 string in UTC."""
     return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def stamp(clock: float) -> str:
+    """Return a time in epoch seconds as an ISO-8601 string in UTC."""
+    return datetime.fromtimestamp(clock, UTC).isoformat(timespec="seconds")
 
 
 def model_row(session: Session, ref: ModelRef) -> Model:
@@ -105,7 +108,7 @@ def job_row(session: Session, job: Job) -> JobRow:
     """Return a job's row, made as planned when it is new."""
     model = model_row(session, job.base)
     variant = variant_row_id(session, job.base, job.recipe, model) if job.recipe else None
-    row = session.scalar(select(JobRow).filter_by(id=job.id))
+    row = session.scalar(select(JobRow).filter_by(id=job.id).with_for_update())
     if row is None:
         protocol = protocol_row_id(session, job.protocol.name, job.protocol) if job.protocol else None
         row = JobRow(id=job.id, kind=job.kind, model_id=model.id, variant_id=variant, protocol_id=protocol, state="planned", attempts=0)
@@ -124,23 +127,19 @@ def snapshot(session: Session, candidate: Candidate, at: str, *, rank: int, scor
     session.add(row)
 
 
-def record_needs(session: Session, plan: Plan) -> None:
-    """Write down what each job of a plan waits for; its jobs are there."""
-    ids = [job.id for job in plan.jobs]
-    forget_needs(session, ids, others=False)
-    done = set(session.scalars(select(JobRow.id).where(JobRow.state == "done")))
-    known = done | set(ids)
-    for job_id in ids:
-        needs = [need for need in sorted(plan.needs.get(job_id, ())) if need in known]
-        session.add_all(NeedRow(job_id=job_id, needs=need) for need in needs)
-        session.execute(update(JobRow).where(JobRow.id == job_id).values(waits_for=len(set(needs) - done)))
+def count_needs(session: Session, jobs: Select[str]) -> None:
+    """Count anew how many needs of these jobs are not done. Counted, not counted off, so that no order of events makes it wrong."""
+    need = aliased(JobRow)
+    open_needs = select(func.count()).select_from(NeedRow).join(need, need.id == NeedRow.needs)
+    open_needs = open_needs.where(NeedRow.job_id == JobRow.id, need.state != "done")
+    counted = update(JobRow).where(JobRow.id.in_(jobs)).values(waits_for=open_needs.scalar_subquery())
+    session.execute(counted, execution_options={"synchronize_session": False})
+
+
+def unblock(session: Session, job_id: str) -> None:
+    """Count anew for those that wait for a job."""
     session.flush()
-
-
-def forget_needs(session: Session, jobs: Collection[str], *, others: bool = True) -> None:
-    """Forget what these jobs wait for and, with `others`, that others wait for them."""
-    for job in jobs:
-        session.execute(delete(NeedRow).where((NeedRow.job_id == job) | (NeedRow.needs == job) if others else NeedRow.job_id == job))
+    count_needs(session, select(NeedRow.job_id).where(NeedRow.needs == job_id))
 
 
 def add_artifact(session: Session, job: Job, artifact: Artifact) -> None:

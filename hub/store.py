@@ -17,8 +17,9 @@ from hub.codec import from_json, to_json
 from hub.database import Database
 from hub.domain import Candidate, Facts, Failure, Job, JobResult, Refusal, Scores
 from hub.errors import StoreError
-from hub.history import BaseRecord, JobRecord, MeasuredJob, Release, VariantRecord, Verdict
-from hub.queue import LEASE_S, Queue, note, take, unblock
+from hub.history import BaseRecord, HubWrite, JobRecord, Listing, MeasuredJob, Release, VariantRecord, Verdict
+from hub.plans import forget_jobs, record_plan
+from hub.queue import LEASE_S, Queue, clear_failure, note, take
 from hub.reader import Reader
 from hub.rows import (
     add_artifact,
@@ -26,21 +27,20 @@ from hub.rows import (
     add_measurements,
     add_scores,
     environment_row_id,
-    forget_needs,
     job_row,
     model_row,
-    now,
-    record_needs,
     refuse,
     snapshot,
+    stamp,
+    unblock,
 )
-from hub.scheduling import NOTHING_SPENT, Plan, Spent
+from hub.scheduling import NOTHING_SPENT, Outcome, Plan, Spent
 from hub.screening import screen
 from hub.tables import (
     ArtifactRow,
-    AttemptRow,
     CheckRow,
     FileRow,
+    HubWriteRow,
     JobRow,
     LayerErrorRow,
     MeasurementRow,
@@ -85,12 +85,21 @@ class Store:
 
     # Writes: models and refusals
 
-    def record_models(self, candidates: Sequence[Candidate], at: str, *, scores: Mapping[str, float] = NO_SCORES) -> None:
+    def record_models(
+        self,
+        candidates: Sequence[Candidate],
+        at: str,
+        *,
+        scores: Mapping[str, float] = NO_SCORES,
+        refused: Sequence[Candidate] = (),
+    ) -> None:
         """Record accepted models in order of rank, with a snapshot of their popularity dated `at`; lifts their earlier refusals.
 
-        `scores` holds by `owner/name` the score by which they were ranked.
+        `scores` holds by `owner/name` the score by which they were ranked. Of `refused` models the popularity alone is kept.
         """
         with self._database.writing() as session:
+            for candidate in refused:
+                snapshot(session, candidate, at, rank=0, score=scores.get(candidate.ref.repo_id), model_id=None)
             for rank, candidate in enumerate(candidates, start=1):
                 model = model_row(session, candidate.ref)
                 model.document = to_json(candidate)
@@ -108,32 +117,12 @@ class Store:
     def record_plan(self, plan: Plan) -> None:
         """Make the plan the present one: add its jobs in its order, drop planned ones that it leaves out, replace refusals of recipes.
 
-        Jobs that ever ran keep their state; those that failed or were cancelled, and that the plan names, are planned again. A recipe's
-        title, summary, name and thresholds are brought up to date.
+        A planned job that was tried and is left out becomes cancelled, so that what it took stays known. Jobs that the plan names are
+        planned again when they failed or were left out before, but not when people cancelled them. Running and done jobs keep their state,
+        whoever runs them. A recipe's title, summary, name and thresholds are brought up to date.
         """
-        ids = {job.id for job in plan.jobs}
-        with self._database.writing() as session:
-            session.execute(delete(RefusalRow).where(RefusalRow.recipe != ""))
-            for refusal in plan.refusals:
-                refuse(session, refusal)
-            dropped = [row for row in session.scalars(select(JobRow).where(JobRow.state == "planned")) if row.id not in ids]
-            forget_needs(session, [row.id for row in dropped])
-            for row in dropped:
-                if row.attempts or session.scalar(select(AttemptRow.id).filter_by(job_id=row.id).limit(1)):
-                    row.state = "cancelled"  # it ran, so what it took and why it ended stays known
-                else:
-                    session.delete(row)
-            session.flush()
-            for position, job in enumerate(plan.jobs, start=1):
-                row = job_row(session, job)
-                if row.state in ("failed", "cancelled"):
-                    row.state, row.not_before = "planned", 0.0
-                row.position = position
-                row.expected = to_json(plan.expected[job.id]) if job.id in plan.expected else None
-            session.flush()
-            record_needs(session, plan)
-            used = select(JobRow.variant_id).where(JobRow.variant_id.is_not(None))
-            session.execute(delete(Variant).where(Variant.id.not_in(used)))
+        with self._database.writing(alone=True) as session:
+            record_plan(session, plan, self._database.clock(session))
 
     def start(self, job: Job) -> bool:
         """Mark this very job as running in this process; False, and nothing changed, when it is done or runs already."""
@@ -141,8 +130,7 @@ class Store:
             row = job_row(session, job)
             if row.state in ("done", "running"):
                 return False
-            take(row, owners.own(), self._database.clock(session) + LEASE_S)
-            _clear_failure(row)
+            take(row, owners.own(), self._database.clock(session), LEASE_S)
             return True
 
     def finish(self, job: Job, result: JobResult, *, owner: str | None = None, spent: Spent = NOTHING_SPENT) -> bool:
@@ -152,19 +140,20 @@ class Store:
         """
         screen(job, result)
         with self._database.writing() as session:
-            row = job_row(session, job)
-            if row.state == "done" or (owner is not None and row.owner != owner):
+            row = _settled(session, job, owner)
+            if row is None:
                 return False
             row.environment_id = environment_row_id(session, result.environment)
-            row.state, row.started_at, row.updated_at = "done", result.started_at, now()
+            clock, hardware = self._database.clock(session), result.environment.hardware
+            row.state, row.started_at, row.updated_at = "done", result.started_at, stamp(clock)
             row.attempts = max(row.attempts, 1)
             row.seconds, row.peak_memory_bytes, row.stages = result.seconds, result.peak_memory_bytes, to_json(result.stages)
             row.facts = to_json(result.facts) if result.facts else None
             row.notes, row.machine = to_json(result.notes), to_json(result.state)
-            _clear_failure(row)
-            clock, hardware = self._database.clock(session), result.environment.hardware
+            row.cancel = False
+            clear_failure(row)
             note(session, row, "done", clock, seconds=result.seconds, hardware=hardware, spent=spent)
-            row.owner = row.lease_until = None
+            row.owner = row.lease_until = row.began = None
             session.flush()
             if result.artifact:
                 add_artifact(session, job, result.artifact)
@@ -186,20 +175,23 @@ class Store:
     ) -> bool:
         """Record why a job failed; with `retry_after` it is planned again, to be started in so many seconds at the earliest.
 
+        One that people cancelled meanwhile is cancelled, whatever it failed of.
+
         False, and nothing is changed, when the job is done already, or is no longer that of `owner` (None: whoever has it).
         """
         with self._database.writing() as session:
-            row = job_row(session, job)
-            if row.state == "done" or (owner is not None and row.owner != owner):
+            row = _settled(session, job, owner)
+            if row is None:
                 return False
             clock = self._database.clock(session)
-            row.state, row.updated_at, row.seconds = "failed", now(), failure.seconds
+            row.state, row.updated_at, row.seconds = "cancelled" if row.cancel else "failed", stamp(clock), failure.seconds
             row.attempts = max(row.attempts, 1)
             row.error, row.reason, row.hint = failure.error, failure.reason, failure.hint
             row.log_tail, row.retryable, row.category = failure.log_tail, failure.retryable, failure.category
-            note(session, row, "failed", clock, seconds=failure.seconds, reason=failure.reason, spent=spent)
-            row.owner = row.lease_until = None
-            if retry_after is not None:
+            outcome: Outcome = "interrupted" if row.cancel else "failed"
+            note(session, row, outcome, clock, seconds=failure.seconds, reason=failure.reason, spent=spent)
+            row.owner = row.lease_until = row.began = None
+            if retry_after is not None and not row.cancel:
                 row.state, row.not_before, row.economy = "planned", clock + retry_after, economy
             return True
 
@@ -212,18 +204,26 @@ class Store:
         return self.queue.recover()
 
     def forget(self, variant_id: str) -> None:
-        """Forget what was made of a variant whose files are lost, so that it can be pressed again; a released one raises `StoreError`."""
-        with self._database.writing() as session:
+        """Forget what was made of a variant whose files are lost, so that it can be pressed again; a released one raises `StoreError`.
+
+        Its jobs are cancelled until a plan names them again; what they took stays known, and those that run are left to their dispatcher.
+        """
+        with self._database.writing(alone=True) as session:
             self._demand(session, variant_id)
             if session.get(ReleaseRow, variant_id) is not None:
                 raise StoreError(f"variant {variant_id} is released, so it is not forgotten", hint="its files are on the Hub")
             verdicts = select(VerdictRow.id).where(VerdictRow.variant_id == variant_id)
             session.execute(delete(CheckRow).where(CheckRow.verdict_id.in_(verdicts)))
-            jobs = list(session.scalars(select(JobRow.id).where(JobRow.variant_id == variant_id)))
-            forget_needs(session, jobs)
-            session.execute(delete(AttemptRow).where(AttemptRow.job_id.in_(jobs)))
-            for table in (VerdictRow, MeasurementRow, ScoresRow, LayerErrorRow, FileRow, ArtifactRow, JobRow):
+            for table in (VerdictRow, MeasurementRow, ScoresRow, LayerErrorRow, FileRow, ArtifactRow):
                 session.execute(delete(table).where(table.variant_id == variant_id))
+            forget_jobs(session, variant_id, self._database.clock(session))
+
+    # Writes: the Hub
+
+    def record_hub_write(self, action: str, repo_id: str, size: int) -> None:
+        """Note that something was sent to the Hub just now: what (`repo`, `commit`), where to, and how many bytes."""
+        with self._database.writing() as session:
+            session.add(HubWriteRow(at=self._database.clock(session), action=action, repo_id=repo_id, bytes=size))
 
     # Writes: verdicts and releases
 
@@ -283,6 +283,22 @@ class Store:
         with self._database.reading() as session:
             return records.jobs(session)
 
+    def hub_writes(self, since: float) -> list[HubWrite]:
+        """Return what was sent to the Hub at or after `since` (epoch seconds), oldest first."""
+        with self._database.reading() as session:
+            rows = session.scalars(select(HubWriteRow).where(HubWriteRow.at >= since).order_by(HubWriteRow.at, HubWriteRow.id))
+            return [HubWrite(at=row.at, action=row.action, repo_id=row.repo_id, bytes=row.bytes) for row in rows]
+
+    def popularity(self, *, since: str = "") -> dict[str, list[Listing]]:
+        """Return by `owner/name` how popular each listed model was, refused ones too, from `since` (ISO-8601) on, oldest first."""
+        with self._database.reading() as session:
+            return records.popularity(session, since)
+
+    def candidates(self, repo_id: str | None = None) -> dict[str, tuple[Candidate, ...]]:
+        """Return by `owner/name` each commit that was accepted, as last seen, newest listing first; of one repository, or of all."""
+        with self._database.reading() as session:
+            return records.candidates(session, repo_id)
+
     def facts(self, job: Job) -> Facts | None:
         """Return what a done inspection found; None when it is not done."""
         with self._database.reading() as session:
@@ -330,6 +346,9 @@ class Store:
             raise StoreError(f"no variant {variant} is recorded", hint="record the plan that makes it first")
 
 
-def _clear_failure(row: JobRow) -> None:
-    row.error = row.reason = row.hint = row.log_tail = row.category = None
-    row.retryable = None
+def _settled(session: Session, job: Job, owner: str | None) -> JobRow | None:
+    """Return the row of a job that may be settled now: not done yet, and running for `owner` (None: for whom it may be)."""
+    if owner is None:
+        row = job_row(session, job)
+        return None if row.state == "done" else row
+    return session.scalar(select(JobRow).filter_by(id=job.id, state="running", owner=owner).with_for_update())

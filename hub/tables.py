@@ -43,7 +43,7 @@ class Model(Table):
 
 
 class Popularity(Table):
-    """How popular a model was at one time; `rank` 1 is the best `score` of that listing. `model_id` is NULL where policy refused it."""
+    """How popular a model was at one time; `rank` 1 is the best of a listing, 0 that of a model that policy refused (`model_id` NULL)."""
 
     __tablename__ = "popularity"
     __table_args__ = (UniqueConstraint("repo_id", "taken_at"), Index(None, "taken_at"), Index(None, "model_id"))
@@ -99,19 +99,20 @@ class EnvironmentRow(Table):
 
 
 class JobRow(Table):
-    """A job with its state. While it runs, `owner` names the dispatcher that answers for it, until `lease_until`.
+    """A job with its state. While it runs, `owner`, who claimed it at `began`, answers for it until `lease_until`.
 
     `position` is its place in the plan, `waits_for` how many of its needs are not done, `not_before` when it may be tried again,
-    `economy` how sparing the next try is, `cancel` that people want it ended, `expected` an `Expectation`. Times that are compared are
-    epoch seconds of the database's own clock. `notes` say what was not measured, `machine` what the machine was doing meanwhile.
+    `economy` how sparing the next try is, `cancel` that people want it ended (and not planned again, until they say so), `expected` an
+    `Expectation`. Times are by the database's own clock, in epoch seconds where they are compared; `updated_at` is when its state changed.
+    `notes` say what was not measured, `machine` what the machine was doing meanwhile.
     """
 
     __tablename__ = "jobs"
     __table_args__ = (
         UniqueConstraint("id"),
         Index(None, "state", "waits_for", "position"),
+        Index(None, "model_id", "state", "waits_for", "position"),
         Index(None, "variant_id"),
-        Index(None, "model_id"),
     )
 
     number: Mapped[Number]
@@ -132,6 +133,7 @@ class JobRow(Table):
     expected: Mapped[Words | None]
     owner: Mapped[Words | None]
     lease_until: Mapped[float | None]
+    began: Mapped[float | None]
     started_at: Mapped[Time | None]
     updated_at: Mapped[Time]
     seconds: Mapped[float | None]

@@ -477,7 +477,8 @@ class TestOpening:
         first.commit()
         first.close()
         with Store(old) as store:
-            assert (store.variants(), store.jobs()) == (variants, jobs)
+            assert store.variants() == variants
+            assert [replace(record, position=0) for record in store.jobs()] == jobs
             assert [record.artifact.steps for record in store.variants() if record.artifact] == [(), ()]
         assert rows(f"sqlite:///{old}", "SELECT version_num FROM alembic_version") == [(HEAD,)]
 

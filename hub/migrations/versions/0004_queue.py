@@ -30,6 +30,7 @@ def _jobs() -> None:
         sa.Column("expected", sa.Text(), nullable=True),
         sa.Column("owner", sa.Text(), nullable=True),
         sa.Column("lease_until", sa.Double(), nullable=True),
+        sa.Column("began", sa.Double(), nullable=True),
         sa.Column("category", sa.Text(), nullable=True),
     ):
         op.add_column("jobs", column)
@@ -39,7 +40,7 @@ def _jobs() -> None:
     op.drop_column("jobs", "process_started_at")
     op.drop_index("ix_jobs_state", "jobs")
     op.create_index("ix_jobs_state_waits_for_position", "jobs", ["state", "waits_for", "position"])
-    op.create_index("ix_jobs_model_id", "jobs", ["model_id"])
+    op.create_index("ix_jobs_model_id_state_waits_for_position", "jobs", ["model_id", "state", "waits_for", "position"])
 
 
 def _tables() -> None:
