@@ -1,0 +1,361 @@
+"""`python -m runners.farm.driver`: the process that speaks to Ray for a dispatcher; should Ray end it, the dispatcher lives on.
+
+It speaks in lines of JSON. In (stdin): a `Demand` once, then `{"ticket", "task"}` and `{"cancel": ticket}`. Out (stdout):
+`{"ready": slots}` or `{"refused": [error, message, hint]}` once, then for each task `{"ticket", "answer", "slots"}`. A job is an actor of
+its own, which holds its CPUs, GPUs and memory until it ends; its worker only starts `runners.farm.node` and passes on what that says. When
+stdin ends, all actors are killed, and with them what they started.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from hub.codec import from_json, to_json
+from hub.domain import Job
+from hub.errors import JobDied, ModelPressError, OutOfMemory, TimedOut, Unavailable
+from runners import failures
+from runners.farm import scratch
+from runners.farm.node import Answer, Task
+
+_LOOK_S = 0.5
+_REACH_S = 10.0
+_OBJECTS_BYTES = 80 * 2**20  # the least that Ray takes: jobs pass words, not tensors
+
+
+@dataclass(frozen=True, kw_only=True)
+class Demand:
+    """Which cluster, and what each job asks of it; `threads` 0: a node's CPUs / `workers`, `memory_bytes` 0: not asked for.
+
+    A job waits for its place for `start_s` at the most. `address` empty: a cluster of this machine alone is started.
+    """
+
+    farm: str
+    address: str
+    threads: int
+    workers: int
+    memory_bytes: int
+    gpus: float
+    start_s: float
+
+
+def resources(demand: Demand, job: Job | None, nodes: list[Mapping[str, float]]) -> dict[str, float]:
+    """Return what a job asks for: a measuring job all CPUs of the largest node that has the rest, so that nothing disturbs its times."""
+    threads = threads_of(demand, nodes)
+    whole = job is not None and job.kind == "measure"
+    return {"CPU": float(max(threads, _largest(demand, nodes)) if whole else threads), **_beside(demand)}
+
+
+def threads_of(demand: Demand, nodes: list[Mapping[str, float]]) -> int:
+    """Return the threads of each job."""
+    return demand.threads or max(1, _largest(demand, nodes) // demand.workers)
+
+
+def _beside(demand: Demand) -> dict[str, float]:
+    return {"GPU": demand.gpus, "memory": float(demand.memory_bytes)}
+
+
+def _largest(demand: Demand, nodes: list[Mapping[str, float]]) -> int:
+    return max((int(node.get("CPU", 0.0)) for node in nodes if fits(_beside(demand), node)), default=0)
+
+
+def fits(asked: Mapping[str, float], node: Mapping[str, float]) -> bool:
+    """Whether a node could ever hold what is asked for."""
+    return all(node.get(name, 0.0) >= amount for name, amount in asked.items())
+
+
+def slots(demand: Demand, nodes: list[Mapping[str, float]]) -> int:
+    """Return how many pressing jobs the nodes hold at once; at least 1, so that the job is sent and its refusal seen."""
+    asked = resources(demand, None, nodes)
+    holds = (min(int(node.get(name, 0.0) // amount) for name, amount in asked.items() if amount) for node in nodes)
+    return max(1, sum(holds))
+
+
+class Agent:
+    """The Ray actor of a job or of a node's keeper: a thin parent of the process that does the work."""
+
+    def where(self) -> tuple[str, str]:
+        """Return the node's id and its host's name."""
+        ray = _ray()
+
+        return ray.get_runtime_context().get_node_id(), socket.gethostname()
+
+    def keep(self, farm: str, node: str) -> str:
+        """Have the node's scratch folder kept until this worker ends; return the folder."""
+        root = scratch.folder(farm, node)
+        self._keeper = _start("runners.farm.scratch", root, subprocess.DEVNULL)
+        assert self._keeper.stdout is not None
+        if not self._keeper.stdout.readline():
+            raise RuntimeError(f"{socket.gethostname()} gives no scratch folder {root}")
+        return str(root)
+
+    def run(self, task: str, root: str) -> tuple[str, str]:
+        """Do a task (JSON) to its end; return its answer (JSON) and what was said on stderr, the one empty where it died."""
+        with tempfile.TemporaryFile() as said:
+            process = _start("runners.farm.node", Path(root), said)
+            assert process.stdin is not None
+            assert process.stdout is not None
+            with suppress(BrokenPipeError):
+                process.stdin.write(task.encode() + b"\n")
+                process.stdin.flush()
+            answer = process.stdout.read().decode()  # stdin stays open: its end is the end of the job
+            said.seek(0)
+            return answer, said.read().decode("utf-8", "replace")
+
+
+def _start(module: str, root: Path, stderr: Any) -> subprocess.Popen[bytes]:
+    import runners
+
+    paths = (str(Path(str(runners.__file__)).parents[1]), os.environ.get("PYTHONPATH", ""))
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
+    command = [sys.executable, "-m", module, str(root)]
+    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=stderr, env=environment, start_new_session=True)
+
+
+class Driver:
+    """The connection with a cluster: places jobs, waits for them, says what became of each."""
+
+    def __init__(self, demand: Demand, answers: int) -> None:
+        """Take what jobs ask for; answer on the file descriptor `answers`."""
+        self._demand, self._answers = demand, answers
+        self._cancelled: dict[int, threading.Event] = {}
+        self._keepers: dict[str, tuple[Any, str]] = {}
+        self._seen: dict[str, Mapping[str, float]] = {}
+        self._turn = (
+            threading.Lock()
+        )  # one job at a time looks for a place: else small ones would for ever keep a whole node from a large one
+        self._keeping = threading.Lock()
+        self._saying = threading.Lock()
+
+    def serve(self) -> None:
+        """Connect, then serve until stdin ends."""
+        try:
+            connect(self._demand.address)
+            self._say({"ready": slots(self._demand, self._nodes())})
+        except ModelPressError as error:
+            self._say({"refused": [error.name, error.message, error.hint]})
+            return
+        for line in sys.stdin.buffer:
+            message = json.loads(line)
+            if "cancel" in message:
+                if event := self._cancelled.get(message["cancel"]):
+                    event.set()
+                continue
+            self._cancelled[message["ticket"]] = threading.Event()
+            threading.Thread(target=self._serve_one, args=(message["ticket"], message["task"]), daemon=True).start()
+
+    def close(self) -> None:
+        """Kill the keepers and leave the cluster: Ray ends the actors of a driver that leaves."""
+        ray = _ray()
+
+        for actor, _ in self._keepers.values():
+            with suppress(Exception):
+                ray.kill(actor)
+        ray.shutdown()
+
+    def _serve_one(self, ticket: int, text: str) -> None:
+        began = time.monotonic()
+        task = from_json(Task, text, where="the task")
+        try:
+            answer = self._run(task, self._cancelled[ticket])
+        except Exception as error:
+            failed = failures.failure(task.order.job.id, error, seconds=time.monotonic() - began)
+            answer = to_json(Answer(outcome=failed))
+        del self._cancelled[ticket]
+        self._say({"ticket": ticket, "answer": answer, "slots": slots(self._demand, self._nodes())})
+
+    def _run(self, task: Task, cancelled: threading.Event) -> str:
+        ray = _ray()
+
+        actor: Any = None
+        host = "its node"
+        try:
+            with self._turn:
+                asked = self._asked(task.order.job)
+                threads = threads_of(self._demand, self._nodes())
+                actor = _actor(asked)
+                node, host = self._placed(actor, asked, cancelled)
+            workspace = replace(task.order.workspace, threads=threads, memory_bytes=self._demand.memory_bytes)
+            text = to_json(replace(task, order=replace(task.order, workspace=workspace)))
+            answer, said = self._wait(actor.run.remote(text, self._kept(node)), cancelled)
+        except ModelPressError:
+            raise
+        except Exception as error:
+            raise explained(error, host) from error
+        finally:
+            if actor is not None:
+                with suppress(Exception):
+                    ray.kill(actor)
+        if not answer:
+            raise JobDied(f"The job's parent process on {host} died: {_last(said)}", hint="Run it again; see that node if it recurs.")
+        return str(answer)
+
+    def _asked(self, job: Job) -> dict[str, float]:
+        """Return what a job asks for; raise where no node could ever hold it."""
+        nodes = self._nodes()
+        asked = resources(self._demand, job, nodes)
+        if any(fits(asked, node) for node in nodes):
+            return asked
+        if any(fits(asked, node) for node in self._seen.values()):
+            raise JobDied(f"{_shown(asked)} are asked for, and the nodes that have that are lost.", hint="Start them again.")
+        has = "; ".join(_shown(node) for node in nodes) or "no nodes at all"
+        raise Unavailable(
+            f"No node of the cluster can ever hold the job: it asks for {_shown(asked)}. The nodes have: {has}.",
+            hint="Lower farm.threads, farm.memory_gib or farm.gpus, or add a larger node.",
+        )
+
+    def _placed(self, actor: Any, asked: Mapping[str, float], cancelled: threading.Event) -> tuple[str, str]:
+        """Wait until the actor runs; return its node's id and host."""
+        ray = _ray()
+
+        spot, until = actor.where.remote(), time.monotonic() + self._demand.start_s
+        while not ray.wait([spot], timeout=_LOOK_S)[0]:
+            _stop_if(cancelled)
+            if not any(fits(asked, node) for node in self._nodes()):
+                raise JobDied("The nodes that could hold the job were lost before it began.", hint="Start them again.")
+            if time.monotonic() > until:
+                free = _shown(ray.available_resources())
+                raise TimedOut(
+                    f"The job was not given {_shown(asked)} within {self._demand.start_s:g} s. Free now: {free}.",
+                    hint="See what else runs on the cluster, or add nodes.",
+                )
+        node, host = ray.get(spot)
+        return str(node), str(host)
+
+    def _wait(self, reference: Any, cancelled: threading.Event) -> tuple[str, str]:
+        ray = _ray()
+
+        while not ray.wait([reference], timeout=_LOOK_S)[0]:
+            _stop_if(cancelled)
+        answer, said = ray.get(reference)
+        return str(answer), str(said)
+
+    def _kept(self, node: str) -> str:
+        """Return the node's scratch folder, kept by an actor there that takes no resources."""
+        ray = _ray()
+
+        with self._keeping:
+            if node in self._keepers:
+                with suppress(ray.exceptions.RayError):  # else it died meanwhile, and its folder with it
+                    ray.get(self._keepers[node][0].where.remote(), timeout=_REACH_S)
+                    return self._keepers[node][1]
+            actor = (
+                ray.remote(Agent)
+                .options(num_cpus=0, scheduling_strategy=ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(node, soft=False))
+                .remote()
+            )
+            root = ray.get(actor.keep.remote(self._demand.farm, node[:12]))
+            self._keepers[node] = (actor, str(root))
+            return str(root)
+
+    def _nodes(self) -> list[Mapping[str, float]]:
+        ray = _ray()
+
+        alive = {node["NodeID"]: node["Resources"] for node in ray.nodes() if node["Alive"]}
+        self._seen.update(alive)
+        return [*alive.values()]
+
+    def _say(self, message: dict[str, Any]) -> None:
+        with self._saying, os.fdopen(os.dup(self._answers), "wb") as stream:
+            stream.write(json.dumps(message).encode() + b"\n")
+
+
+def connect(address: str) -> None:
+    """Join the cluster at `address`, or start one; raise `Unavailable` with what Ray said."""
+    try:
+        ray = _ray()
+    except ImportError as error:
+        raise Unavailable(f"Ray cannot be imported: {error}.", hint="Run: pip install 'modelpress[ray]'") from error
+    _reach(address)
+    own = {} if address else {"include_dashboard": False, "object_store_memory": _OBJECTS_BYTES}
+    try:
+        ray.init(address=address or "local", namespace="modelpress", log_to_driver=False, logging_level="ERROR", **own)
+    except Exception as error:
+        raise _no_cluster(address, failures.one_line(error)) from error
+
+
+def _reach(address: str) -> None:
+    """Try the door first: Ray itself tries for minutes, then ends the process."""
+    host, colon, port = address.removeprefix("ray://").rpartition(":")
+    if not (colon and port.isdigit()):
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_REACH_S).close()
+    except (OSError, OverflowError) as error:
+        raise _no_cluster(address, str(error)) from error
+
+
+def _no_cluster(address: str, said: str) -> Unavailable:
+    where = f"at {address}" if address else "on this machine"
+    hint = "Start one (ray start --head), and set farm.ray_address to its address."
+    return Unavailable(f"There is no Ray cluster {where}: {said}", hint=hint)
+
+
+def explained(error: Exception, host: str) -> ModelPressError:
+    """Return what Ray raised as an error of ours."""
+    exceptions = _ray().exceptions
+    said = failures.one_line(error)
+    if isinstance(error, exceptions.OutOfMemoryError):
+        hint = "Give a node less to do at once: raise farm.memory_gib or farm.threads."
+        return OutOfMemory(f"{host} ran out of memory, and Ray ended the job: {said}", hint=hint)
+    if isinstance(error, exceptions.RayTaskError | exceptions.RuntimeEnvSetupError) or "ModuleNotFoundError" in str(error):
+        return Unavailable(f"{host} cannot run jobs: {_last(str(error))}", hint="Install ModelPress and its extras on every node.")
+    return JobDied(f"{host} or its Ray worker was lost, and the job with it: {said}", hint="Run it again: another node takes it.")
+
+
+def _ray() -> Any:
+    """Return the library, whose own types fit neither how it decorates nor how it is called."""
+    return importlib.import_module("ray")
+
+
+def _actor(asked: Mapping[str, float]) -> Any:
+    ray = _ray()
+
+    options = {"num_cpus": asked["CPU"], "num_gpus": asked["GPU"], "memory": asked["memory"] or None}
+    return ray.remote(Agent).options(**options, max_restarts=0, max_task_retries=0).remote()
+
+
+def _stop_if(cancelled: threading.Event) -> None:
+    if cancelled.is_set():
+        raise JobDied("The job was cancelled.", hint="Plan it again if it is wanted after all.")
+
+
+def _shown(amounts: Mapping[str, float]) -> str:
+    memory = f"{amounts.get('memory', 0.0) / 2**30:.2f} GiB of memory"
+    return f"{amounts.get('CPU', 0.0):g} CPUs, {amounts.get('GPU', 0.0):g} GPUs, {memory}"
+
+
+def _last(text: str) -> str:
+    return next((line.strip()[:300] for line in reversed(text.splitlines()) if line.strip()), "it said nothing")
+
+
+def main() -> None:
+    """Move stdout out of the way of Ray's words, connect, serve; end with everything that was started."""
+    answers = os.dup(1)
+    os.dup2(2, 1)
+    driver = Driver(from_json(Demand, sys.stdin.buffer.readline(), where="the demand"), answers)
+    try:
+        driver.serve()
+    finally:
+        threading.Timer(_REACH_S, os._exit, (1,)).start()  # a cluster that does not answer holds nobody up
+        with suppress(Exception):
+            driver.close()
+        os._exit(0)
+
+
+if __name__ == "__main__":
+    from runners.farm import driver  # under its own name, so that Ray sends the actor by name, not by value
+
+    driver.main()
