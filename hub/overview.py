@@ -13,8 +13,9 @@ from hub.scheduling import Expectation
 
 @dataclass(frozen=True, kw_only=True)
 class JobLine:
-    """A job as one line of a list. `since`: when a running one started; `due`: when a planned one may be tried again, if that is ahead.
+    """A job as one line of a list.
 
+    `since`: when a running one started; `due`: when a planned one may be tried again, if that is ahead; both in epoch seconds.
     `waits_for` counts the jobs that must be done first, `cancel` says that its end is asked for, `owner` which dispatcher runs it.
     """
 
@@ -30,7 +31,7 @@ class JobLine:
     due: float | None
     cancel: bool
     owner: str | None
-    since: str | None
+    since: float | None
     updated_at: str
     seconds: float | None
     category: FailureClass | None
@@ -79,11 +80,12 @@ class Blocked:
 
 @dataclass(frozen=True, kw_only=True)
 class Overview:
-    """All at a glance. `states` and `failures` (by class) count jobs; `paused` is the reason of a pause, None without one.
+    """All at a glance, at the time `at` (epoch seconds). `states` and `failures` (by class) count jobs.
 
-    `waiting` are the first of the `waiting_count` jobs that are to be tried again later.
+    `paused` is the reason of a pause, None without one; `waiting` are the first of the `waiting_count` jobs that are to be tried again.
     """
 
+    at: float
     states: Mapping[str, int]
     failures: Mapping[str, int]
     running: tuple[JobLine, ...]
@@ -95,6 +97,19 @@ class Overview:
     releases: int
     verified: int
     refused: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Used:
+    """What attempts that ended since some time used, those that run now included; what was put on the Hub since some time, and in all."""
+
+    jobs: int
+    job_hours: float
+    gpu_hours: float
+    money: float
+    repos: int
+    commits: int
+    stored_bytes: int
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,14 +16,16 @@ from hub.codec import from_json
 from hub.database import Database
 from hub.domain import Job
 from hub.history import JobState
-from hub.overview import ANY, Blocked, JobDetail, JobLine, MadeArtifact, Overview, Try, Wish
-from hub.queue import MAX_WAIT_S, PAUSED
+from hub.overview import ANY, Blocked, JobDetail, JobLine, MadeArtifact, Overview, Try, Used, Wish
+from hub.queue import PAUSED
+from hub.rows import stamp
 from hub.scheduling import Expectation
 from hub.tables import (
     ArtifactRow,
     AttemptRow,
     ControlRow,
     EnvironmentRow,
+    HubWriteRow,
     JobRow,
     Model,
     NeedRow,
@@ -47,12 +49,13 @@ class Reader:
         """Return all at a glance; of what waits and of what blocks others, the first `most`."""
         with self._database.reading() as session:
             clock = self._database.clock(session)
-            later = (JobRow.state == "planned", JobRow.not_before > clock, JobRow.not_before <= clock + MAX_WAIT_S)
+            later = (JobRow.state == "planned", JobRow.not_before > clock, JobRow.updated_at <= stamp(clock))
             pause = session.get(ControlRow, PAUSED)
             return Overview(
+                at=clock,
                 states=_counted(session, select(JobRow.state, func.count()).group_by(JobRow.state)),
                 failures=_counted(session, _failures()),
-                running=_lines(session, _order(_select().where(JobRow.state == "running"), JobRow.started_at), clock),
+                running=_lines(session, _order(_select().where(JobRow.state == "running"), JobRow.began), clock),
                 waiting=_lines(session, _order(_select().where(*later), JobRow.not_before).limit(most), clock),
                 waiting_count=session.scalar(select(func.count()).select_from(JobRow).where(*later)) or 0,
                 blocked=_blocked(session, clock, most),
@@ -77,6 +80,27 @@ class Reader:
             query = _select().where(*_conditions(wish), *([JobRow.state.in_(states)] if states else []))
             query = query.order_by(urgency, place, JobRow.updated_at.desc(), JobRow.number)
             return _lines(session, query.limit(limit), self._database.clock(session))
+
+    def used(self, *, period_s: float, hub_period_s: float) -> Used:
+        """Return what was used in the last `period_s` seconds, and what was put on the Hub in the last `hub_period_s`."""
+        with self._database.reading() as session:
+            clock = self._database.clock(session)
+            ended = AttemptRow.began + AttemptRow.seconds > clock - period_s
+            sums = (func.count(), func.sum(AttemptRow.seconds), func.sum(AttemptRow.seconds * AttemptRow.gpus), func.sum(AttemptRow.cost))
+            tried, seconds, gpu_seconds, money = session.execute(select(*sums).where(ended)).one()
+            running, began = session.execute(select(func.count(), func.sum(JobRow.began)).where(JobRow.state == "running")).one()
+            writes = select(HubWriteRow.action, func.count()).where(HubWriteRow.at > clock - hub_period_s).group_by(HubWriteRow.action)
+            sent = _counted(session, writes)
+            stored = session.scalar(select(func.sum(ArtifactRow.bytes)).join(ReleaseRow, ReleaseRow.variant_id == ArtifactRow.variant_id))
+            return Used(
+                jobs=tried + running,
+                job_hours=((seconds or 0.0) + running * clock - (began or 0.0)) / 3600,
+                gpu_hours=(gpu_seconds or 0.0) / 3600,
+                money=money or 0.0,
+                repos=sent.get("repo", 0),
+                commits=sent.get("commit", 0),
+                stored_bytes=stored or 0,
+            )
 
     def detail(self, job_id: str) -> JobDetail | None:
         """Return everything about the job of this id; None where there is none."""
@@ -132,7 +156,7 @@ def _select() -> Select[*tuple[Any, ...]]:
             JobRow.not_before,
             JobRow.cancel,
             JobRow.owner,
-            JobRow.started_at,
+            JobRow.began,
             JobRow.updated_at,
             JobRow.seconds,
             JobRow.category,
@@ -156,12 +180,12 @@ def _lines(session: Session, query: Select[*tuple[Any, ...]], clock: float) -> t
 
 
 def _line(row: dict[str, Any], clock: float) -> JobLine:
-    not_before, expected, started = row.pop("not_before"), row.pop("expected"), row.pop("started_at")
-    ahead = row["state"] == "planned" and clock < not_before <= clock + MAX_WAIT_S
+    not_before, expected, began = row.pop("not_before"), row.pop("expected"), row.pop("began")
+    ahead = row["state"] == "planned" and not_before > clock and row["updated_at"] <= stamp(clock)  # as the queue sees it
     return JobLine(
         **row,
         due=not_before if ahead else None,
-        since=started if row["state"] == "running" else None,
+        since=began if row["state"] == "running" else None,
         expected=from_json(Expectation, expected, where=f"the database's job {row['id']}") if expected else None,
     )
 

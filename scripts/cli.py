@@ -13,17 +13,22 @@ from typer.core import TyperGroup
 from hub.errors import ModelPressError
 from modelpress import (
     bench,
+    cancel,
     compare,
     compress,
     discover,
     doctor,
     hub_serve,
+    jobs,
     measure,
     methods,
+    pause,
     plan,
     publish,
     recipes,
     reproduce,
+    resume,
+    retry,
     run,
     site,
     status,
@@ -96,6 +101,11 @@ app.command("verify")(verify.verify)
 app.command("site")(site.site)
 app.command("run")(run.run)
 app.command("status")(status.status)
+app.add_typer(jobs.jobs_app, name="jobs")
+app.command("retry")(retry.retry)
+app.command("cancel")(cancel.cancel)
+app.command("pause")(pause.pause)
+app.command("resume")(resume.resume)
 app.command("compress")(compress.compress)
 app.command("measure")(measure.measure)
 app.command("compare")(compare.compare)
