@@ -6,17 +6,21 @@
 `GET` lists the rules with how often each was used, `DELETE` removes them.
 
 status: answer with `status`, the hub is not asked. delay: wait `seconds`, then go on. cut: break the connection off after `bytes` bytes of
-the answer (0: before any answer). cut-upload: break it off after `bytes` bytes of the request. corrupt: one wrong byte in every chunk of
-the answer's body, size unchanged. lost: the hub does the work, then `status` is sent instead of its answer.
-hold: the hub does the work, its answer waits `seconds`.
+the answer (0: before any answer). cut-upload: break it off after `bytes` bytes of the request. die: the hub kills itself, as by kill -9,
+after `bytes` bytes of the request. corrupt: one wrong byte in every chunk of the answer's body, size unchanged. lost: the hub does the
+work, then `status` is sent instead of its answer. hold: the hub does the work, its answer waits `seconds`.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
+import os
 import re
+import signal
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from typing import Any
 
 from starlette.requests import Request
@@ -27,7 +31,7 @@ from hub.local.accounts import Credentials
 from hub.local.web import ApiError
 
 PATH = "/api/_faults"
-KINDS = ("status", "delay", "cut", "cut-upload", "corrupt", "lost", "hold")
+KINDS = ("status", "delay", "cut", "cut-upload", "die", "corrupt", "lost", "hold")
 
 
 @dataclass(kw_only=True)
@@ -105,7 +109,9 @@ class Faults:
         elif rule.kind == "cut":
             await self._app(scope, receive, _Cutting(send, rule.bytes))
         elif rule.kind == "cut-upload":
-            await self._app(scope, _CuttingReceive(receive, send, rule.bytes), send)
+            await self._app(scope, _CuttingReceive(receive, partial(_break_off, send), rule.bytes), send)
+        elif rule.kind == "die":
+            await self._app(scope, _CuttingReceive(receive, _die, rule.bytes), send)
         elif rule.kind == "corrupt":
             await self._app(scope, receive, _Corrupting(send))
         else:
@@ -145,6 +151,10 @@ def _break_off(send: Send) -> None:
     transport.abort()
 
 
+def _die() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
 class _Cutting:
     def __init__(self, send: Send, limit: int) -> None:
         self._send = send
@@ -166,9 +176,9 @@ class _Cutting:
 
 
 class _CuttingReceive:
-    def __init__(self, receive: Receive, send: Send, limit: int) -> None:
+    def __init__(self, receive: Receive, end: Callable[[], None], limit: int) -> None:
         self._receive = receive
-        self._send = send
+        self._end = end
         self._left = limit
 
     async def __call__(self) -> Message:
@@ -177,7 +187,7 @@ class _CuttingReceive:
         message = await self._receive()
         self._left -= len(message.get("body", b""))
         if self._left < 0:
-            _break_off(self._send)
+            self._end()
             return {"type": "http.disconnect"}
         return message
 

@@ -97,6 +97,30 @@ def test_cut_upload_is_sent_again(api: Any, repo: str, fault: Any, raw: Any, hub
     assert Path(api.hf_hub_download(repo, "x.bin", cache_dir=tmp_path)).read_bytes() == data
 
 
+def test_a_hub_that_dies_in_mid_upload_and_comes_back_gets_it_after_all(tmp_path: Path) -> None:
+    from concurrent.futures import ThreadPoolExecutor
+    from urllib.parse import urlsplit
+
+    import httpx
+    from huggingface_hub import HfApi
+
+    data = os.urandom(250_000)
+    with ThreadPoolExecutor() as pool:
+        with LocalHub(tmp_path / "hub", port=0, samples=False, faults=True) as hub:
+            api = HfApi(endpoint=hub.endpoint, token=hub.write_token)
+            api.create_repo("modelpress/x")
+            rule = {"kind": "die", "path": "/lfs/objects/", "method": "PUT", "bytes": 50_000}
+            headers = {"Authorization": f"Bearer {hub.write_token}"}
+            assert httpx.post(f"{hub.endpoint}/api/_faults", json=rule, headers=headers).status_code == 200
+            upload = pool.submit(api.upload_file, path_or_fileobj=data, path_in_repo="x.bin", repo_id="modelpress/x")
+            assert hub.pid is not None
+            os.waitid(os.P_PID, hub.pid, os.WEXITED | os.WNOWAIT)
+            port = urlsplit(hub.endpoint).port
+        with LocalHub(tmp_path / "hub", port=port or 0, samples=False):
+            upload.result(60)
+            assert Path(api.hf_hub_download("modelpress/x", "x.bin", cache_dir=tmp_path / "cache")).read_bytes() == data
+
+
 def test_wrong_bytes_pass_the_client_but_not_the_checksums(api: Any, loaded: str, data: bytes, fault: Any, tmp_path: Path) -> None:
     fault("corrupt", "/resolve/.*/w.safetensors", method="GET")
     got = Path(api.hf_hub_download(loaded, "w.safetensors", cache_dir=tmp_path)).read_bytes()
