@@ -29,7 +29,9 @@ def plant(root: Path, *, good: tuple[str, ...] = GOOD, bad: tuple[str, ...] | No
     families = {name: _sample(name) for name in DEPTHS}
     for number, repo_id in enumerate(good):
         family, depth = repo_id.removeprefix("good/").rsplit("-", 1)
-        seed.put(hub, {"id": repo_id, "created_at": _CREATED, "downloads": 9000 - 100 * number}, cut(families[f"sample-{family}"], int(depth)))
+        seed.put(
+            hub, {"id": repo_id, "created_at": _CREATED, "downloads": 9000 - 100 * number}, cut(families[f"sample-{family}"], int(depth))
+        )
     for number, name in enumerate(POISON if bad is None else bad):
         make, fields = POISON[name]
         files = make(cut(families["sample-llama"], 1))
