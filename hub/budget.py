@@ -1,10 +1,11 @@
-"""What may be spent, and what is left of it: of the farm's time and money (`Budget`), and of the Hub's limits a day (`HubBudget`).
+"""What may be spent, and what is left of it: of the farm's time, money and disk (`Budget`), and of the Hub's limits (`hub_refusal`).
 
 Pure but for the clock and the measure of the disk that are passed in. Docs: docs/scheduling.md.
 """
 
 from __future__ import annotations
 
+import copy
 import math
 import os
 import stat
@@ -14,7 +15,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from hub.scheduling import Allowance, Attempt, Expectation, Spent
+from hub.history import HubWrite
+from hub.scheduling import Allowance, Attempt, Expectation, Plan, Spent
 from hub.settings import BudgetSettings
 
 HOUR = 3600.0
@@ -27,12 +29,13 @@ _LOOK_AGAIN_S = 60.0  # others write to the work folder too
 
 @dataclass(frozen=True, kw_only=True)
 class _Use:
-    """What an attempt used, and when it ended by the monotonic clock, which no set clock moves."""
+    """What an attempt used (or several), and when it ended by the monotonic clock, which no set clock moves."""
 
     ended: float
     seconds: float
     gpu_hours: float
     money: float
+    tries: int = 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,6 +113,26 @@ class Budget:
         seconds = min(seconds, self._wall_left())
         return Allowance(allowed=True, timeout_s=None if seconds == math.inf else seconds)
 
+    def foresee(self, plan: Plan, *, slots: int = 1) -> dict[str, str]:
+        """Return by job id, in a sentence, why jobs of a plan are held back if all takes what is predicted, `slots` jobs at a time."""
+        then = copy.copy(self)
+        promised = 0
+        then._disk = (lambda disk=self._disk: self._held(disk) + promised) if self._disk else None
+        held: dict[str, str] = {}
+        for job in plan.jobs:
+            expected = plan.expected.get(job.id)
+            if plan.needs.get(job.id, frozenset()) & held.keys():
+                held[job.id] = "it needs a job that is held back"
+            elif reason := then.allow(expected).reason:
+                held[job.id] = reason
+            elif expected:
+                seconds = expected.seconds.value
+                then._uses = [_together([*then._uses, then._use(then._clock(), seconds, then.spent(seconds))])]
+                then._began -= seconds / slots  # so much of the run's time is gone
+                promised += expected.disk_bytes
+                then._measured = None
+        return held
+
     @property
     def _period_s(self) -> float:
         return self._settings.period_hours * HOUR
@@ -120,7 +143,7 @@ class Budget:
 
     def _use_of(self, attempt: Attempt, offset: float) -> _Use:
         spent = Spent(gpus=attempt.gpus, cost=attempt.cost)
-        if attempt.outcome in ("interrupted", "lost"):  # nobody was there to note what it cost
+        if attempt.outcome in ("interrupted", "lost") and not (spent.gpus or spent.cost):  # nobody was there to note it
             spent = self.spent(attempt.seconds)
         return self._use(attempt.began + attempt.seconds + offset, attempt.seconds, spent)
 
@@ -143,7 +166,7 @@ class Budget:
             yield _Limit(words=words, most=settings.money, used=used, rate=settings.price_per_hour)
 
     def _crowded(self, running: int) -> str:
-        most, tried = self._settings.jobs, len(self._uses)
+        most, tried = self._settings.jobs, sum(use.tries for use in self._uses)
         if not most or tried + running < most:
             return ""
         return f"of {most} jobs {self._period} {tried} were tried" + (f" and {running} are running" if running else "")
@@ -156,9 +179,9 @@ class Budget:
         promised = sum(other.disk_bytes for other in running if other)
         if held + promised + wanted <= most:
             return ""
-        coming = f", {promised / GIB:.2f} GiB more are being written" if promised else ""
-        wants = f"it writes about {wanted / GIB:.2f} GiB, but " if wanted else ""
-        return f"{wants}the work folder holds {held / GIB:.2f} GiB of its {self._settings.disk_gib:g} GiB{coming}"
+        coming = f", {promised / GIB:.3g} GiB more are being written" if promised else ""
+        wants = f"it writes about {wanted / GIB:.3g} GiB, but " if wanted else ""
+        return f"{wants}the work folder holds {held / GIB:.3g} GiB of its {self._settings.disk_gib:g} GiB{coming}"
 
     def _held(self, disk: Callable[[], float]) -> float:
         if self._measured is None or self._clock() - self._measured[0] > _LOOK_AGAIN_S:
@@ -186,6 +209,16 @@ class Budget:
         return self._settings.wall_hours * HOUR - (self._clock() - self._began)
 
 
+def _together(uses: Sequence[_Use]) -> _Use:
+    return _Use(
+        ended=max(use.ended for use in uses),
+        seconds=sum(use.seconds for use in uses),
+        gpu_hours=sum(use.gpu_hours for use in uses),
+        money=sum(use.money for use in uses),
+        tries=sum(use.tries for use in uses),
+    )
+
+
 def most_seconds(expected: Expectation | None) -> float:
     """Return how long a job may take at the most under a limit; without a prediction as long as there is anything left."""
     return expected.seconds.value * expected.seconds.factor**MARGIN if expected else math.inf
@@ -199,32 +232,22 @@ def _hours(seconds: float) -> str:
     return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min" if seconds < 2 * HOUR else f"{seconds / HOUR:.1f} h"
 
 
-class HubBudget:
-    """What may still be put on the Hub: repositories and commits of the last 24 hours, and bytes in all. Counts down as it is told."""
+def hub_refusal(settings: BudgetSettings, writes: Sequence[HubWrite], *, stored_bytes: float, wanted_bytes: float) -> str:
+    """Return in one sentence why a release of so many bytes may not be published now; empty where it may.
 
-    def __init__(self, settings: BudgetSettings, *, repos: int, commits: int, stored_bytes: float) -> None:
-        self._settings, self._repos, self._commits, self._stored = settings, repos, commits, stored_bytes
-
-    def refusal(self, wanted_bytes: float) -> str:
-        """Return in one sentence why no further release of so many bytes may be published now; empty where it may."""
-        settings = self._settings
-        if settings.repos_per_day and self._repos >= settings.repos_per_day:
-            return f"{self._repos} repositories were made in the last 24 hours, and {settings.repos_per_day} are allowed"
-        if settings.commits_per_day and self._commits >= settings.commits_per_day:
-            return f"{self._commits} commits were sent in the last 24 hours, and {settings.commits_per_day} are allowed"
-        if settings.storage_gib and self._stored + wanted_bytes > settings.storage_gib * GIB:
-            held = f"{self._stored / GIB:.2f} of {settings.storage_gib:g} GiB"
-            return f"the releases hold {held} on the Hub, and this one takes {wanted_bytes / GIB:.2f} GiB more"
-        return ""
-
-    def created(self) -> None:
-        """Count a repository that was made."""
-        self._repos += 1
-
-    def committed(self, count_bytes: float) -> None:
-        """Count a commit that sent so many bytes."""
-        self._commits += 1
-        self._stored += count_bytes
+    `writes` are those of the last `DAY`, of all who share the database; `stored_bytes` is what all releases take on the Hub.
+    """
+    for action, words, most in (
+        ("repo", "repositories were made", settings.repos_per_day),
+        ("commit", "commits were sent", settings.commits_per_day),
+    ):
+        count = sum(write.action == action for write in writes)
+        if most and count >= most:
+            return f"{count} {words} on the Hub in the last 24 hours, and {most} are allowed"
+    if settings.storage_gib and stored_bytes + wanted_bytes > settings.storage_gib * GIB:
+        held = f"{stored_bytes / GIB:.3g} of {settings.storage_gib:g} GiB"
+        return f"the releases take {held} on the Hub, and this one would take {wanted_bytes / GIB:.3g} GiB more"
+    return ""
 
 
 def folder_bytes(folder: Path) -> int:
