@@ -10,8 +10,7 @@ from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from sqlalchemy import Connection, Engine, Select, cast, create_engine, event, func, inspect, select, text
-from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy import ARRAY, Connection, Engine, Select, Text, create_engine, event, func, inspect, literal, select, text
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
@@ -153,10 +152,9 @@ class Database:
 
 def among(session: Session, texts: Collection[str]) -> Select[str]:
     """Return a query of these texts, for `IN`: one parameter, where databases take some ten thousands of parameters at the most."""
-    document = json.dumps(sorted(texts))
     if session.get_bind().dialect.name == "sqlite":
-        return select(func.json_each(document).table_valued("value").c.value)
-    return select(func.jsonb_array_elements_text(cast(document, JSONB)).column_valued("value"))
+        return select(func.json_each(json.dumps(list(texts))).table_valued("value").c.value)
+    return select(func.unnest(literal(list(texts), ARRAY(Text))).column_valued("value"))
 
 
 def _parse(url: str) -> URL:

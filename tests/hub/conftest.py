@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
+import itertools
 import math
 import os
 import platform
+import pwd
 import random
+import shutil
+import signal
 import statistics
 import struct
+import subprocess
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -33,7 +40,7 @@ from hub.domain import (
     Step,
     Thresholds,
 )
-from hub.errors import UnfitModel
+from hub.errors import JobDied, TimedOut, UnfitModel
 from hub.protocol import Memory, Protocol, Quality, Speed, Text
 from hub.store import Store
 
@@ -105,20 +112,36 @@ class Words:
 class RoundingFarm:
     """A farm in this process: rounds the numbers of a model to `bits`, writes them, and measures how far off they are.
 
-    Refuses 0 bits as unfit, and knows no more than 16, which it meets with an exception of its own. `pause` makes a job take longer.
+    Refuses 0 bits as unfit, and knows no more than 16, which it meets with an exception of its own. `pause` makes a job take longer, of
+    which it can be cancelled or run out of time. `economies` holds how sparing each job was told to be.
     """
 
     folder: Path
     pause: float = 0.0
+    slots: int = 1
+    exclusive_measures: bool = True
     events: list[tuple[str, Job]] = field(default_factory=list)
+    economies: list[tuple[str, int]] = field(default_factory=list)
+    _running: dict[str, threading.Event] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def run(self, job: Job, *, folder: Path | None = None) -> JobResult | Failure:
+    def cancel(self, job_id: str) -> None:
+        with self._lock:
+            if job_id in self._running:
+                self._running[job_id].set()
+
+    def run(self, job: Job, *, folder: Path | None = None, economy: int = 0, timeout_s: float | None = None) -> JobResult | Failure:
+        cancelled = threading.Event()
         with self._lock:
             self.events.append(("begin", job))
+            self.economies.append((job.label, economy))
+            self._running[job.id] = cancelled
         began = time.monotonic()
         try:
-            time.sleep(self.pause)
+            if self.pause and cancelled.wait(min(self.pause, timeout_s or self.pause)):
+                raise JobDied("the job was ended on request")
+            if timeout_s is not None and self.pause > timeout_s:
+                raise TimedOut(f"the job took longer than {timeout_s:g} s")
             work = {"press": self._press, "measure": self._measure, "inspect": self._inspect}[job.kind]
             return work(job, began)
         finally:
@@ -254,6 +277,111 @@ def words() -> Words:
 @pytest.fixture
 def farm(tmp_path: Path) -> RoundingFarm:
     return RoundingFarm(tmp_path / "artifacts")
+
+
+class PostgreSQL:
+    """A real PostgreSQL server of its own in a scratch folder, reached by a socket there; `url()` makes a database in it.
+
+    It keeps nothing safe (no fsync), and the kernel ends it with the process that started it.
+    """
+
+    def __init__(self, binaries: Path) -> None:
+        self._binaries = binaries
+        self._user = {"user": "postgres", "group": "postgres", "extra_groups": ()} if os.geteuid() == 0 else {}
+        self._folder = Path(tempfile.mkdtemp(prefix="modelpress-postgresql-", dir="/tmp"))  # a socket's path must be short
+        self._numbers = itertools.count()
+        self._template = ""
+        if self._user:
+            shutil.chown(self._folder, "postgres", "postgres")
+        make = [binaries / "initdb", "-D", self._folder / "data", "-U", "postgres", "-A", "trust", "-E", "UTF8", "--locale=C", "-N"]
+        subprocess.run(make, check=True, capture_output=True, cwd="/", **self._user)  # type: ignore[call-overload]
+        self.start()
+
+    def start(self) -> None:
+        """Start the server, and wait until it answers."""
+        options = {"listen_addresses": "", "unix_socket_directories": self._folder, "fsync": "off", "full_page_writes": "off"}
+        command = [self._binaries / "postgres", "-D", self._folder / "data", *(f"--{name}={value}" for name, value in options.items())]
+        with (self._folder / "log").open("ab") as log:
+            self._server = subprocess.Popen(command, stdout=log, stderr=log, cwd="/", preexec_fn=_end_with_parent, **self._user)  # type: ignore[call-overload]
+        patience = time.monotonic() + 60
+        while subprocess.run([self._binaries / "pg_isready", "-q", "-h", self._folder], check=False).returncode:
+            if self._server.poll() is not None or time.monotonic() > patience:
+                raise RuntimeError(f"PostgreSQL does not start: {(self._folder / 'log').read_text()}")
+            time.sleep(0.05)
+
+    def stop(self) -> None:
+        """End all connections and the server."""
+        self._server.send_signal(signal.SIGINT)
+        self._server.wait(60)
+
+    def remove(self) -> None:
+        """End the server at once, and remove its folder."""
+        self._server.send_signal(signal.SIGQUIT)
+        self._server.wait(60)
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def run(self, statement: str) -> None:
+        """Run a statement of the server as a whole."""
+        subprocess.run(
+            [self._binaries / "psql", "-qX", "-h", self._folder, "-U", "postgres", "-v", "ON_ERROR_STOP=1", "-c", statement],
+            check=True,
+            capture_output=True,
+        )
+
+    def url(self, *, empty: bool = False) -> str:
+        """Return the address of a new database, migrated already (a copy: it takes less time) or `empty`."""
+        if not empty and not self._template:
+            self._template = f"test_{next(self._numbers)}"
+            self.run(f"CREATE DATABASE {self._template}")
+            Store(self._address(self._template)).close()
+        name = f"test_{next(self._numbers)}"
+        self.run(f"CREATE DATABASE {name} TEMPLATE {'template0' if empty else self._template}")
+        return self._address(name)
+
+    def _address(self, name: str) -> str:
+        return f"postgresql+psycopg://postgres@/{name}?host={self._folder}"
+
+
+def _end_with_parent() -> None:
+    ctypes.CDLL(None).prctl(1, signal.SIGQUIT)  # 1: PR_SET_PDEATHSIG; SIGQUIT: at once
+
+
+def postgresql_binaries() -> Path:
+    """Return the newest PostgreSQL's folder; skip where there is none or where it cannot be started."""
+    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"), key=lambda path: int(path.parts[4]))
+    on_path = shutil.which("initdb")
+    if on_path and not found:
+        found = [Path(on_path).resolve()]
+    if not found:
+        pytest.skip("no PostgreSQL here (initdb is neither in /usr/lib/postgresql nor on the PATH): apt install postgresql")
+    if os.geteuid() == 0 and not any(entry.pw_name == "postgres" for entry in pwd.getpwall()):
+        pytest.skip("PostgreSQL does not run as root, and there is no user postgres")
+    pytest.importorskip("psycopg", reason="the driver psycopg is not installed: pip install 'psycopg[binary]'")
+    return found[-1].parent
+
+
+@pytest.fixture(scope="session")
+def postgresql() -> Iterator[PostgreSQL]:
+    """The PostgreSQL server of all tests that ask for it; they skip, with the reason, where there is none."""
+    server = PostgreSQL(postgresql_binaries())
+    yield server
+    server.remove()
+
+
+@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.integration)])
+def either(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """The address of a new database of each kind in turn."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path / 'modelpress.db'}"
+    return str(request.getfixturevalue("postgresql").url())
+
+
+@pytest.fixture
+def empty(either: str, request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """The address of a database of the same kind as `either` that holds nothing yet."""
+    if either.startswith("sqlite"):
+        return f"sqlite:///{tmp_path / 'empty.db'}"
+    return str(request.getfixturevalue("postgresql").url(empty=True))
 
 
 @pytest.fixture
