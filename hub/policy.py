@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from fnmatch import fnmatchcase
 
 from hub import names
+from hub.derivatives import derivation
 from hub.domain import Candidate, Recipe, Refusal, variant_id
 from hub.errors import UsageError
 from hub.licences import AGREEMENTS, POLICIES, TEXTS, LicenceDemands, demands, effective
 from hub.listing import CUSTOM_CODE
 from hub.settings import PolicySettings, Settings
 
-__all__ = ["CARRIED", "PULL", "LicenceDemands", "demands", "release_name", "screen"]
+__all__ = [
+    "CARRIED", "PULL", "RULES", "LicenceDemands", "config_fault", "demands", "pinned", "release_name", "screen",
+    "too_big_for_disk", "weight_bytes",
+]  # fmt: skip
 
 # What goes from a base model to its variants as it is: tokenizer, templates, settings of generation, licence.
 CARRIED = (
@@ -26,23 +31,67 @@ _WEIGHTS = re.compile(r"model[^/]*\.safetensors")
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".h5", ".msgpack", ".gguf", ".onnx")
 _TOKENIZERS = ({"tokenizer.json"}, {"tokenizer.model"}, {"spiece.model"}, {"vocab.txt"}, {"vocab.json", "merges.txt"})
 _MAX_LISTED = 4
-_RELATIONS = ("quantized", "adapter", "merge")
-_PRESSED_METHODS = ("gptq", "awq", "bitsandbytes", "compressed-tensors", "auto-round", "torchao", "exl2", "exl3", "hqq", "aqlm")
-_PRESSED_TAGS = frozenset((*_PRESSED_METHODS, "fp8", "mxfp4", "nvfp4", *(f"{bits}-bit" for bits in range(2, 9))))
-_PRESSED_LIBRARIES = frozenset(("peft", "gguf", "mlx", "ctranslate2", "llama.cpp", "onnx", "openvino"))
-_PRESSED_WORD = re.compile(
-    r"gguf|gptq\w*|awq\w*|bnb|exl[23]|mlx|hqq|aqlm|nf4|(nv|mx)fp4|(int|fp)[48]|[2-8]bits?|w\d+a\d+\w*|quantized|q[2-8]"
-)
+# Numbers of a config that shapes are computed from; none of a real model comes near the limit.
+_SIZES = ("hidden_size", "n_embd", "num_hidden_layers", "n_layer", "num_attention_heads", "n_head", "intermediate_size", "vocab_size")
+_MAX_SIZE = 2**24
 
 Rule = Callable[[Candidate, PolicySettings], str | None]
 
 
-def screen(candidate: Candidate, settings: Settings) -> Refusal | None:
-    """Return why a model is not pressed, or None: the first rule that fails, in one sentence with what is allowed."""
+def screen(candidate: Candidate, settings: Settings, *, unknown: Collection[str] = ()) -> Refusal | None:
+    """Return why a model is not pressed, or None: the first rule that fails, in one sentence with what is allowed.
+
+    `unknown` names rules (`RULES`) that are not judged, since what they ask is not known of the candidate.
+    """
     for code, rule in _RULES.items():
-        if reason := rule(candidate, settings.policy):
+        if code not in unknown and (reason := rule(candidate, settings.policy)):
             return Refusal(repo_id=candidate.ref.repo_id, sha=candidate.ref.sha, code=code, reason=reason)
     return None
+
+
+def too_big_for_disk(candidate: Candidate, free_bytes: int) -> Refusal | None:
+    """Return why a model does not fit `free_bytes` of disk, or None: its weights alone must; planning adds what each recipe takes."""
+    wanted = weight_bytes(candidate)
+    if wanted <= free_bytes:
+        return None
+    reason = f"its weights have {wanted:.3g} bytes, and the disk of the work folder has {free_bytes:.3g} free"
+    return Refusal(repo_id=candidate.ref.repo_id, sha=candidate.ref.sha, code="disk", reason=reason)
+
+
+def config_fault(text: str) -> str | None:
+    """Return why a model's config.json is not taken, or None: one plain JSON object that asks for no code, with sizes that can be."""
+    try:
+        config = json.loads(text)
+    except (ValueError, RecursionError):
+        return "its config.json is not valid JSON"
+    if not isinstance(config, dict) or not config:
+        return "its config.json is empty or no JSON object"
+    if config.get("auto_map"):
+        return "its config.json asks for code of its own (auto_map), which is never run"
+    if config.get("quantization_config"):
+        return "its config.json says that it is quantized already (quantization_config); only models in full precision are pressed"
+    named = config.get("architectures")
+    if named is not None and not (isinstance(named, list) and all(isinstance(name, str) for name in named)):
+        return f"architectures in its config.json is {names.shown(json.dumps(named))}; expected a list of texts"
+    for key in _SIZES:
+        value = config.get(key)
+        if value is not None and not all(_is_size(one) for one in (value if isinstance(value, list) else [value])):
+            return f"{key} in its config.json is {names.shown(json.dumps(value))}; expected a whole number from 1 to {_MAX_SIZE}"
+    return None
+
+
+def _is_size(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 < value <= _MAX_SIZE
+
+
+def weight_bytes(candidate: Candidate) -> int:
+    """Return the bytes of the weights that would be pulled, as listed."""
+    return sum(max(file.size, 0) for file in candidate.files if _WEIGHTS.fullmatch(file.path))
+
+
+def pinned(repo_id: str, policy: PolicySettings) -> bool:
+    """Whether the settings pin a model, at whichever commit."""
+    return repo_id.lower() in {entry.split("@")[0].lower() for entry in policy.pinned}
 
 
 def release_name(base: Candidate, recipe: Recipe, namespace: str) -> str:
@@ -110,9 +159,29 @@ def _pipeline(candidate: Candidate, policy: PolicySettings) -> str | None:
     return f"its pipeline tag is {names.shown(candidate.pipeline_tag or 'none')}; allowed: {allowed}"
 
 
+def _author(candidate: Candidate, policy: PolicySettings) -> str | None:
+    owner = candidate.ref.repo_id.split("/")[0]
+    if not policy.authors or _among(owner.lower(), policy.authors):
+        return None
+    return f"its owner is {names.shown(owner)}; allowed: {_listed(policy.authors, 'policy.authors')}"
+
+
+def _language(candidate: Candidate, policy: PolicySettings) -> str | None:
+    if not policy.languages or any(_among(language.lower(), policy.languages) for language in candidate.languages):
+        return None
+    found = f"its languages are {names.shown(', '.join(candidate.languages))}" if candidate.languages else "it names no language"
+    return f"{found}; allowed: {_listed(policy.languages, 'policy.languages')}"
+
+
+def _architecture(candidate: Candidate, policy: PolicySettings) -> str | None:
+    if not policy.architectures or _among((candidate.architecture or "").lower(), policy.architectures):
+        return None
+    found = names.shown(candidate.architecture or "unknown")
+    return f"its architecture is {found}; allowed: {_listed(policy.architectures, 'policy.architectures')}"
+
+
 def _downloads(candidate: Candidate, policy: PolicySettings) -> str | None:
-    pinned = {entry.split("@")[0].lower() for entry in policy.pinned}
-    if candidate.downloads >= policy.min_downloads or candidate.ref.repo_id.lower() in pinned:
+    if candidate.downloads >= policy.min_downloads or pinned(candidate.ref.repo_id, policy):
         return None
     return f"it has {candidate.downloads} downloads; policy.min_downloads is {policy.min_downloads}"
 
@@ -132,21 +201,8 @@ def _agreement(candidate: Candidate, _policy: PolicySettings) -> str | None:
     return f"its licence {names.shown(wanted.license)} must be passed on as a copy, and it holds no LICENSE file to copy"
 
 
-def _derivative(candidate: Candidate, _policy: PolicySettings) -> str | None:
-    tags = {tag.lower() for tag in candidate.tags}
-    relation = next((tag for tag in sorted(tags) if any(tag.startswith(f"base_model:{kind}:") for kind in _RELATIONS)), None)
-    if relation:
-        return f"it derives from another model ({names.shown(relation)}); only originals and finetunes are pressed"
-    if "modelpress" in tags and candidate.base_models:
-        return f"it was pressed by ModelPress from {names.shown(candidate.base_models[0])}; only originals and finetunes are pressed"
-    library = (candidate.library_name or "").lower()
-    words = (word for word in re.split(r"[-_.]", candidate.ref.name.lower()) if _PRESSED_WORD.fullmatch(word))
-    mark = next(iter(sorted(tags & _PRESSED_TAGS)), None) or (library if library in _PRESSED_LIBRARIES else None) or next(words, None)
-    if mark:
-        return f"it is pressed already or an adapter ({names.shown(mark)}); only whole models in full precision are pressed"
-    if any(file.path == "adapter_config.json" for file in candidate.files):
-        return "it is an adapter (adapter_config.json); only whole models are pressed"
-    return None
+def _derivative(candidate: Candidate, policy: PolicySettings) -> str | None:
+    return derivation(candidate, finetunes=policy.finetunes)
 
 
 def _safetensors(candidate: Candidate, _policy: PolicySettings) -> str | None:
@@ -170,13 +226,20 @@ def _names(candidate: Candidate, _policy: PolicySettings) -> str | None:
 
 
 def _size(candidate: Candidate, policy: PolicySettings) -> str | None:
-    weights = [file.size for file in candidate.files if _WEIGHTS.fullmatch(file.path)]
-    if candidate.parameters is None or min(weights) < 0:
-        return f"its size is unknown (the Hub counts no parameters or bytes); at most {policy.max_parameters:.3g} parameters are allowed"
+    if candidate.parameters is None:
+        return f"its size is unknown (nothing counts its parameters); at most {policy.max_parameters:.3g} are allowed"
     if candidate.parameters > policy.max_parameters:
         return f"it has {candidate.parameters:.3g} parameters; policy.max_parameters allows {policy.max_parameters:.3g}"
-    if sum(weights) > policy.max_bytes:
-        return f"its weights have {sum(weights):.3g} bytes; policy.max_bytes allows {policy.max_bytes:.3g}"
+    if candidate.parameters < policy.min_parameters:
+        return f"it has {candidate.parameters:.3g} parameters; policy.min_parameters wants {policy.min_parameters:.3g}"
+    return None
+
+
+def _bytes(candidate: Candidate, policy: PolicySettings) -> str | None:
+    if any(file.size < 0 for file in candidate.files if _WEIGHTS.fullmatch(file.path)):
+        return f"the size of its weights is unknown (the Hub lists no bytes); at most {policy.max_bytes:.3g} bytes are allowed"
+    if weight_bytes(candidate) > policy.max_bytes:
+        return f"its weights have {weight_bytes(candidate):.3g} bytes; policy.max_bytes allows {policy.max_bytes:.3g}"
     return None
 
 
@@ -213,7 +276,10 @@ _RULES: dict[str, Rule] = {
     "unavailable": _unavailable,
     "private": _private,
     "gated": _gated,
+    "author": _author,
     "pipeline_tag": _pipeline,
+    "language": _language,
+    "architecture": _architecture,
     "downloads": _downloads,
     "license": _license,
     "derivative": _derivative,
@@ -221,7 +287,10 @@ _RULES: dict[str, Rule] = {
     "no_safetensors": _safetensors,
     "name": _names,
     "size": _size,
+    "bytes": _bytes,
     "no_config": _config,
     "no_tokenizer": _tokenizer,
     "no_agreement": _agreement,
 }
+RULES = tuple(_RULES)
+"""The codes of the rules, in the order in which they are asked."""

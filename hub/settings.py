@@ -110,6 +110,7 @@ class PolicySettings(_Section):
     authors: Names = ()
     languages: Names = ()
     architectures: Names = ()
+    finetunes: bool = True
     min_parameters: Amount = 0
     max_parameters: Amount = 9e9
     max_bytes: Amount = 40e9

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import shutil
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hub.domain import Candidate, Failure, Job, ModelRef, Recipe, Refusal
-from hub.errors import BadCheckpoint, ModelPressError, UnfitModel, UsageError
+from hub.domain import Failure, Job, Recipe
+from hub.errors import ModelPressError, UsageError
 from hub.history import BaseRecord, Release, VariantRecord, Verdict
 from hub.scheduling import Plan
 from modelpress.progress import JobLines
 
 if TYPE_CHECKING:
+    from hub.catalog import Discovery
     from hub.dispatch import Counts
     from modelpress.session import Session
 
@@ -49,28 +51,29 @@ def now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
-def discover(session: Session) -> tuple[tuple[Candidate, ...], tuple[Refusal, ...]]:
-    """List the hub's popular models, screen each by policy, record both sides; return (accepted, refused).
+def discover(session: Session) -> Discovery:
+    """List the hub's popular models, rank them by the dated history, judge each by policy, and record both sides with a snapshot.
 
     What this work folder published itself is passed over in silence: it is listed, but nobody would ask why it is not pressed.
     """
-    from hub import catalog, policy
+    from hub import catalog
 
     with session.report.phase("discover", 0):
-        accepted: list[Candidate] = []
-        refused: list[Refusal] = []
+        at = datetime.now(UTC)
         own = {release.repo_id for release in session.store.releases()}
-        for candidate in catalog.discover(session.client, session.settings):
-            if candidate.ref.repo_id in own:
-                continue
-            refusal = policy.screen(candidate, session.settings)
-            if refusal:
-                refused.append(refusal)
-            else:
-                accepted.append(candidate)
-        session.store.record_models(accepted, now())
-        session.store.record_refusals(refused)
-    return tuple(accepted), tuple(refused)
+        past = session.store.popularity(since=catalog.since(at))
+        ranked = catalog.discover(session.client, session.settings, history=past, now=at)
+        found = catalog.judge(
+            [one for one in ranked if one.candidate.ref.repo_id not in own],
+            session.client,
+            session.settings,
+            known=lambda repo_id: session.store.candidates(repo_id).get(repo_id, ()),
+            free_bytes=shutil.disk_usage(session.folder).free,
+        )
+        scores = {repo_id: score.value for repo_id, score in found.scores.items()}
+        session.store.record_models(found.accepted, at.isoformat(timespec="seconds"), scores=scores, refused=found.turned_away)
+        session.store.record_refusals(found.refused)
+    return found
 
 
 def chosen_recipes(session: Session, selection: Selection) -> tuple[Recipe, ...]:
@@ -100,8 +103,10 @@ def chosen_bases(session: Session, selection: Selection) -> tuple[BaseRecord, ..
 
 
 def plan(session: Session, selection: Selection) -> Plan:
-    """Plan jobs for the recorded models: base model x recipe, less what is done."""
+    """Plan jobs for the recorded models, by what they bring and take: base model x recipe, less what is done."""
     from hub import planner
+    from modelpress import lost
+    from modelpress.expectations import Estimates, worth
     from runners import protocols
 
     with session.report.phase("plan", 0):
@@ -110,7 +115,8 @@ def plan(session: Session, selection: Selection) -> Plan:
         protocol = protocols.load(QUICK_PROTOCOL if selection.quick else session.settings.press.protocol)
         further = () if selection.quick else session.settings.press.further_protocols
         session.store.recover()
-        forget_lost(session)
+        gone = lost.forget(session)
+        estimates = Estimates(session)
         plan = planner.plan(
             [base.candidate.ref for base in bases],
             recipes,
@@ -119,45 +125,12 @@ def plan(session: Session, selection: Selection) -> Plan:
             further=[protocols.load(name) for name in further],
             failed=session.store.failed_attempts(),
             retry_failed=selection.retry_failed,
-            fits=lambda model, recipe: misfit(session, model, recipe),
+            fits=estimates.misfit,
+            worth=worth(session, bases, estimates),
         )
+        plan = lost.without(plan, gone)
         session.store.record_plan(plan)
     return plan
-
-
-def forget_lost(session: Session) -> None:
-    """Let variants be pressed again whose files are gone or cut before they were released, so that they cannot be published any more."""
-    for record in session.store.variants():
-        if record.artifact is None or record.release is not None:
-            continue
-        folder = session.artifacts / record.variant_id
-        if not all((folder / file.path).is_file() and (folder / file.path).stat().st_size == file.size for file in record.artifact.files):
-            session.report.say(f"the files of {record.base.name} {record.recipe.name} are gone or cut: it is pressed again")
-            session.store.forget(record.variant_id)
-
-
-def misfit(session: Session, model: ModelRef, recipe: Recipe) -> str | None:
-    """Return why a recipe cannot be applied to a model here, from its config and safetensors headers alone; None when it can."""
-    from runners.needs import needs, too_large
-
-    try:
-        reason = too_large(needs(recipe, session.shape(model)), session.memory_bytes)
-        return f"{recipe.name} {reason}" if reason else None
-    except (UnfitModel, BadCheckpoint) as error:
-        return error.message
-
-
-def needed(session: Session, plan: Plan) -> dict[str, dict[str, float]]:
-    """Return by job id what each press of a plan takes: bytes of memory and of disk, and about how many seconds, from shapes alone."""
-    from runners.needs import needs
-
-    found: dict[str, dict[str, float]] = {}
-    cores = session.threads
-    for job in plan.jobs:
-        if job.kind == "press" and job.recipe:
-            takes = needs(job.recipe, session.shape(job.base))
-            found[job.id] = {"memory_bytes": takes.memory_bytes, "disk_bytes": takes.disk_bytes, "seconds": round(takes.seconds(cores), 1)}
-    return found
 
 
 def work(session: Session, plan: Plan) -> Counts:
@@ -209,7 +182,7 @@ def failed_checks(verdict: Verdict) -> str:
 
 
 def publish(session: Session) -> tuple[list[Release], list[Refused]]:
-    """Publish every artifact that passed the gate and is not yet released with these bytes."""
+    """Publish every artifact that passed the gate and is not yet released with these bytes, as long as the Hub's limits allow it."""
     from leaderboard.gate import let_through
     from leaderboard.publish import publish as release_one
 
@@ -218,11 +191,18 @@ def publish(session: Session) -> tuple[list[Release], list[Refused]]:
     ready = [record for record in records if let_through(record) and not released(record)]
     releases: list[Release] = []
     refused: list[Refused] = []
+    stored = sum(record.artifact.bytes for record in records if record.release and record.artifact)
     with session.report.phase("publish", len(ready)) as phase:
         for record in ready:
             label = f"publish {record.base.name} {record.recipe.name}"
             phase.begin(label)
             siblings = [other for other in records if other.base == record.base]
+            size = record.artifact.bytes if record.artifact else 0
+            if over := hub_limit(session, stored_bytes=stored, wanted_bytes=size):
+                reason = f"it is left for a later run: {over}"
+                refused.append(Refused(variant=record.variant_id, error="OverBudget", reason=reason))
+                phase.fail(label, reason)
+                continue
             try:
                 release = release_one(
                     record,
@@ -237,9 +217,18 @@ def publish(session: Session) -> tuple[list[Release], list[Refused]]:
                 refused.append(Refused(variant=record.variant_id, error=error.name, reason=error.message))
                 phase.fail(label, error.message)
                 continue
+            stored += size
             releases.append(release)
             phase.end(label, release.repo_id)
     return releases, refused
+
+
+def hub_limit(session: Session, *, stored_bytes: float, wanted_bytes: float) -> str:
+    """Return why nothing of so many bytes may be published now; empty where it may."""
+    from hub.budget import DAY, hub_refusal
+
+    writes = session.store.hub_writes(time.time() - DAY)
+    return hub_refusal(session.settings.budget, writes, stored_bytes=stored_bytes, wanted_bytes=wanted_bytes)
 
 
 def verify(session: Session, *, again: bool = False) -> tuple[list[Verdict], list[Refused]]:

@@ -53,8 +53,11 @@ def everything(session: Session, selection: Selection) -> dict[str, Any]:
     from modelpress import pipeline
 
     began = time.monotonic()
-    accepted, refused = pipeline.discover(session)
+    found = pipeline.discover(session)
+    accepted, refused = found.accepted, found.refused
     session.report.say(f"discover: {len(accepted)} models accepted, {len(refused)} refused")
+    for revision in found.revisions:
+        session.report.say(f"  new revision of {revision.ref.repo_id}: {revision.reason}")
     for refusal in refused:
         session.report.say(f"  skipped {refusal.repo_id}: {refusal.reason}")
     planned = pipeline.plan(session, selection)

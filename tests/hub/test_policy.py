@@ -10,6 +10,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from hub import names
+from hub.derivatives import pressed_word
 from hub.domain import Candidate, HubFile, ModelRef, Recipe, Step, Thresholds, variant_id
 from hub.errors import UsageError
 from hub.licences import effective
@@ -105,9 +106,19 @@ def test_a_good_model_is_let_in() -> None:
         (_with_files(*FILES, ".git/config"), {}, "name", ["'.git/config'", "belongs to git"]),
         (_with_files(*FILES, "readme.md"), {}, "name", ["upper and lower case"]),
         (replace(GOOD, parameters=None), {}, "size", ["unknown"]),
-        (_with_files(*FILES, size=-1), {}, "size", ["unknown"]),
+        (_with_files(*FILES, size=-1), {}, "bytes", ["unknown"]),
         (replace(GOOD, parameters=70_553_706_496), {}, "size", ["7.06e+10", "9e+09"]),
-        (GOOD, {"max_bytes": 1e9}, "size", ["1.5e+09", "1e+09"]),
+        (GOOD, {"min_parameters": 1e9}, "size", ["7.52e+08", "1e+09"]),
+        (GOOD, {"max_bytes": 1e9}, "bytes", ["1.5e+09", "1e+09"]),
+        (GOOD, {"authors": ["google", "meta-llama"]}, "author", ["'Qwen'", "google, meta-llama"]),
+        (GOOD, {"languages": ["de", "fr"]}, "language", ["'en'", "de, fr"]),
+        (replace(GOOD, languages=()), {"languages": ["en"]}, "language", ["names no language"]),
+        (GOOD, {"architectures": ["LlamaForCausalLM"]}, "architecture", ["'Qwen3ForCausalLM'", "LlamaForCausalLM"]),
+        (replace(GOOD, architecture=None), {"architectures": ["LlamaForCausalLM"]}, "architecture", ["'unknown'"]),
+        (GOOD, {"finetunes": False}, "derivative", ["base_model:finetune", "only originals are"]),
+        (replace(GOOD, tags=("mergekit", "merge")), {}, "derivative", ["'merge'"]),
+        # a pin lets a model pass what is about popularity, and nothing else
+        (replace(GOOD, downloads=0), {"min_downloads": 1, "pinned": ["Qwen/Qwen3-0.6B"], "authors": ["x"]}, "author", ["'Qwen'"]),
         (_with_files("model.safetensors", "tokenizer.json"), {}, "no_config", ["config.json"]),
         (_with_files("model.safetensors", "config.json", "vocab.json"), {}, "no_tokenizer", ["vocab.json with merges.txt"]),
         (
@@ -147,6 +158,8 @@ def test_each_rule_refuses_with_the_value_and_what_is_allowed(
         (_named("google/gemma-3-1b-it"), {}),
         (_named("org/model-BF16"), {}),
         (replace(GOOD, tags=("modelpress",), base_models=()), {}),
+        (GOOD, {"authors": ["qwen"], "languages": ["EN", "zh"], "architectures": ["qwen3forcausallm"], "min_parameters": 751_632_384}),
+        (replace(GOOD, tags=()), {"finetunes": False}),
     ],
 )
 def test_what_is_allowed(candidate: Candidate, policy: dict[str, Any]) -> None:
@@ -162,6 +175,31 @@ def test_the_first_failing_rule_wins() -> None:
         assert refusal is not None
         codes.append(refusal.code)
     assert codes == ["private", "gated", "license", "no_safetensors"]
+
+
+# -- derivatives by name, as real people name them
+
+ORIGINALS = """
+Qwen3-4B-Instruct-2507 gemma-3-12b-it-qat-q4_0-unquantized gpt-oss-120b-dequantized gemma-3-1b-it LFM2-8B-A1B Llama-3.2-1B model-BF16
+Huihui-Qwen3-8B-abliterated-v2 gemma-3-12b-it-heretic DeepSeek-R1-Distill-Qwen-7B Phi-3-mini-4k-instruct gpt-j-6B bitnet-b1.58-2B-4T
+Qwen2.5-7B-Instruct-1M granite-embedding-30m-sparse T-lite-it-1.0 opt-125m
+"""
+PRESSED = """
+Qwen3-0.6B-FP8 gemma-3-1b-it-unsloth-bnb-4bit GLM-4.7-Flash-MLX-6bit T-lite-it-1.0_Q4_0 Qwen2.5-7B-GPTQ-Int4 Gemma-4-E2B-it-NVFP4A16
+gemma-4-26B-A4B-it-MXFP4A16 Gemma-4-26B-A4B-JANG_2L-CRACK MiniMax-M2.7-JANGTQ Qwen3.5-4B-PARO gemma-3-27b-it-qat-compressed-tensors
+opt-125m-int8wo-partial-quant Qwen3.5-122B-A10B-PrismaQuant-4.75bit-vllm gemma-4-26B-A4B-it-TQ3-native Bonsai-1.7B-ONNX Qwen3-8B-AWQ-8bit
+tinyllama-oneshot-w8w8-test-static Meta-Llama-3.1-8B-Instruct-quantized.w4a16 my-model-lora llama-3-qlora-adapter Llama-Guard-3-8B-INT8
+"""
+
+
+@pytest.mark.parametrize("name", ORIGINALS.split())
+def test_names_of_originals_and_finetunes(name: str) -> None:
+    assert pressed_word(name) is None
+
+
+@pytest.mark.parametrize("name", PRESSED.split())
+def test_names_of_pressed_models_and_adapters(name: str) -> None:
+    assert pressed_word(name)
 
 
 # -- licences
@@ -370,7 +408,7 @@ def test_recorded_answers_of_the_real_hub_become_candidates_and_are_screened() -
         if refusal.code == "name":
             assert "/" not in body["id"], f"a real model's names are refused: {refusal.reason}"
     assert codes["pipeline_tag"] > 5
-    assert codes["size"] > 3
+    assert codes["size"] + codes["bytes"] > 3
 
 
 @pytest.mark.shared
