@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from hub import owners
-from hub.domain import FailureClass, Job, JobKind, Scalar
+from hub.domain import FailureClass, Job, JobKind, ModelRef, Scalar
 from hub.history import JobState
 from hub.scheduling import Expectation
 
@@ -97,6 +97,15 @@ class Overview:
     releases: int
     verified: int
     refused: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wanted:
+    """Planned and running jobs by id, and the variants and base models that they are about."""
+
+    jobs: frozenset[str]
+    variants: frozenset[str]
+    bases: frozenset[ModelRef]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,9 +14,9 @@ from sqlalchemy.orm import Session, aliased
 
 from hub.codec import from_json
 from hub.database import Database
-from hub.domain import Job
+from hub.domain import Job, ModelRef
 from hub.history import JobState
-from hub.overview import ANY, Blocked, JobDetail, JobLine, MadeArtifact, Overview, Try, Used, Wish
+from hub.overview import ANY, Blocked, JobDetail, JobLine, MadeArtifact, Overview, Try, Used, Wanted, Wish
 from hub.queue import PAUSED
 from hub.rows import stamp
 from hub.scheduling import Expectation
@@ -80,6 +80,17 @@ class Reader:
             query = _select().where(*_conditions(wish), *([JobRow.state.in_(states)] if states else []))
             query = query.order_by(urgency, place, JobRow.updated_at.desc(), JobRow.number)
             return _lines(session, query.limit(limit), self._database.clock(session))
+
+    def wanted(self) -> Wanted:
+        """Return what planned and running jobs need."""
+        with self._database.reading() as session:
+            query = select(JobRow.id, JobRow.variant_id, Model.repo_id, Model.sha).join(Model, Model.id == JobRow.model_id)
+            rows = session.execute(query.where(JobRow.state.in_(("planned", "running")))).all()
+            return Wanted(
+                jobs=frozenset(row.id for row in rows),
+                variants=frozenset(row.variant_id for row in rows if row.variant_id),
+                bases=frozenset(ModelRef(repo_id=row.repo_id, sha=row.sha) for row in rows),
+            )
 
     def used(self, *, period_s: float, hub_period_s: float) -> Used:
         """Return what was used in the last `period_s` seconds, and what was put on the Hub in the last `hub_period_s`."""

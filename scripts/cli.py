@@ -24,6 +24,7 @@ from modelpress import (
     methods,
     pause,
     plan,
+    prune,
     publish,
     recipes,
     reproduce,
@@ -106,6 +107,7 @@ app.command("retry")(retry.retry)
 app.command("cancel")(cancel.cancel)
 app.command("pause")(pause.pause)
 app.command("resume")(resume.resume)
+app.command("prune")(prune.prune)
 app.command("compress")(compress.compress)
 app.command("measure")(measure.measure)
 app.command("compare")(compare.compare)
