@@ -189,7 +189,7 @@ class _Judge:
             why = f"{popularity:,.0f} downloads in 30 days, saves {saved:.0%} of {_size(press.takes.base_bytes)}, chance {chance:.0%}"
             for item in variant.items:
                 if item.id in own:
-                    reason = why if item is variant.items[0] else f"tells what {variant.recipe.name} costs in quality; {why}"
+                    reason = why if item is variant.items[0] else f"tells what {variant.recipe.name} costs and gains"
                     expected[item.id] = self._expectation(own[item.id], variant.value, popularity, gain, reason)
         family.variants.sort(key=lambda variant: -variant.value)
         first = f"; first {best.recipe.name}" if best else ""

@@ -99,7 +99,7 @@ def publish(
         folder=artifacts_dir / record.variant_id,
         extras=_extras(record, base, siblings, store, namespace),
     )
-    sha = _place(order, client)
+    sha = _place(order, client, store)
     release = Release(
         variant_id=record.variant_id,
         repo_id=repo_id,
@@ -183,14 +183,14 @@ def _look(client: HubClient, repo_id: str, base: str) -> _Head:
     return _Head(sha=sha, artifact=artifact, files=files)
 
 
-def _place(order: _Order, client: HubClient) -> str:
+def _place(order: _Order, client: HubClient, store: Store) -> str:
     """Return the commit that holds the artifact: the head where it lies there already, otherwise a new one."""
     for left in reversed(range(_TRIES)):
         head = _look(client, order.repo_id, order.artifact.base.repo_id)
         if head.sha is not None and head.holds(order.artifact):
             return head.sha
         try:
-            return _commit(order, head, client)
+            return _commit(order, head, client, store)
         except HubConflict:
             # Someone committed meanwhile: look at what is there now before anything is replaced.
             if not left:
@@ -210,7 +210,7 @@ def _changes(repo_id: str, head: _Head, artifact: Artifact) -> tuple[Change, ...
     return ()
 
 
-def _commit(order: _Order, head: _Head, client: HubClient) -> str:
+def _commit(order: _Order, head: _Head, client: HubClient, store: Store) -> str:
     changes = _changes(order.repo_id, head, order.artifact)
     message = f"Publish artifact {order.artifact.digest}: {order.subject}"
     if head.artifact is not None:
@@ -230,10 +230,15 @@ def _commit(order: _Order, head: _Head, client: HubClient) -> str:
         )
     client.create(order.repo_id, gated="auto" if order.base.candidate.gated else None)
     if head.sha is None:
+        store.record_hub_write("repo", order.repo_id, 0)
         # A repository that has just been made may have a first commit of its own; what somebody else put there meanwhile is left alone.
         head = _look(client, order.repo_id, order.artifact.base.repo_id)
         _changes(order.repo_id, head, order.artifact)
-    return client.commit(order.repo_id, {**files, CARD: card.encode()}, message=message, parent=head.sha, replace=True)
+    sent: dict[str, Path | bytes] = {**files, CARD: card.encode()}
+    sha = client.commit(order.repo_id, sent, message=message, parent=head.sha, replace=True)
+    size = sum(len(one) if isinstance(one, bytes) else one.stat().st_size for one in sent.values())
+    store.record_hub_write("commit", order.repo_id, size)
+    return sha
 
 
 def _licence_files(order: _Order, client: HubClient) -> dict[str, Path | bytes]:

@@ -133,12 +133,30 @@ def plan(session: Session, selection: Selection) -> Plan:
     return plan
 
 
-def work(session: Session, plan: Plan) -> Counts:
-    """Run the planned jobs on the farm, then the gate on every artifact that has not been judged."""
-    from hub.dispatch import dispatch
+def work(session: Session) -> Counts:
+    """Run what is planned on the farm until nothing is left that could still be done; a signal ends it in order, and is then raised."""
+    from hub.dispatch import Counts, dispatch
+    from hub.spool import Spool
+    from modelpress.expectations import budget
 
-    with session.report.phase("press and measure", len(plan.jobs)) as phase:
-        return dispatch(plan, session.farm if plan.jobs else None, session.store, JobLines(phase), workers=session.settings.farm.workers)
+    counts = session.store.queue.counts()
+    total = counts.get("planned", 0) + counts.get("running", 0)
+    spool = Spool(session.folder / "spool")
+    if not total:
+        return Counts()
+    farm = session.settings.farm
+    with session.report.phase("press and measure", total) as phase, session.stopping.orderly() as stop:
+        return dispatch(
+            session.farm,
+            session.store,
+            JobLines(phase),
+            budget=budget(session),
+            lease_s=farm.lease_s,
+            max_attempts=farm.max_attempts,
+            stop=stop,
+            spool=spool,
+            pause_s=farm.pause_hours * 3600,
+        )
 
 
 def gate(session: Session) -> tuple[list[VariantRecord], list[Refused]]:

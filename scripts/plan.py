@@ -1,4 +1,4 @@
-"""`modelpress plan`: the jobs that would run now."""
+"""`modelpress plan`: the jobs that would run now, in order, with what each is expected to bring and to take."""
 
 from __future__ import annotations
 
@@ -6,11 +6,19 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from leaderboard.text import duration, size
-from modelpress.options import AsJson, emit
+from leaderboard.text import duration, number, size
+from modelpress.options import AsJson, console, emit
 
 if TYPE_CHECKING:
-    from hub.scheduling import Plan
+    from collections.abc import Mapping
+
+    from rich.table import Table
+
+    from hub.domain import Job
+    from hub.scheduling import Expectation, Plan, Prediction
+    from hub.settings import BudgetSettings
+
+SHOWN = 30
 
 Models = Annotated[list[str] | None, typer.Option("--model", help="Only this base model (repeatable).")]
 Recipes = Annotated[
@@ -19,6 +27,7 @@ Recipes = Annotated[
 ]
 Quick = Annotated[bool, typer.Option("--quick", help="The most popular model, two recipes, the quick protocol.")]
 RetryFailed = Annotated[bool, typer.Option("--retry-failed", help="Plan failed jobs again, whatever they failed of.")]
+All = Annotated[bool, typer.Option("--all", help=f"Show every job, not the first {SHOWN} alone.")]
 
 
 def plan(
@@ -27,33 +36,141 @@ def plan(
     recipe: Recipes = None,
     quick: Quick = False,
     retry_failed: RetryFailed = False,
+    whole: All = False,
     as_json: AsJson = False,
 ) -> None:
-    """Plan jobs for the discovered models: base model x recipe, less what is done."""
-    from modelpress import pipeline
+    """Plan jobs for the discovered models, by value: base model x recipe, less what is done; say what each takes and what is held back."""
+    from modelpress import expectations, pipeline
     from modelpress.session import Session
 
     selection = pipeline.Selection(models=tuple(model or ()), recipes=tuple(recipe or ()), quick=quick, retry_failed=retry_failed)
-    with Session(ctx.obj.settings(), exclusive=True) as session:
+    settings = ctx.obj.settings()
+    with Session(settings, exclusive=True) as session:
         planned = pipeline.plan(session, selection)
-        needed = pipeline.needed(session, planned)
+        slots = settings.farm.workers if settings.farm.kind == "ray" else 1  # here measurements run alone
+        held = expectations.budget(session).foresee(planned, slots=slots)
     if as_json:
-        emit({"jobs": planned.jobs, "refusals": planned.refusals, "done": planned.done, "needs": needed})
+        emit(
+            {
+                "jobs": [{"id": job.id, "title": job.title, "job": job} for job in planned.jobs],
+                "expected": planned.expected,
+                "needs": {job: sorted(before) for job, before in planned.needs.items()},
+                "held_back": held,
+                "refusals": planned.refusals,
+                "done": planned.done,
+                "currency": settings.budget.currency,
+            }
+        )
     else:
-        show(planned, needed)
+        show(planned, held, settings.budget, whole=whole)
 
 
-def show(planned: Plan, needed: dict[str, dict[str, float]]) -> None:
-    """Print a plan: what each press takes, from shapes alone (memory, disk, about how long)."""
+def show(planned: Plan, held: Mapping[str, str], budget: BudgetSettings, *, whole: bool = False) -> None:
+    """Print a plan as a table, what it comes to, and what the budget holds back."""
     if not (planned.jobs or planned.done or planned.refusals):
         typer.echo("no base model is recorded yet: modelpress discover lists and screens them, then plan again")
         return
-    for job in planned.jobs:
-        takes = needed.get(job.id)
-        words = (
-            f"  {size(takes['memory_bytes'])} of memory, {size(takes['disk_bytes'])} on disk, {duration(takes['seconds'])}" if takes else ""
-        )
-        typer.echo(f"{job.id}  {job.title}{words}")
+    jobs = planned.jobs if whole else planned.jobs[:SHOWN]
+    if jobs:
+        console().print(table(jobs, planned, held, budget))
+        if left := len(planned.jobs) - len(jobs):
+            typer.echo(f"… and {left} more: --all shows them")
+        typer.echo()
     for refusal in planned.refusals:
         typer.echo(f"not planned: {refusal.recipe} on {refusal.repo_id}: {refusal.reason}")
     typer.echo(f"{len(planned.jobs)} jobs to run, {planned.done} done, {len(planned.refusals)} not possible")
+    if planned.jobs:
+        starting = [job for job in planned.jobs if job.id not in held]
+        typer.echo(f"all of them:  {total(planned.jobs, planned, budget)}")
+        if held:
+            typer.echo(f"in budget:    {total(starting, planned, budget)}")
+    for line in held_back(planned, held):
+        typer.echo(line)
+    if any(planned.expected[job.id].seconds.samples == 0 for job in planned.jobs if job.id in planned.expected):
+        typer.echo("times marked ~ are from the models' shapes alone: nothing like them has run here yet")
+    typer.echo(
+        "value: downloads in 30 days x share of bytes saved x chance to be published, for each hour of work; ×÷: two of three lie within"
+    )
+
+
+def table(jobs: tuple[Job, ...], planned: Plan, held: Mapping[str, str], budget: BudgetSettings) -> Table:
+    """Return jobs with what is expected of them, a heading for each base model."""
+    from rich import box
+    from rich.markup import escape
+    from rich.table import Table
+
+    priced = bool(budget.price_per_hour)
+    made = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1), show_edge=False)
+    for name in ("#", "job", "value", "time", "memory", "disk", *([budget.currency] if priced else []), "why"):
+        words = name in ("job", "why")
+        made.add_column(name, justify="left" if words else "right", no_wrap=not words, overflow="fold", ratio=2 if words else None)
+    base = None
+    for position, job in enumerate(jobs, start=1):
+        expected = planned.expected.get(job.id)
+        if job.base != base:
+            base = job.base
+            made.add_row("", f"[bold]{escape(base.repo_id)}[/]", *[""] * (5 + priced))
+        why = f"[yellow]held back[/]: {escape(held[job.id])}" if job.id in held else escape(expected.reason if expected else "")
+        made.add_row(str(position), f"  {escape(short(job))}", *cells(expected, priced=priced), why)
+    return made
+
+
+def short(job: Job) -> str:
+    """Return what a job does below its base model's name."""
+    what = f"{job.kind} {job.recipe.name if job.recipe else 'the base'}"
+    return f"{what}, {job.protocol.name}" if job.protocol else what
+
+
+def cells(expected: Expectation | None, *, priced: bool) -> list[str]:
+    """Return value, time, memory, disk and (where there is a price) cost."""
+    if expected is None:
+        return ["?"] * (4 + priced)
+    disk = size(expected.disk_bytes) if expected.disk_bytes else ""
+    money = [number(expected.cost, 2)] if priced else []
+    return [compact(expected.value), time(expected.seconds), size(expected.memory_bytes.value), disk, *money]
+
+
+def compact(value: float) -> str:
+    """Return a number with three digits and the thousands as a letter: `2.43M`."""
+    for factor, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if value >= factor:
+            return f"{number(value / factor)}{letter}"
+    return number(value)
+
+
+def time(seconds: Prediction) -> str:
+    """Return a time with its error as a factor: two of three lie within it."""
+    return f"{'~' if seconds.samples == 0 else ''}{duration(seconds.value)} ×÷{number(max(1.0, seconds.factor), 2)}"
+
+
+def total(jobs: list[Job] | tuple[Job, ...], planned: Plan, budget: BudgetSettings) -> str:
+    """Return what jobs come to, with the most memory that one of them takes; the error is as if each job erred for itself."""
+    known = [planned.expected[job.id] for job in jobs if job.id in planned.expected]
+    if not known:
+        return f"{len(jobs)} jobs"
+    seconds = sum(one.seconds.value for one in known)
+    off = sum((one.seconds.value * (one.seconds.factor - 1)) ** 2 for one in known) ** 0.5
+    parts = [
+        f"{len(jobs)} jobs, {duration(seconds)} ×÷{number(1 + off / seconds, 2)} one after another",
+        f"at most {size(max(one.memory_bytes.value for one in known))} of memory",
+        f"{size(sum(one.disk_bytes for one in known))} on disk",
+    ]
+    if budget.price_per_hour:
+        parts.append(f"{number(sum(one.cost for one in known), 3)} {budget.currency}")
+    return ", ".join(parts)
+
+
+def held_back(planned: Plan, held: Mapping[str, str]) -> list[str]:
+    """Return a line on each reason for which jobs are held back, with how many and the first."""
+    if not held:
+        return []
+    by_reason: dict[str, list[str]] = {}
+    for job in planned.jobs:
+        if job.id in held:
+            by_reason.setdefault(held[job.id], []).append(job.title)
+    lines = [f"held back by the budget: {len(held)} jobs"]
+    for reason, titles in list(by_reason.items())[:5]:
+        lines.append(f"  {titles[0]}{f' and {len(titles) - 1} more' if len(titles) > 1 else ''}: {reason}")
+    if len(by_reason) > 5:
+        lines.append(f"  … and {len(by_reason) - 5} more reasons: the table shows them with --all")
+    return lines
