@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import struct
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,29 +15,29 @@ from hub.local.config import HubConfig
 
 Files = dict[str, bytes]
 
-DEPTHS = {"sample-llama": (1, 2, 3, 4), "sample-qwen3-chat": (1, 2, 3, 4), "sample-gpt2": (1, 2, 3, 4)}
-"""The good models: each family cut to so many layers, so that no two have the same size."""
-GOOD = tuple(f"good/{family.removeprefix('sample-')}-{depth}" for family, depths in DEPTHS.items() for depth in depths)
+FAMILIES = ("sample-llama", "sample-qwen3-chat", "sample-gpt2")
+GOOD = tuple(f"{owner}/{family.removeprefix('sample-')}-{depth}" for owner in ("good", "twin") for family in FAMILIES for depth in (1, 2))
+"""The good models: each family cut to one and to two layers, and the same bytes under other names."""
+RAN = "remote-code-was-run"
 _CREATED = "2026-05-01T09:00:00.000Z"
 
 
-def plant(root: Path, *, good: tuple[str, ...] = GOOD, bad: tuple[str, ...] | None = None) -> None:
-    """Fill a hub's folder, which nobody serves yet: the good models and the poison of these names (None: all of it).
+def plant(root: Path, *, good: Iterable[str], bad: Iterable[str]) -> None:
+    """Fill a hub's folder, which nobody serves yet: good models by id, and poison by name.
 
     They go in by the hub's seed, not over HTTP: names that lead out of the folder are what neither the client nor the server would take.
     """
     hub = open_hub(root, HubConfig())
-    families = {name: _sample(name) for name in DEPTHS}
+    families = {name: _sample(name) for name in FAMILIES}
     for number, repo_id in enumerate(good):
-        family, depth = repo_id.removeprefix("good/").rsplit("-", 1)
+        family, depth = repo_id.rpartition("/")[2].rsplit("-", 1)
         seed.put(
             hub, {"id": repo_id, "created_at": _CREATED, "downloads": 9000 - 100 * number}, cut(families[f"sample-{family}"], int(depth))
         )
-    for number, name in enumerate(POISON if bad is None else bad):
-        make, fields = POISON[name]
-        files = make(cut(families["sample-llama"], 1))
+    for number, name in enumerate(bad):
+        spoiled = POISON[name].make(cut(families["sample-llama"], 1))
         # More popular than every good one: what blocks the queue would block all of them.
-        seed.put(hub, {"id": f"poison/{name}", "created_at": _CREATED, "downloads": 90_000 + number, **fields}, files)
+        seed.put(hub, {"id": f"poison/{name}", "created_at": _CREATED, "downloads": 90_000 + number, **POISON[name].entry}, spoiled)
 
 
 def _sample(name: str) -> Files:
@@ -118,7 +119,7 @@ def _pickle_only(files: Files) -> Files:
 
 
 def _remote_code(files: Files) -> Files:
-    code = b'from pathlib import Path\n\nPath("/tmp/modelpress-remote-code-ran").touch()\nraise SystemExit("remote code was run")\n'
+    code = f'from pathlib import Path\n\nPath("{RAN}").touch()\nraise SystemExit("remote code was run")\n'.encode()
     mapped = {"AutoConfig": "modeling_own.OwnConfig", "AutoModelForCausalLM": "modeling_own.OwnForCausalLM"}
     return {**_with_config(files, auto_map=mapped), "modeling_own.py": code}
 
@@ -148,7 +149,20 @@ def _absent_shards(files: Files) -> Files:
     return {**_without(files, "model.safetensors"), first: pack(half), "model.safetensors.index.json": _json(index)}
 
 
+def _deep_config(files: Files) -> Files:
+    return {**_with_card(files), "config.json": b'{"a":' * 50_000 + b"1" + b"}" * 50_000}
+
+
+def _unknown_architecture(files: Files) -> Files:
+    return _with_config(files, architectures=["NoSuchForCausalLM"], model_type="no-such")
+
+
+def _quantized(files: Files) -> Files:
+    return _with_card(files, base_model="good/llama-2", base_model_relation="quantized")
+
+
 def _template_bomb(files: Files) -> Files:
+    """Rendered, it would run for days. Nothing renders it: the template goes with the variant as it came."""
     bomb = "{% for a in range(99999) %}{% for b in range(99999) %}{{ 'x' * 99999 }}{% endfor %}{% endfor %}"
     return {**files, "chat_template.jinja": bomb.encode()}
 
@@ -163,31 +177,41 @@ def _foreign_tokenizer(files: Files) -> Files:
     return {**_with_config(files, vocab_size=64), "model.safetensors": pack(rows)}
 
 
-Make = Callable[[Files], Files]
-POISON: dict[str, tuple[Make, dict[str, Any]]] = {
-    "wrong-shapes": (_wrong_shapes, {}),
-    "nan-weights": (_nan_weights, {}),
-    "pickle-only": (_pickle_only, {}),
-    "remote-code": (_remote_code, {}),
-    "gated": (dict, {"gated": "manual"}),
-    "oversize": (_oversize, {}),
-    "bad-licence": (lambda files: _with_card(files, license="cc-by-nc-4.0"), {}),
-    "no-licence": (lambda files: _with_card(files, license=None), {}),
-    "truncated": (_truncated, {}),
-    "header-bomb": (_header_bomb, {}),
-    "traversal": (lambda files: {**files, "../../../escaped.json": b"{}\n"}, {}),
-    "config-no-json": (lambda files: {**_with_card(files), "config.json": b"{not json"}, {}),
-    "config-deep": (lambda files: {**_with_card(files), "config.json": b'{"a":' * 50_000 + b"1" + b"}" * 50_000}, {}),
-    "config-list": (lambda files: {**_with_card(files), "config.json": b"[1, 2]\n"}, {}),
-    "config-types": (lambda files: _with_config(files, hidden_size="wide", num_hidden_layers=[1], vocab_size=None), {}),
-    "config-absurd": (lambda files: _with_config(files, vocab_size=10**12, num_hidden_layers=10**9), {}),
-    "unknown-architecture": (lambda files: _with_config(files, architectures=["NoSuchForCausalLM"], model_type="no-such"), {}),
-    "no-tokenizer": (lambda files: _without(files, "tokenizer.json", "tokenizer_config.json"), {}),
-    "broken-tokenizer": (lambda files: {**files, "tokenizer.json": b'{"version": "1.0", "model": 7}'}, {}),
-    "foreign-tokenizer": (_foreign_tokenizer, {}),
-    "absent-shards": (_absent_shards, {}),
-    "template-bomb": (_template_bomb, {}),
-    "quantized": (lambda files: _with_card(files, base_model="good/llama-4", base_model_relation="quantized"), {}),
-    "adapter": (lambda files: {**_with_card(files), "adapter_config.json": b'{"peft_type": "LORA"}'}, {}),
+@dataclass(frozen=True, kw_only=True)
+class Poison:
+    """How the files of a one-layer Llama are spoiled, what the hub says of the repository, and what must come of it.
+
+    `expected` is the code of a refusal, the class of a failed job, or `harmless`: it is pressed as if nothing were wrong.
+    """
+
+    make: Callable[[Files], Files]
+    expected: str
+    entry: Mapping[str, object] = field(default_factory=dict)
+
+
+POISON: dict[str, Poison] = {
+    "wrong-shapes": Poison(make=_wrong_shapes, expected="unsupported"),
+    "nan-weights": Poison(make=_nan_weights, expected="unstable"),
+    "pickle-only": Poison(make=_pickle_only, expected="no_safetensors"),
+    "remote-code": Poison(make=_remote_code, expected="remote_code"),
+    "gated": Poison(make=dict, expected="gated", entry={"gated": "manual"}),
+    "oversize": Poison(make=_oversize, expected="size"),
+    "bad-licence": Poison(make=lambda files: _with_card(files, license="cc-by-nc-4.0"), expected="license"),
+    "no-licence": Poison(make=lambda files: _with_card(files, license=None), expected="license"),
+    "truncated": Poison(make=_truncated, expected="unsupported"),
+    "header-bomb": Poison(make=_header_bomb, expected="size"),
+    "traversal": Poison(make=lambda files: {**files, "../../../escaped.json": b"{}\n"}, expected="name"),
+    "config-no-json": Poison(make=lambda files: {**_with_card(files), "config.json": b"{not json"}, expected="unfit"),
+    "config-deep": Poison(make=_deep_config, expected="unfit"),
+    "config-list": Poison(make=lambda files: {**_with_card(files), "config.json": b"[1, 2]\n"}, expected="unfit"),
+    "config-types": Poison(make=lambda files: _with_config(files, hidden_size="wide", num_hidden_layers=[1]), expected="unfit"),
+    "config-absurd": Poison(make=lambda files: _with_config(files, vocab_size=10**12, num_hidden_layers=10**9), expected="unfit"),
+    "no-such-architecture": Poison(make=_unknown_architecture, expected="unfit"),
+    "no-tokenizer": Poison(make=lambda files: _without(files, "tokenizer.json", "tokenizer_config.json"), expected="no_tokenizer"),
+    "broken-tokenizer": Poison(make=lambda files: {**files, "tokenizer.json": b'{"version": "1.0", "model": 7}'}, expected="unsupported"),
+    "foreign-tokenizer": Poison(make=_foreign_tokenizer, expected="unsupported"),
+    "absent-shards": Poison(make=_absent_shards, expected="size"),
+    "template-bomb": Poison(make=_template_bomb, expected="harmless"),
+    "quantized": Poison(make=_quantized, expected="derivative"),
+    "adapter": Poison(make=lambda files: {**_with_card(files), "adapter_config.json": b'{"peft_type": "LORA"}'}, expected="derivative"),
 }
-"""By name: how the files of a one-layer Llama are spoiled, and what the hub says of the repository."""
