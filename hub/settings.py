@@ -135,7 +135,8 @@ class FarmSettings(_Section):
     """Where jobs run, how many press jobs run at a time, and what each may use.
 
     `threads` 0: all cores, `memory_gib` 0: 80 % of the machine. `gpus` are what each job asks a cluster for. `artifacts` is an fsspec
-    address where a cluster keeps artifacts; empty: the work folder, which all its machines then share.
+    address where a cluster keeps artifacts; empty: the work folder, which all its machines then share. A run that is paused waits
+    `pause_hours` at the most.
     """
 
     kind: Literal["local", "ray"] = "local"
@@ -148,6 +149,7 @@ class FarmSettings(_Section):
     memory_gib: Amount = 0
     lease_s: Annotated[Amount, Field(ge=5)] = 120
     max_attempts: Annotated[Count, Field(ge=1)] = 3
+    pause_hours: Amount = 12
 
 
 class BudgetSettings(_Section):

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from hub.errors import ModelPressError
+from hub.errors import ModelPressError, Preempted
 from modelpress import (
     bench,
     cancel,
@@ -37,16 +37,18 @@ from modelpress import (
     work,
 )
 from modelpress.options import Options
+from modelpress.stopping import Terminated
 
 UNEXPECTED = 70
 INTERRUPTED = 130
+AGAIN = "run the same command again to go on"
 
 
 class Commands(TyperGroup):
     """The group that catches what its commands raise: a traceback is shown with --debug only."""
 
     def invoke(self, ctx: Any) -> Any:
-        """Run the command; end with the error's own exit code, 130 on Ctrl-C, 70 on an error nobody foresaw."""
+        """Run the command; end with the error's own exit code, 130 on Ctrl-C, 19 on SIGTERM, 70 on an error nobody foresaw."""
         try:
             return super().invoke(ctx)
         except ModelPressError as error:
@@ -54,8 +56,11 @@ class Commands(TyperGroup):
                 raise
             say(error.message, error.hint)
             raise typer.Exit(error.exit_code) from error
+        except Terminated as error:
+            say("the machine is taken away (SIGTERM): finished results are kept, what ran was put back", AGAIN)
+            raise typer.Exit(Preempted.exit_code) from error
         except KeyboardInterrupt as error:
-            say("interrupted: finished results are kept", "run the same command again to go on")
+            say("interrupted: finished results are kept, what ran was put back", AGAIN)
             raise typer.Exit(INTERRUPTED) from error
         except BrokenPipeError as error:
             raise typer.Exit(0) from error

@@ -48,6 +48,18 @@ class Phase:
             self.failed += 1
             self._settle(label, "failed", "red", reason)
 
+    def leave(self, label: str, why: str) -> None:
+        """Say that a piece of work has ended that is neither done nor failed, and why."""
+        with self._lock:
+            if label in self.running:
+                self.running.remove(label)
+            self.say(f"{label}: {why}")
+            self._show()
+
+    def say(self, text: str) -> None:
+        """Print one line, without markup."""
+        (self.bar.console if self.bar else self.console).print(text, highlight=False, soft_wrap=True, markup=False)
+
     def _settle(self, label: str, word: str, colour: str, note: str) -> None:
         if label in self.running:
             self.running.remove(label)
@@ -81,6 +93,14 @@ class JobLines:
     def failed(self, job: Job, failure: Failure) -> None:
         """A job failed."""
         self.phase.fail(job.title, f"{failure.error}: {failure.reason}")
+
+    def ended(self, job: Job, why: str) -> None:
+        """A job ended without a result of its own."""
+        self.phase.leave(job.title, why)
+
+    def waiting(self, why: str) -> None:
+        """Nothing runs, and nothing can start yet."""
+        self.phase.say(why)
 
 
 class Reporter:

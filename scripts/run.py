@@ -13,6 +13,7 @@ import typer
 from leaderboard.text import duration, size
 from modelpress.options import AsJson, console, emit
 from modelpress.plan import Models, Quick, Recipes, RetryFailed
+from modelpress.work import left
 
 if TYPE_CHECKING:
     from hub.domain import Measurement, Refusal
@@ -64,7 +65,9 @@ def everything(session: Session, selection: Selection) -> dict[str, Any]:
     session.report.say(f"plan: {len(planned.jobs)} jobs to run, {planned.done} done, {len(planned.refusals)} not possible")
     for refusal in planned.refusals:
         session.report.say(f"  skipped {refusal.recipe} on {refusal.repo_id}: {refusal.reason}")
-    counts = pipeline.work(session, planned)
+    counts = pipeline.work(session)
+    for line in left(counts):
+        session.report.say(line)
     gate_refused, not_judged = pipeline.gate(session)
     releases, not_published = pipeline.publish(session)
     verdicts, not_verified = pipeline.verify(session)
@@ -74,6 +77,10 @@ def everything(session: Session, selection: Selection) -> dict[str, Any]:
         "refused": [*refused, *planned.refusals],
         "jobs_done": counts.done,
         "jobs_failed": counts.failed,
+        "jobs_retried": counts.retried,
+        "jobs_cancelled": counts.cancelled,
+        "jobs_not_started": dict(counts.not_started),
+        "not_started_reasons": dict(counts.reasons),
         "refused_by_gate": [record.variant_id for record in gate_refused],
         "not_judged": not_judged,
         "released": releases,

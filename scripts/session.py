@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from hub.domain import ModelRef, Workspace
 from hub.errors import BadCheckpoint, ModelPressError, OutOfDisk, SettingsError, WorkFolderBusy
 from modelpress.progress import Reporter
+from modelpress.stopping import Stopping
 
 if TYPE_CHECKING:
     from hub.client import HubClient
@@ -22,23 +23,38 @@ if TYPE_CHECKING:
     from hub.store import Store
     from runners.checkpoint import ModelShape
     from runners.farm.local import LocalFarm
+    from runners.farm.ray import RayFarm
 
 
 class Session:
-    """One command's hold on a work folder. `exclusive` commands change it, so only one of them runs at a time."""
+    """One command's hold on a work folder.
 
-    def __init__(self, settings: Settings, *, exclusive: bool = False) -> None:
+    `exclusive` commands change it, so only one of them runs at a time. A `helper` does jobs that are planned, beside an exclusive command
+    and other helpers; commands that must be `alone` take away what a helper may be using. All three end in order on SIGTERM and Ctrl-C.
+    """
+
+    def __init__(self, settings: Settings, *, exclusive: bool = False, helper: bool = False, alone: bool = False) -> None:
         self.settings = settings
         self.folder = Path(settings.press.work_dir).resolve()
         self.report = Reporter()
-        self._exclusive = exclusive
+        self._locks = [
+            *([("lock", fcntl.LOCK_EX)] if exclusive or alone else []),
+            *([("helpers.lock", fcntl.LOCK_SH if helper else fcntl.LOCK_EX)] if helper or alone else []),
+        ]
+        self.stopping = Stopping()
         self._closing = ExitStack()
         self._shapes: dict[ModelRef, ModelShape] = {}
 
     def __enter__(self) -> Session:
-        if self._exclusive:
+        if self._locks:
             self._make_folder()
-            self._lock()
+            try:
+                self._closing.enter_context(self.stopping)
+                for name, kind in self._locks:
+                    self._lock(name, kind)
+            except BaseException:
+                self._closing.close()
+                raise
         return self
 
     def _make_folder(self) -> None:
@@ -50,14 +66,14 @@ class Session:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._closing.close()
 
-    def _lock(self) -> None:
-        """Take the folder's lock; the system drops it with the process, however that ends."""
+    def _lock(self, name: str, kind: int) -> None:
+        """Take a lock of the folder; the system drops it with the process, however that ends."""
         try:
-            handle = self._closing.enter_context((self.folder / "lock").open("a+"))
+            handle = self._closing.enter_context((self.folder / name).open("a+"))
         except OSError as error:
             raise unusable(self.folder, error) from error
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(handle, kind | fcntl.LOCK_NB)
         except BlockingIOError:
             handle.seek(0)
             holder = handle.read().strip() or "unknown"
@@ -180,11 +196,16 @@ class Session:
         )
 
     @cached_property
-    def farm(self) -> LocalFarm:
-        """The local farm, with its warm parent process."""
+    def farm(self) -> LocalFarm | RayFarm:
+        """Where jobs run, by farm.kind: child processes of this machine, with a warm parent, or a Ray cluster."""
+        settings, logs = self.settings.farm, self.folder / "logs"
+        if settings.kind == "ray":
+            from runners.farm.ray import RayFarm
+
+            return self._closing.enter_context(RayFarm(self.workspace, logs, settings))
         from runners.farm.local import LocalFarm
 
-        return self._closing.enter_context(LocalFarm(self.workspace, self.folder / "logs"))
+        return self._closing.enter_context(LocalFarm(self.workspace, logs, slots=settings.workers))
 
 
 def unusable(folder: Path, error: OSError) -> ModelPressError:

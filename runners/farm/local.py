@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import itertools
 import json
 import os
@@ -10,8 +11,9 @@ import subprocess
 import sys
 import threading
 import time
-from contextlib import suppress
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -36,10 +38,16 @@ class LocalFarm:
     The warm parent starts with the first job (or `warm()`), and again should it die. `read_token` is what the jobs may read the Hub
     with; no other token of this process's environment reaches them. Each job's output lies in `log_dir/<job id>.log`.
     A `cold` farm's parent imports nothing: for one job alone, which then imports only what it needs, that is sooner.
+
+    `slots` says how many jobs are meant to run at once. A measuring job runs alone, for it takes time: it waits until no other job runs of
+    any farm with this `log_dir`, in whatever process, and all others wait for it.
     """
 
-    def __init__(self, workspace: Workspace, log_dir: Path, *, read_token: str | None = None, cold: bool = False) -> None:
+    exclusive_measures = True
+
+    def __init__(self, workspace: Workspace, log_dir: Path, *, read_token: str | None = None, cold: bool = False, slots: int = 1) -> None:
         """Take the workspace that each order carries, and the folder for logs; nothing is started yet."""
+        self.slots = slots
         self._workspace = workspace
         self._log_dir = log_dir
         self._read_token = read_token
@@ -47,6 +55,7 @@ class LocalFarm:
         self._lock = threading.Lock()
         self._parent: _Parent | None = None
         self._closed = False
+        self._ends: dict[str, threading.Event] = {}
 
     def __enter__(self) -> LocalFarm:
         """Make the folder for logs."""
@@ -64,21 +73,49 @@ class LocalFarm:
         """Start the warm parent now, without waiting for it."""
         self._alive()
 
-    def run(self, job: Job, *, folder: Path | None = None) -> JobResult | Failure:
-        """Run a job to its end and return what came of it; never raises for what happens in the job."""
-        order = JobOrder(job=job, workspace=self._workspace, folder=str(folder.resolve()) if folder else None)
+    def run(self, job: Job, *, folder: Path | None = None, economy: int = 0, timeout_s: float | None = None) -> JobResult | Failure:
+        """Run a job to its end and return what came of it; never raises for what happens in the job.
+
+        `economy`: see `JobOrder`. `timeout_s` shortens what the workspace allows, never lengthens it.
+        """
+        space = _shortened(self._workspace, timeout_s)
+        order = JobOrder(job=job, workspace=space, folder=str(folder.resolve()) if folder else None, economy=economy)
         start = time.monotonic()
         log, result = self._log_dir / f"{job.id}.log", self._log_dir / f"{job.id}.json"
+        with self._lock:
+            ended = self._ends[job.id] = threading.Event()
         try:
             result.unlink(missing_ok=True)
-            end = self._alive().run(to_json(order), log.resolve(), result.resolve(), self._workspace)
+            with self._solitude(job, ended):
+                end = self._alive().run(to_json(order), log.resolve(), result.resolve(), space, ended)
             return self._read(job, result, end)
         except Exception as error:
             return failures.failure(job.id, error, seconds=time.monotonic() - start, log_tail=failures.tail(log))
         finally:
+            with self._lock:
+                self._ends.pop(job.id, None)
             with suppress(OSError):
                 result.unlink(missing_ok=True)
             _sweep(order)
+
+    def cancel(self, job_id: str) -> None:
+        """End a job that runs or waits to run: its `run` returns a failure of the class `killed`, unless it has ended by itself."""
+        with self._lock:
+            if job_id in self._ends:
+                self._ends[job_id].set()
+
+    @contextmanager
+    def _solitude(self, job: Job, ended: threading.Event) -> Iterator[None]:
+        """Keep measuring jobs apart from all others on this machine."""
+        with (self._log_dir / "measuring.lock").open("a") as file:
+            while True:
+                try:
+                    fcntl.flock(file, (fcntl.LOCK_EX if job.kind == "measure" else fcntl.LOCK_SH) | fcntl.LOCK_NB)
+                    break
+                except BlockingIOError:
+                    if ended.wait(_LOOK_S):
+                        raise _on_request() from None
+            yield
 
     def _read(self, job: Job, result: Path, end: _End) -> JobResult | Failure:
         """Return what the job wrote; raise what ended it where it wrote nothing."""
@@ -141,7 +178,7 @@ class _Parent:
         self.alive = True
         threading.Thread(target=self._listen, name="farm-listener", daemon=True).start()
 
-    def run(self, order: str, log: Path, result: Path, limits: Workspace) -> _End:
+    def run(self, order: str, log: Path, result: Path, limits: Workspace, ended: threading.Event) -> _End:
         """Start an order and watch it to its end."""
         number = next(self._numbers)
         answers: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
@@ -152,7 +189,7 @@ class _Parent:
             self._send({"ticket": number, "order": order, "log": str(log), "result": str(result)})
         try:
             pid = self._started(answers)
-            return self._watch(pid, answers, limits)
+            return self._watch(pid, answers, limits, ended)
         finally:
             with self._lock:
                 del self._waiting[number]
@@ -178,7 +215,7 @@ class _Parent:
             raise self._gone()
         return int(answer["pid"])
 
-    def _watch(self, pid: int, answers: queue.SimpleQueue[dict[str, Any]], limits: Workspace) -> _End:
+    def _watch(self, pid: int, answers: queue.SimpleQueue[dict[str, Any]], limits: Workspace, ended: threading.Event) -> _End:
         deadline = time.monotonic() + limits.timeout_s if limits.timeout_s > 0 else float("inf")
         memory = MemoryWatch(pid)
         error: ModelPressError | None = None
@@ -186,7 +223,7 @@ class _Parent:
             try:
                 answer = answers.get(timeout=_LOOK_S)
             except queue.Empty:
-                error = error or _excess(deadline, memory, limits)
+                error = error or (_on_request() if ended.is_set() else _excess(deadline, memory, limits))
                 if error:
                     kill_tree(pid)
                 continue
@@ -229,6 +266,16 @@ class _Parent:
         return JobDied(
             f"The farm's parent process ended, and the job with it.{last}", hint=f"Run it again; see {self._log.name} if it recurs."
         )
+
+
+def _shortened(workspace: Workspace, timeout_s: float | None) -> Workspace:
+    if timeout_s is None or 0 < workspace.timeout_s <= timeout_s:
+        return workspace
+    return replace(workspace, timeout_s=max(timeout_s, _LOOK_S))
+
+
+def _on_request() -> JobDied:
+    return JobDied("The job was ended on request.", hint="It is as if it had not run: plan it again.")
 
 
 def _excess(deadline: float, memory: MemoryWatch, limits: Workspace) -> ModelPressError | None:

@@ -1,0 +1,86 @@
+"""Results that the database could not take, kept in files until it can: none is lost, and none counts twice."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from hub.codec import from_json, to_json
+from hub.domain import Job, JobResult
+from hub.errors import BadDocument
+from hub.scheduling import Spent
+from hub.store import Store
+
+_BALLAST = b"room for results on a disk that is full\n" * (1 << 17)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Kept:
+    """A result with the job that gave it and what that used."""
+
+    job: Job
+    result: JobResult
+    spent: Spent
+
+
+class Spool:
+    """A folder with one file a result. It holds some megabytes of ballast, thrown off where the disk is too full for a result."""
+
+    def __init__(self, folder: Path) -> None:
+        """Take the folder; it is made now where that is possible, so that there is room later."""
+        self._folder = folder
+        self._ballast = folder / "ballast"
+        with suppress(OSError):
+            folder.mkdir(parents=True, exist_ok=True)
+            if not self._ballast.exists():
+                self._ballast.write_bytes(_BALLAST)
+
+    def keep(self, job: Job, result: JobResult, spent: Spent) -> None:
+        """Keep a result: whole, or not at all, which raises OSError."""
+        text = to_json(_Kept(job=job, result=result, spent=spent))
+        try:
+            self._write(job, text)
+        except OSError:
+            self._ballast.unlink(missing_ok=True)
+            self._write(job, text)
+
+    def take_in(self, store: Store) -> list[tuple[Job, JobResult]]:
+        """Record the kept results; return those that the store did not have yet.
+
+        What cannot be read, or makes no sense, is set aside as `*.refused`. Raises what the store raises; the rest is kept then.
+        """
+        taken = []
+        for path, kept in self._kept():
+            try:
+                if store.finish(kept.job, kept.result, spent=kept.spent):
+                    taken.append((kept.job, kept.result))
+            except BadDocument:
+                path.replace(path.with_suffix(".refused"))
+            else:
+                path.unlink(missing_ok=True)
+        return taken
+
+    def _write(self, job: Job, text: str) -> None:
+        beside = self._folder / f"{job.id}.tmp"
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            with beside.open("w", encoding="utf-8") as file:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
+            beside.replace(beside.with_suffix(".json"))
+        except OSError:
+            with suppress(OSError):
+                beside.unlink(missing_ok=True)
+            raise
+
+    def _kept(self) -> Iterator[tuple[Path, _Kept]]:
+        for path in sorted(self._folder.glob("*.json")):
+            try:
+                yield path, from_json(_Kept, path.read_bytes(), where=str(path))
+            except (BadDocument, OSError):
+                with suppress(OSError):
+                    path.replace(path.with_suffix(".refused"))
