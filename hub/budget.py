@@ -198,9 +198,10 @@ class Budget:
             if wanted > whole:
                 return f"{takes}, more than all of {limit.words}, which allow {_hours(whole)}: it never starts under this budget"
             if left <= 0 or wanted > left:
-                return f"{takes}; of {limit.words} {_hours(limit.left_s)} are left" + (" and promised to running jobs" if running else "")
+                busy = " beside what runs" if running else ""
+                return f"{takes}; what is left of {limit.words} allows {_hours(max(0.0, left))}{busy}"
         if (wall := self._wall_left()) <= 0 or wanted > wall:
-            return f"{takes}; of the {self._settings.wall_hours:g} hours of this run {_hours(max(0.0, wall))} are left"
+            return f"{takes}; what is left of the {self._settings.wall_hours:g} hours of this run allows {_hours(max(0.0, wall))}"
         return ""
 
     def _wall_left(self) -> float:

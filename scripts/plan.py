@@ -10,7 +10,7 @@ from leaderboard.text import duration, number, size
 from modelpress.options import AsJson, console, emit
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from rich.table import Table
 
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from hub.settings import BudgetSettings
 
 SHOWN = 30
+WIDE = 130
+"""Columns of a terminal that has room for reasons beside the numbers."""
 
 Models = Annotated[list[str] | None, typer.Option("--model", help="Only this base model (repeatable).")]
 Recipes = Annotated[
@@ -72,7 +74,8 @@ def show(planned: Plan, held: Mapping[str, str], budget: BudgetSettings, *, whol
         return
     jobs = planned.jobs if whole else planned.jobs[:SHOWN]
     if jobs:
-        console().print(table(jobs, planned, held, budget))
+        screen = console()
+        screen.print(table(jobs, planned, held, budget, wide=screen.width >= WIDE))
         if left := len(planned.jobs) - len(jobs):
             typer.echo(f"… and {left} more: --all shows them")
         typer.echo()
@@ -86,39 +89,57 @@ def show(planned: Plan, held: Mapping[str, str], budget: BudgetSettings, *, whol
             typer.echo(f"in budget:    {total(starting, planned, budget)}")
     for line in held_back(planned, held):
         typer.echo(line)
-    if any(planned.expected[job.id].seconds.samples == 0 for job in planned.jobs if job.id in planned.expected):
-        typer.echo("times marked ~ are from the models' shapes alone: nothing like them has run here yet")
-    typer.echo(
-        "value: downloads in 30 days x share of bytes saved x chance to be published, for each hour of work; ×÷: two of three lie within"
+    for line in legend(planned) if planned.jobs else []:
+        typer.echo(line)
+
+
+def legend(planned: Plan) -> list[str]:
+    """Return what the table's words mean."""
+    lines = ["value: downloads in 30 days x share of bytes saved x chance to be published, by the hours of work that are left"]
+    lines.append(
+        "×÷: two of three lie within this factor" + (f"; measured under {', '.join(names)}" if (names := protocols(planned)) else "")
     )
+    if any(planned.expected[job.id].seconds.samples == 0 for job in planned.jobs if job.id in planned.expected):
+        lines.append("~: from the models' shapes alone, as nothing like it has run here yet")
+    return lines
 
 
-def table(jobs: tuple[Job, ...], planned: Plan, held: Mapping[str, str], budget: BudgetSettings) -> Table:
-    """Return jobs with what is expected of them, a heading for each base model."""
+def table(jobs: Sequence[Job], planned: Plan, held: Mapping[str, str], budget: BudgetSettings, *, wide: bool) -> Table:
+    """Return jobs with what is expected of them, a heading for each base model; why they are done stands only where there is room."""
     from rich import box
     from rich.markup import escape
     from rich.table import Table
 
-    priced = bool(budget.price_per_hour)
+    names = ["value", "time", "memory", "disk", *([budget.currency] if budget.price_per_hour else [])]
+    one = len(protocols(planned)) == 1
     made = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1), show_edge=False)
-    for name in ("#", "job", "value", "time", "memory", "disk", *([budget.currency] if priced else []), "why"):
-        words = name in ("job", "why")
-        made.add_column(name, justify="left" if words else "right", no_wrap=not words, overflow="fold", ratio=2 if words else None)
+    made.add_column("#", justify="right", no_wrap=True)
+    made.add_column("job", overflow="fold", ratio=2)
+    for name in names:
+        made.add_column(name, justify="right", no_wrap=True)
+    made.add_column("why" if wide else "", overflow="fold", ratio=2 if wide else None)
     base = None
     for position, job in enumerate(jobs, start=1):
         expected = planned.expected.get(job.id)
         if job.base != base:
             base = job.base
-            made.add_row("", f"[bold]{escape(base.repo_id)}[/]", *[""] * (5 + priced))
-        why = f"[yellow]held back[/]: {escape(held[job.id])}" if job.id in held else escape(expected.reason if expected else "")
-        made.add_row(str(position), f"  {escape(short(job))}", *cells(expected, priced=priced), why)
+            made.add_row("", f"[bold]{escape(base.repo_id)}[/]", *[""] * len(names), "")
+        why = escape(expected.reason) if expected and wide else ""
+        if job.id in held:
+            why = f"[yellow]held back[/]: {escape(held[job.id])}" if wide else "[yellow]held[/]"
+        made.add_row(str(position), f"  {escape(short(job, protocol=not one))}", *cells(expected, priced=bool(budget.price_per_hour)), why)
     return made
 
 
-def short(job: Job) -> str:
+def protocols(planned: Plan) -> list[str]:
+    """Return the names of the protocols of a plan."""
+    return list(dict.fromkeys(job.protocol.name for job in planned.jobs if job.protocol))
+
+
+def short(job: Job, *, protocol: bool) -> str:
     """Return what a job does below its base model's name."""
     what = f"{job.kind} {job.recipe.name if job.recipe else 'the base'}"
-    return f"{what}, {job.protocol.name}" if job.protocol else what
+    return f"{what}, {job.protocol.name}" if job.protocol and protocol else what
 
 
 def cells(expected: Expectation | None, *, priced: bool) -> list[str]:
@@ -143,7 +164,7 @@ def time(seconds: Prediction) -> str:
     return f"{'~' if seconds.samples == 0 else ''}{duration(seconds.value)} ×÷{number(max(1.0, seconds.factor), 2)}"
 
 
-def total(jobs: list[Job] | tuple[Job, ...], planned: Plan, budget: BudgetSettings) -> str:
+def total(jobs: Sequence[Job], planned: Plan, budget: BudgetSettings) -> str:
     """Return what jobs come to, with the most memory that one of them takes; the error is as if each job erred for itself."""
     known = [planned.expected[job.id] for job in jobs if job.id in planned.expected]
     if not known:
