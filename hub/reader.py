@@ -235,7 +235,7 @@ def _blocked(session: Session, clock: float, most: int) -> tuple[Blocked, ...]:
         .order_by(literal_column("jobs").desc())
         .limit(most)
     )
-    counts: dict[str, int] = dict(session.execute(query).tuples().all())
+    counts: dict[str, int] = {row.root: row.jobs for row in session.execute(query)}
     lines = _lines(session, _select().where(JobRow.id.in_(counts)), clock)
     return tuple(Blocked(job=line, jobs=counts[line.id]) for line in sorted(lines, key=lambda line: -counts[line.id]))
 

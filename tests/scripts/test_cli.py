@@ -27,6 +27,13 @@ COMMANDS = (
     "site",
     "run",
     "status",
+    "jobs",
+    "jobs show",
+    "retry",
+    "cancel",
+    "pause",
+    "resume",
+    "prune",
     "compress",
     "measure",
     "compare",
@@ -48,9 +55,12 @@ def modelpress(*words: str, cwd: Path, timeout: float = 120, env: dict[str, str]
 
 def test_the_command_list_is_complete(tmp_path: Path) -> None:
     from modelpress.cli import app, hub_app
+    from modelpress.jobs import jobs_app
 
-    names = {command.name for command in app.registered_commands} | {f"hub {command.name}" for command in hub_app.registered_commands}
-    assert names == set(COMMANDS)
+    groups = {"hub": hub_app, "jobs": jobs_app}
+    assert {group.name for group in app.registered_groups} == set(groups)
+    names = {f"{name} {command.name}" for name, group in groups.items() for command in group.registered_commands}
+    assert names | {command.name for command in app.registered_commands} | {"jobs"} == set(COMMANDS)
 
 
 def test_every_command_is_documented() -> None:
