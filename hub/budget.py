@@ -139,7 +139,7 @@ class Budget:
 
     @property
     def _period(self) -> str:
-        return f"in {self._settings.period_hours:g} hours"
+        return f"in {self._settings.period_hours:g} h"
 
     def _use_of(self, attempt: Attempt, offset: float) -> _Use:
         spent = Spent(gpus=attempt.gpus, cost=attempt.cost)
@@ -156,10 +156,10 @@ class Budget:
         settings, period = self._settings, self._period
         if settings.job_hours:
             used = sum(use.seconds for use in self._uses) / HOUR
-            yield _Limit(words=f"{settings.job_hours:g} hours of jobs {period}", most=settings.job_hours, used=used, rate=1.0)
+            yield _Limit(words=f"{settings.job_hours:g} h of jobs {period}", most=settings.job_hours, used=used, rate=1.0)
         if settings.gpu_hours and self._gpus:
             used = sum(use.gpu_hours for use in self._uses)
-            yield _Limit(words=f"{settings.gpu_hours:g} GPU hours {period}", most=settings.gpu_hours, used=used, rate=self._gpus)
+            yield _Limit(words=f"{settings.gpu_hours:g} GPU h {period}", most=settings.gpu_hours, used=used, rate=self._gpus)
         if settings.money and settings.price_per_hour:
             used = sum(use.money for use in self._uses)
             words = f"{settings.money:g} {settings.currency} {period}"
@@ -201,7 +201,7 @@ class Budget:
                 busy = " beside what runs" if running else ""
                 return f"{takes}; what is left of {limit.words} allows {_hours(max(0.0, left))}{busy}"
         if (wall := self._wall_left()) <= 0 or wanted > wall:
-            return f"{takes}; what is left of the {self._settings.wall_hours:g} hours of this run allows {_hours(max(0.0, wall))}"
+            return f"{takes}; what is left of the {self._settings.wall_hours:g} h of this run allows {_hours(max(0.0, wall))}"
         return ""
 
     def _wall_left(self) -> float:
