@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from modelpress.options import AsJson, emit
+
+if TYPE_CHECKING:
+    from hub.history import JobState
 
 
 def cancel(
@@ -30,9 +33,9 @@ def cancel(
             raise UnknownName(f"no job is on a model {model!r}", hint="modelpress jobs lists all with their models")
         ids = chosen(session, job or [])
         if planned or model:
-            states = ("planned",) if planned else ("planned", "running")
+            states: tuple[JobState, ...] = ("planned",) if planned else ("planned", "running")
             ids += [line.id for line in reader.lines(Wish(model=model), states=states)]
-        before = {line.id: line for line in reader.lines(states=("running",))}
+        before = {line.id: line for line in reader.overview().running}
         count = session.store.queue.cancel(ids)
         running = sum(one in before and not before[one].cancel for one in dict.fromkeys(ids)) if count else 0
     if as_json:
@@ -41,6 +44,6 @@ def cancel(
     if count - running:
         typer.echo(f"{count - running} jobs are cancelled; modelpress retry plans them again")
     if running:
-        typer.echo(f"{running} jobs run and are ended by who runs them when that next renews its lease (within a third of farm.lease_s)")
+        typer.echo(f"{running} jobs run and are ended by who runs them, within seconds")
     if not count:
         typer.echo("nothing changed: none of these jobs is planned or running, or all are cancelled already")

@@ -48,11 +48,11 @@ def prune(
             return
         show(found, groups)
         if not chosen or not (sys.stdin.isatty() and sys.stdout.isatty()):
-            typer.echo("nothing of this is needed; --yes frees it" if chosen else "nothing to free")
+            typer.echo(f"{size(total(chosen))} can be freed: --yes does it" if chosen else "nothing to free" + otherwise(found))
             return
         if not typer.confirm(f"Free {size(total(chosen))} now?"):
             return
-    with Session(settings, exclusive=True) as session:
+    with Session(settings, alone=True) as session:
         found = look(session, older_s)
         chosen = [one for one in found.waste if one.group in groups]
         freed, refused = remove(session, chosen)
@@ -113,6 +113,12 @@ def remove(session: Session, chosen: Sequence[Waste]) -> tuple[int, list[OSError
 def total(waste: Iterable[Waste]) -> int:
     """Return how many bytes these things take."""
     return sum(one.bytes for one in waste)
+
+
+def otherwise(found: Found) -> str:
+    """Return which options would free something; an empty text where none would."""
+    options = [f"--{group}" for group in ("artifacts", "cache") if any(one.group == group for one in found.waste)]
+    return f" without {' or '.join(options)}" if options else ""
 
 
 def kinds(waste: Iterable[Waste]) -> dict[tuple[str, str, str], list[Waste]]:

@@ -356,7 +356,9 @@ def put(path: Path, size: int = 10_000) -> Path:
 
 def tree(folder: Path) -> set[str]:
     """Return all paths below a folder but the database's and the lock's own."""
-    return {str(path.relative_to(folder)) for path in folder.rglob("*") if not path.name.startswith(("modelpress.db", "lock"))}
+    return {
+        str(path.relative_to(folder)) for path in folder.rglob("*") if not path.name.startswith("modelpress.db") and path.suffix != ".lock"
+    }
 
 
 def made(work: Press, recipe: str) -> tuple[str, Artifact]:
@@ -417,7 +419,7 @@ def test_prune_frees_artifacts_that_nobody_needs_and_no_others(work: Press, arti
     assert {Path(one["path"]).name for one in told["chosen"]} == {artifacts["verified"], artifacts["refused"]}
     assert told["freed"] == 0
     assert tree(work.folder) == before, "without --yes nothing goes"
-    assert "--yes frees it" in work.says("prune", "--artifacts")
+    assert "can be freed: --yes does it" in work.says("prune", "--artifacts")
     done = work.json("prune", "--artifacts", "--yes")
     assert done["freed"] == told["bytes"] > 2 * 10_000
     left = {path.name for path in (work.folder / "artifacts").iterdir()}
@@ -595,3 +597,47 @@ def test_a_run_after_a_prune_does_nothing_anew(quick_run: QuickRun, tmp_path: Pa
     report = folder.json("run", "--quick")
     assert (report["jobs_done"], report["jobs_failed"], report["released"], report["verified"]) == (0, 0, [], 0)
     assert not list((tmp_path / "press" / "artifacts").iterdir())
+
+
+def awaits(true: Callable[[], bool], what: str, seconds: float = 200) -> None:
+    deadline = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < deadline, what
+        time.sleep(0.2)
+
+
+@pytest.mark.integration
+def test_a_run_is_paused_cancelled_and_resumed_from_outside(tmp_path: Path) -> None:
+    (tmp_path / "modelpress.toml").write_text(f"[hub]\nport = {free_port()}\n[farm]\nthreads = 1\nlease_s = 5\n")
+    folder = Folder(tmp_path, 0)
+
+    def start(*words: str) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            folder.command(*words), cwd=tmp_path, env=folder.environment(), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+        )
+
+    process = start("run", "--quick")
+    awaits(lambda: (tmp_path / "press" / "modelpress.db").exists() or process.poll() is not None, "the database is made")
+    with Store(tmp_path / "press" / "modelpress.db") as store:
+        awaits(lambda: bool(store.reader.overview().running), "a job runs")
+        (running,) = store.reader.overview().running
+        assert "1 running jobs go on to their end" in folder.run("pause", "--reason", "the fan").stdout
+        assert folder.json("cancel", running.id[:10]) == {"cancelled": 0, "to_be_ended": 1}
+        _, error = process.communicate(timeout=300)
+        assert "Traceback" not in error
+        seen = store.reader.overview()
+        assert seen.states == {"cancelled": 1, "planned": 4}, error
+        assert [held.job.id for held in seen.blocked] == [running.id]
+
+        assert folder.json("retry", running.label)["planned_again"] == 1
+        process = start("work", "--quick")
+        assert process.stderr is not None
+        assert any("paused: the fan" in line for line in process.stderr)
+        assert store.reader.overview().running == ()
+        assert folder.json("resume")["changed"] is True
+        awaits(lambda: bool(store.reader.overview().running), "a job runs again")
+        process.send_signal(signal.SIGTERM)
+        _, error = process.communicate(timeout=300)
+        assert "Traceback" not in error
+        assert store.reader.overview().states == {"planned": 5}
+        assert folder.json("jobs", "show", running.id)["tries"][-1]["outcome"] == "interrupted"
