@@ -80,7 +80,7 @@ class Place:
             self._check()
             folder = self._folder()
             with self._farm as farm:
-                outcome = farm.run(self._job, folder=folder)
+                outcome = farm.run(self._job, folder=folder, economy=self._task.order.economy)
             if self._task.artifacts and isinstance(outcome, JobResult) and outcome.artifact:
                 Depot(self._task.artifacts).push(self._artifact)
         except Exception as error:

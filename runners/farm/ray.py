@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from hub.settings import FarmSettings
 
 INSTALL = "pip install 'modelpress[ray]'"
-_CONNECT_S = 180.0
+_CONNECT_S = 90.0
 _START_S = 900.0
 _END_S = 30.0
 _TOKENS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "MODELPRESS_HUB__TOKEN")
