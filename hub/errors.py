@@ -40,6 +40,7 @@ class UsageError(ModelPressError):
     """The command line asks for something that does not exist or does not go together."""
 
     exit_code = 2
+    category: FailureClass = "unsupported"
 
 
 class SettingsError(ModelPressError):
@@ -58,6 +59,7 @@ class UnknownName(ModelPressError):
     """No recipe, method, metric, engine, protocol or text of this name."""
 
     exit_code = 5
+    category: FailureClass = "unsupported"
 
 
 class Unavailable(ModelPressError):

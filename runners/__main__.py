@@ -17,14 +17,14 @@ def main() -> int:
     answer = os.dup(1)
     os.dup2(2, 1)  # libraries print to stdout, some of them from C
     start = time.monotonic()
-    job_id = ""
+    job_id, workspace = "", None
     try:
         order = from_json(JobOrder, sys.stdin.buffer.read(), where="the order on stdin")
-        job_id = order.job.id
+        job_id, workspace = order.job.id, order.workspace
         text, code = to_json(work.execute(order)), 0
     except Exception as error:
         traceback.print_exc()
-        text = to_json(failures.failure(job_id, error, seconds=time.monotonic() - start))
+        text = to_json(failures.failure(job_id, error, seconds=time.monotonic() - start, workspace=workspace))
         code = failures.exit_code(error)
     with os.fdopen(answer, "w") as stream:
         stream.write(text + "\n")

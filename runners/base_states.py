@@ -19,13 +19,14 @@ from typing import Any, Protocol
 from hub import transfer
 from hub.codec import content_id
 from hub.errors import OutOfDisk
-from runners import checkpoint, environment
+from runners import checkpoint, economy, environment
 from runners.engines import Loaded
 
 Rows = Callable[[int, int], Any]
 
 _INDEX = "index.json"
 _KEPT_SECONDS = 30 * 24 * 3600  # states that nobody used for so long go when others are written
+_TRIED = 32  # tokens on which it is seen whether logits can be made from hidden states
 _BLOCK_ELEMENTS = 2**24  # logits that are made at once: 64 MiB in float32, whatever the vocabulary
 
 
@@ -47,6 +48,20 @@ class Live:
         """Run the base over the window."""
         logits = self._base.logits(ids)
         return lambda start, stop: logits[start:stop]
+
+
+class Sparing:
+    """A model whose hidden states alone are held, one window at a time; logits are made of them piece by piece as they are asked for."""
+
+    def __init__(self, model: Loaded, head: Any) -> None:
+        """Keep the model and its output embedding."""
+        self._model = model
+        self._head = head
+
+    def window(self, index: int, ids: Sequence[int]) -> Rows:  # noqa: ARG002 - one signature for all
+        """Run the model over the window."""
+        hidden = _pass(self._model, self._head, ids, whole=False)[1]
+        return lambda start, stop: self._head(hidden[None, start:stop])[0]
 
 
 class Kept:
@@ -71,6 +86,14 @@ def block_rows(vocabulary: int) -> int:
     return max(1, _BLOCK_ELEMENTS // vocabulary)
 
 
+def live(model: Loaded, ids: Sequence[int]) -> Beside:
+    """Return what runs a model over windows; in a frugal job one that never holds a window's logits, where its first tokens allow it."""
+    head = model.model.get_output_embeddings() if hasattr(model, "model") and economy.frugal() else None
+    if head is None or _first(model, head, ids[:_TRIED])[2]:
+        return Live(model)
+    return Sparing(model, head)
+
+
 def beside(base: Loaded, folder: Path, windows: Sequence[Sequence[int]], cache: Path | None) -> tuple[Beside, tuple[str, ...]]:
     """Return what gives the logits of the base in `folder` over these windows, and notes on why it could not be kept.
 
@@ -81,7 +104,7 @@ def beside(base: Loaded, folder: Path, windows: Sequence[Sequence[int]], cache: 
     """
     head = base.model.get_output_embeddings() if hasattr(base, "model") else None
     if cache is None or head is None or not windows:
-        return Live(base), ()
+        return live(base, windows[0]) if windows else Live(base), ()
     key = content_id((checkpoint.folder_ref(folder).sha, windows, base.label, environment.current().id))
     place = cache / "base-states" / key
     if not _whole(place, len(windows)):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import glob
 import hashlib
 import json
@@ -24,7 +23,7 @@ from hub.codec import content_id, from_json, to_json
 from hub.domain import Artifact, ArtifactFile, ModelRef, Recipe, StepRecord, variant_id
 from hub.errors import BadCheckpoint, BadDocument, OutOfDisk
 from hub.policy import CARRIED
-from runners import readers
+from runners import failures, readers
 from runners.architectures import KNOWN
 from runners.headers import BITS, INDEX, Tensor, stored_tensors, weight_files
 
@@ -343,8 +342,7 @@ def disk_errors(target: Path) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
-        if full or "No space left on device" in str(error):
+        if failures.disk_full(error) and not isinstance(error, OutOfDisk):
             raise OutOfDisk(
                 f"The disk is full: {target} could not be written.", hint="Free some space, or choose a folder on another disk."
             ) from error

@@ -10,15 +10,19 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hub.domain import Scalar
-from hub.errors import BadCheckpoint
+from hub.errors import Unstable
 from runners import allocation, dense
 from runners.checkpoint import read_config, write_atomically
 from runners.checkpoint import shape as shape_of
 from runners.method import SAME_MACHINE, Outcome
 from runners.streaming import Source, Writer
+from runners.unfinished import Made
+
+if TYPE_CHECKING:
+    from runners.layerwise import Layer
 
 NEEDS = ("llmcompressor", "compressed_tensors", "transformers", "torch")
 INT8_ROWS = {"num_bits": 8, "type": "int", "symmetric": True, "strategy": "channel"}
@@ -71,9 +75,7 @@ def write(source: Path, target: Path, wanted: Any, *, windows: Sequence[list[int
         out.copy_rest()
     kept = [name for name, facts in told.items() if "kept" in facts]
     if len(kept) == len(told):
-        raise BadCheckpoint(
-            f"Not one linear of {source.name} can be quantized: {told[kept[0]]['kept']}.", hint="Choose another base model."
-        )
+        raise Unstable(f"Not one linear of {source.name} can be quantized: {told[kept[0]]['kept']}.", hint="Choose another base model.")
     describe(target, source, [wanted], kept=kept)
     return Outcome(layers=told, notes=(SAME_MACHINE,) if windows else ())
 
@@ -152,8 +154,9 @@ def _input_scales(source: Path, args: Any, windows: list[list[int]]) -> dict[str
     from runners import layerwise
 
     given = Source(source)
-    found: dict[str, dict[str, Any]] = {}
-    for layer in layerwise.walk(source, windows):
+
+    def observe(layer: Layer) -> Made:
+        found: dict[str, dict[str, Any]] = {}
         observers = {name: Observer.load_from_registry("static_minmax", base_name="input", args=args) for name in layer.inputs}
         handles = [layer.linear(name).register_forward_pre_hook(_watch(observer)) for name, observer in observers.items()]
         for number in range(len(layer.hidden)):
@@ -170,7 +173,12 @@ def _input_scales(source: Path, args: Any, windows: list[list[int]]) -> dict[str
                 found[name] = {"input_scale": qparams["scale"].to(dtype)}
             if greatest > torch.finfo(dtype).max:  # found in float32, but served in the model's dtype, where it is infinite
                 found[name] = {key: scale * torch.inf for key, scale in found[name].items()}
-    return found
+        return Made(tensors=found)
+
+    scales: dict[str, dict[str, Any]] = {}
+    for made in layerwise.each(source, windows, observe, about=("input scales", args.model_dump(mode="json"))):
+        scales.update({name: dict(tensors) for name, tensors in made.tensors.items()})
+    return scales
 
 
 def _watch(observer: Any) -> Callable[[Any, tuple[Any, ...]], None]:

@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from hub.errors import UnfitModel
-from runners import widths
+from hub.errors import Unstable
+from runners import economy, training, widths
 from runners.architectures import architecture
 from runners.checkpoint import ModelShape
 
@@ -81,7 +81,7 @@ class _Watch:
 def measure(model: Any, shape: ModelShape, windows: list[list[int]], criterion: str) -> Scores:
     """Show the model the windows and return all scores by one of `CRITERIA`; any other criterion gives the norms' energies alone.
 
-    For `taylor` the loss is the mean cross-entropy per token of each window. Raises `UnfitModel` where NaN or infinity passes.
+    For `taylor` the loss is the mean cross-entropy per token of each window. Raises `Unstable` where NaN or infinity passes.
     """
     import torch
 
@@ -116,9 +116,9 @@ def measure(model: Any, shape: ModelShape, windows: list[list[int]], criterion: 
     )
 
 
-def overflow(name: str) -> UnfitModel:
+def overflow(name: str) -> Unstable:
     """Return the error for a model in which NaN or infinity passes a module, so that nothing can be ranked by what passes."""
-    return UnfitModel(
+    return Unstable(
         f"What passes {name} on the calibration text holds NaN or infinity; nothing can be chosen by it.",
         hint="Where the model is stored in float16, whose range ends at 65,504, press a bfloat16 one.",
     )
@@ -142,11 +142,12 @@ def _show(model: Any, windows: list[list[int]], *, gradients: bool) -> None:
     import torch
 
     model.requires_grad_(False)
+    if gradients:
+        training.recompute(model)
     handle = model.get_input_embeddings().register_forward_hook(lambda _, __, output: output.requires_grad_(gradients))
     try:
         with torch.set_grad_enabled(gradients):
-            for start in range(0, len(windows), BATCH):
-                batch = torch.tensor(windows[start : start + BATCH])
+            for batch in torch.tensor(windows).split(economy.together(BATCH)):
                 if not gradients:
                     model.base_model(batch, use_cache=False)
                     continue

@@ -23,7 +23,7 @@ from typing import Any
 
 from hub.codec import content_id
 from hub.domain import Scores
-from hub.errors import BadCheckpoint, HubUnreachable, Unavailable, UnfitModel, UnknownName
+from hub.errors import BadCheckpoint, HubUnreachable, Unavailable, UnfitModel, UnknownName, Unstable
 from hub.protocol import Tasks
 from hub.sampling import LEVEL
 from runners import failures, harness_models, quality, tasks
@@ -50,7 +50,7 @@ def run(loaded: Loaded, folder: Path, section: Tasks, data_dir: Path | None, sam
 
     Documents are read from `data_dir` (see `runners.tasks`), else fetched as lm-eval itself does. With `samples` each task's documents,
     requests and responses are written to `<task>.jsonl.gz` there, equal bytes for equal content. Raises `UnknownName`, `Unavailable` or
-    `HubUnreachable` (no documents), `BadDocument`, `UnfitModel`, and `BadCheckpoint` for a model that gives no usable numbers.
+    `HubUnreachable` (no documents), `BadDocument`, `UnfitModel`, `BadCheckpoint` or `Unstable` for a model of no usable numbers.
     """
     with _quiet():
         given = _load(section, data_dir)
@@ -142,7 +142,7 @@ def _evaluate(model: Any, given: Mapping[str, Any], section: Tasks) -> dict[str,
             **seeds,
         )
     except OverflowError as error:
-        raise BadCheckpoint("The model's perplexity is too large for a number.", hint="Press it again with another recipe.") from error
+        raise Unstable("The model's perplexity is too large for a number.", hint="Press it again with another recipe.") from error
     assert isinstance(found, dict)  # None only on a second rank
     return found
 
@@ -158,7 +158,7 @@ def _check(name: str, rows: Sequence[Mapping[str, Any]]) -> None:
     texts = [answer for answer in answers if isinstance(answer, str)]
     numbers = [answer[0] if isinstance(answer, tuple | list) else answer for answer in answers if not isinstance(answer, str)]
     if not all(math.isfinite(number) for number in numbers):
-        raise BadCheckpoint(f"The model gives {name} no finite log-likelihoods.", hint="Press it again with another recipe.")
+        raise Unstable(f"The model gives {name} no finite log-likelihoods.", hint="Press it again with another recipe.")
     if texts and not any(text.strip() for text in texts):
         raise BadCheckpoint(f"The model writes nothing on {name}.", hint="Press it again with another recipe.")
     if len(rows) < 2:
@@ -173,7 +173,7 @@ def _estimates(task: Any, rows: Sequence[Mapping[str, Any]]) -> tuple[dict[str, 
         if estimate is None:
             left_out.append(f"{metric} is left out: no interval is known for it.")
         elif not all(math.isfinite(number) for number in (estimate.value, estimate.low, estimate.high)):
-            raise BadCheckpoint(f"The model's {metric} is {estimate.value}.", hint="Press it again with another recipe.")
+            raise Unstable(f"The model's {metric} is {estimate.value}.", hint="Press it again with another recipe.")
         else:
             found[metric] = estimate
     return found, left_out

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from hub.domain import Calibration, LayerError, StepRecord
-from hub.errors import BadCheckpoint
+from hub.errors import Unstable
 from runners import checkpoint, texts
 from runners.architectures import KNOWN
 from runners.engines import Loaded
@@ -33,7 +33,7 @@ def layer_errors(folder: Path, variant: Loaded, base: Loaded) -> tuple[LayerErro
     """Return the errors of a variant's layers under their names in the base, in order; nothing where the engine shows no modules.
 
     `folder` is the variant's; its manifest tells which layers were removed, so that the others are compared with their own originals.
-    Raises `BadCheckpoint` where a layer answers with a number that is not finite.
+    Raises `Unstable` where a layer answers with a number that is not finite.
     """
     mine, theirs = (_modules(loaded) for loaded in (variant, base))
     if mine is None or theirs is None:
@@ -160,7 +160,7 @@ def _squares(tensor: Any) -> float:
 def _ratio(name: str, difference: float, reference: float) -> float:
     error = math.sqrt(difference / reference)
     if not math.isfinite(error):
-        raise BadCheckpoint(f"The layer {name} answers the base's own input with numbers that are not finite.", hint="Press it again.")
+        raise Unstable(f"The layer {name} answers the base's own input with numbers that are not finite.", hint="Press it again.")
     return error
 
 

@@ -1,23 +1,30 @@
 """Walk over a model's decoder layers one at a time, with what each linear is shown, without ever loading the whole model.
 
-Memory: the embeddings once, then one decoder layer in float32, its linears' statistics, and the calibration's hidden states.
+Memory: the embeddings once, then one decoder layer in float32, its linears' statistics, and the calibration's hidden states; a frugal job
+has these on disk, and of the embeddings no more than the rows it looks up.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, MutableSequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from hub.domain import Scalar
-from runners import dense, memory
+from hub.errors import CalibrationFailed, Unstable
+from runners import dense, economy, memory, states, texts, unfinished
 from runners.architectures import architecture
 from runners.checkpoint import shape as shape_of
 from runners.streaming import Source, Writer
+from runners.unfinished import Made
 
 BATCH = 4
 """Windows that are run together."""
+_WEIGHTS = "its weights hold NaN or infinity"
+_INPUTS = "its inputs on the calibration text hold NaN or infinity"
+_RESULT = "the changed weights hold NaN or infinity"
+_OTHER_BASE = "Choose another base model."
 
 
 class KeptError(Exception):
@@ -57,7 +64,7 @@ class Layer:
     name: str
     module: Any
     inputs: dict[str, Inputs]
-    hidden: list[Any]
+    hidden: MutableSequence[Any]
     conv1d: bool
     _arguments: Mapping[int, tuple[tuple[Any, ...], dict[str, Any]]] = field(repr=False)
 
@@ -85,12 +92,50 @@ class Layer:
         return output[0] if isinstance(output, tuple) else output
 
 
-def walk(source: Path, windows: list[list[int]], *, gram: bool = False) -> Iterator[Layer]:
+def each(source: Path, windows: list[list[int]], work: Callable[[Layer], Made], *, about: object, gram: bool = False) -> Iterator[Made]:
+    """Give what `work` makes of each decoder layer, in order, as `walk` gives them.
+
+    What is finished is kept until the job is done (`runners.unfinished`): of a job that was killed the finished layers are given again as
+    they were made, and the walk goes on from there, with the same result. `about` is all that decides the result besides the checkpoint,
+    the windows and what they show: method, scheme, parameters.
+    """
+    kept = unfinished.layers(source, texts.samples_sha256(windows), gram, economy.together(BATCH), about)
+    for place in range(kept.count):
+        yield kept.made(place)
+    if kept.whole:
+        return
+    made = [Made()]
+    for layer in walk(source, windows, gram=gram, begin=kept, done=lambda layer, hidden: kept.add(layer.place, made[0], hidden)):
+        made[0] = work(layer)
+        yield made[0]
+
+
+def walk(
+    source: Path,
+    windows: list[list[int]],
+    *,
+    gram: bool = False,
+    begin: unfinished.Layers | None = None,
+    done: Callable[[Layer, MutableSequence[Any] | None], None] | None = None,
+) -> Iterator[Layer]:
     """Give the decoder layers of the dense checkpoint `source` in order, each with what its linears are shown by `windows`.
 
     Each layer's inputs are what the layers before it, as they were changed while at hand, made of the windows; with nothing changed all
-    equals the whole model in float32. Raises `BadCheckpoint` where the weights lack a tensor.
+    equals the whole model in float32. It can `begin` after the layers that were finished before; `done` is told of each layer that is,
+    with the states that enter the next (None: it was the last). Raises `BadCheckpoint` where the weights lack a tensor.
     """
+    with states.room() as hidden:
+        yield from _walk(source, windows, hidden, gram, begin, done or (lambda _layer, _hidden: None))
+
+
+def _walk(
+    source: Path,
+    windows: list[list[int]],
+    hidden: MutableSequence[Any],
+    gram: bool,
+    begin: unfinished.Layers | None,
+    done: Callable[[Layer, MutableSequence[Any] | None], None],
+) -> Iterator[Layer]:
     import torch
 
     dense.require_whole(source)
@@ -98,10 +143,14 @@ def walk(source: Path, windows: list[list[int]], *, gram: bool = False) -> Itera
     root = architecture(shape.architecture).layers
     model = _skeleton(source)
     layers = model.get_submodule(root)
-    batches = list(torch.tensor(windows).split(BATCH))
-    hidden, arguments = _embedded(model, layers, given, batches, root)
-    for place, module in enumerate(layers):
-        name = f"{root}.{place}"
+    batches = list(torch.tensor(windows).split(economy.together(BATCH)))
+    arguments = _embedded(model, layers, given, batches, root, hidden)
+    first = begin.count if begin else 0
+    if begin and first:
+        for number, entering in enumerate(begin.states()):
+            hidden[number] = entering
+    for place in range(first, len(layers)):
+        name, module = f"{root}.{place}", layers[place]
         _load(module, given, f"{name}.")
         layer = Layer(
             place=place, name=name, module=module, inputs={}, hidden=hidden, conv1d=shape.conv1d,
@@ -110,9 +159,11 @@ def walk(source: Path, windows: list[list[int]], *, gram: bool = False) -> Itera
         names = [linear.name for linear in shape.linears if linear.name.startswith(f"{name}.")]
         _watch(layer, names, gram)
         yield layer
-        if place < len(layers) - 1:
+        last = place == len(layers) - 1
+        if not last:
             for number in range(len(hidden)):
                 hidden[number] = layer.run(number)
+        done(layer, None if last else hidden)
         layer.inputs.clear()  # who asked for the layers still holds this one while the next is looked at
         module.to("meta")
         memory.release()  # glibc holds on to what it can use again, in pieces too small for the next layer
@@ -137,16 +188,26 @@ def _load(module: Any, given: Source, prefix: str) -> None:
         parameter.requires_grad_(False)
 
 
-def _embedded(model: Any, layers: Any, given: Source, batches: list[Any], root: str) -> tuple[list[Any], dict[int, list[Any]]]:
-    """Return the first layer's inputs by batch, and by batch size what else each layer is called with (masks, positions)."""
+def _load_outside(module: Any, given: Source, prefix: str) -> None:
+    """Load what lies before the layers; a frugal job leaves tables of embeddings as they are stored, and casts the rows it looked up."""
+    import torch
+
+    if economy.frugal() and isinstance(module, torch.nn.Embedding):
+        module.weight = torch.nn.Parameter(given.read(f"{prefix}weight"), requires_grad=False)
+        module.register_forward_hook(lambda _module, _inputs, rows: rows.float())
+    else:
+        _load(module, given, prefix)
+
+
+def _embedded(model: Any, layers: Any, given: Source, batches: list[Any], root: str, hidden: MutableSequence[Any]) -> dict[int, list[Any]]:
+    """Put the first layer's inputs into `hidden`, by batch; return by batch size what else each layer is called with (masks, positions)."""
     import torch
 
     base = model.base_model
     prefix = f"{model.base_model_prefix}."
     outside = [child for child in base.named_children() if f"{prefix}{child[0]}" != root]
     for name, child in outside:
-        _load(child, given, f"{prefix}{name}.")
-    hidden: list[Any] = []
+        _load_outside(child, given, f"{prefix}{name}.")
     arguments: dict[int, list[Any]] = {}
 
     def record(place: int) -> Callable[..., Any]:
@@ -168,7 +229,7 @@ def _embedded(model: Any, layers: Any, given: Source, batches: list[Any], root: 
         del layer.forward
     for _, child in outside:
         child.to("meta")
-    return hidden, arguments
+    return arguments
 
 
 def _watch(layer: Layer, names: list[str], gram: bool) -> None:
@@ -211,23 +272,39 @@ Change = Callable[[str, Any, Inputs], tuple[Any, Mapping[str, Scalar]]]
 """A method: a linear's name, its weight (out, in) in float32, what it is shown -> the new weight, and what it has to say of it."""
 
 
-def press(source: Path, target: Path, windows: list[list[int]], change: Change, *, gram: bool = False) -> dict[str, dict[str, Scalar]]:
+def press(
+    source: Path, target: Path, windows: list[list[int]], change: Change, *, about: object = (), gram: bool = False
+) -> dict[str, dict[str, Scalar]]:
     """Write `source` with every decoder linear's weight changed into the folder `target`, shards as they were, in the stored dtype.
 
     A layer's linears are all changed by what the layer shows them before any of them is, and the layers after it see the weights as
     stored. Where a weight, its inputs or the result hold NaN or infinity, or the method raises `KeptError`, the linear stays as it is.
-    Returns what the method said by linear, those left out of which it said nothing; `kept` with the reason.
+    Returns what the method said by linear, those left out of which it said nothing; `kept` with the reason. `about` is what tells this
+    change from others, as in `each`. Raises `Unstable` or `CalibrationFailed` where not one linear could be changed.
     """
     given = Source(source)
-    told: dict[str, Mapping[str, Scalar]] = {}
     with Writer(target, given) as out:
-        for layer in walk(source, windows, gram=gram):
-            told.update(_press(layer, change, given, out))
+        told = write(each(source, windows, lambda layer: _press(layer, change, given), about=about, gram=gram), out)
         out.copy_rest()
+    reasons = [str(facts["kept"]) for facts in told.values() if "kept" in facts]
+    if len(reasons) == len(told):
+        ours = all(reason in (_WEIGHTS, _INPUTS, _RESULT) for reason in reasons)
+        words = f"Not one linear can be changed: {reasons[0]}."
+        raise Unstable(words, hint=_OTHER_BASE) if ours else CalibrationFailed(words, hint="Use a recipe with more calibration text.")
     return {name: dict(facts) for name, facts in told.items() if facts}
 
 
-def _press(layer: Layer, change: Change, given: Source, out: Writer) -> dict[str, Mapping[str, Scalar]]:
+def write(made: Iterable[Made], out: Writer) -> dict[str, Any]:
+    """Hand over what takes the place of the layers' tensors, layer by layer; return what there is to say of them."""
+    told: dict[str, Any] = {}
+    for one in made:
+        for name, tensors in one.tensors.items():
+            out.add(name, tensors)
+        told.update(one.told)
+    return told
+
+
+def _press(layer: Layer, change: Change, given: Source) -> Made:
     new: dict[str, Any] = {}
     told: dict[str, Mapping[str, Scalar]] = {}
     for name in layer.inputs:
@@ -237,18 +314,18 @@ def _press(layer: Layer, change: Change, given: Source, out: Writer) -> dict[str
             told[name] = {"kept": str(kept)}
     for name, weight in new.items():
         layer.set_weight(name, weight)
-        out.add(f"{name}.weight", {f"{name}.weight": weight.t() if layer.conv1d else weight})
-    return told
+    tensors = {f"{name}.weight": {f"{name}.weight": weight.t() if layer.conv1d else weight} for name, weight in new.items()}
+    return Made(tensors=tensors, told=told)
 
 
 def _changed(layer: Layer, name: str, change: Change, dtype: Any) -> tuple[Any, Mapping[str, Scalar]]:
     weight, inputs = layer.weight(name), layer.inputs[name]
     if not weight.isfinite().all():
-        raise KeptError("its weights hold NaN or infinity")
+        raise KeptError(_WEIGHTS)
     if not inputs.finite:
-        raise KeptError("its inputs on the calibration text hold NaN or infinity")
+        raise KeptError(_INPUTS)
     changed, facts = change(name, weight, inputs)
     stored = changed.to(dtype)
     if not stored.isfinite().all():
-        raise KeptError("the changed weights hold NaN or infinity")
+        raise KeptError(_RESULT)
     return stored, facts

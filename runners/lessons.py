@@ -38,11 +38,15 @@ class Setting:
 
 @dataclass(frozen=True, kw_only=True)
 class Lesson:
-    """Windows of tokens, a loss on a batch of them, and modules that are trained beside the student and thrown away."""
+    """Windows of tokens, a loss on a batch of them, and modules that are trained beside the student and thrown away.
+
+    `additive`: the loss is a mean over windows that is the same whatever is looked at together.
+    """
 
     windows: list[list[int]]
     loss: training.Loss
     helpers: tuple[Any, ...] = ()
+    additive: bool = False
 
 
 def _logits(setting: Setting) -> Lesson:
@@ -55,14 +59,14 @@ def _logits(setting: Setting) -> Lesson:
             given = training.logits(student, batch)
             return setting.with_text(distillation.top_divergence(given, cached.answers(batch), temperature=temperature), given, batch)
 
-        return Lesson(windows=setting.windows, loss=from_disk)
+        return Lesson(windows=setting.windows, loss=from_disk, additive=True)
     teacher = setting.teacher()
 
     def online(batch: Any) -> Any:
         given = training.logits(student, batch)
         return setting.with_text(training.divergence(given, training.targets(teacher, batch), temperature=temperature), given, batch)
 
-    return Lesson(windows=setting.windows, loss=online)
+    return Lesson(windows=setting.windows, loss=online, additive=True)
 
 
 def _cached(setting: Setting, count: int, temperature: float) -> teachers.Cached:
@@ -109,7 +113,7 @@ def _text(setting: Setting) -> Lesson:
         given = setting.student(batch, use_cache=False).logits[:, prompt - 1 : -1]
         return F.cross_entropy(given.flatten(0, 1), batch[:, prompt:].flatten())
 
-    return Lesson(windows=written, loss=loss)
+    return Lesson(windows=written, loss=loss, additive=True)
 
 
 def _on_policy(setting: Setting) -> Lesson:

@@ -71,6 +71,7 @@ class Learner:
         torch.manual_seed(self._seed)
         shape = shape_of(source)
         self.model = dense.load(source, dtype="float32")
+        training.recompute(self.model)
         self.weights = [self.model.get_submodule(linear.name).weight for linear in shape.linears]
         self.masks: dict[Any, Any] = {weight: weight.detach() != 0 for weight in self.weights}
         self._windows = context.windows(step)
@@ -91,6 +92,7 @@ class Learner:
             steps=steps,
             learning_rate=budget.learning_rate,
             masks=self.masks,
+            additive=True,
             **hooks,
         )
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from types import ModuleType
 
 from hub.domain import LayerError, Measurement, Scalar, Scores
-from hub.errors import BadCheckpoint, Unavailable
+from hub.errors import Unavailable, Unstable
 from hub.protocol import Protocol
 from runners import energy, engines, entropy, environment, harness, memory, memory_use, metrics, quality, sizes, speed, texts
 from runners.engines import Engine, Loaded
@@ -63,7 +63,7 @@ def measure(
     `base_folder` is the base of a variant, loaded in the variant's dtype and run beside it; None measures the folder for itself, without
     the metrics that compare. Memory is taken before the base is loaded; then the two are timed in turns.
     Texts and task data are looked at first, so that what is missing costs no work. Raises `BadCheckpoint` when a model cannot be loaded or
-    predicts no finite number, `UnfitModel` when the protocol does not fit it.
+    run, `Unstable` when one predicts no finite numbers, `UnfitModel` when the protocol does not fit it.
     """
     stages = stages or Stages()
     before = environment.state()
@@ -79,6 +79,8 @@ def measure(
             quality.starts(len(ids), protocol.quality)
         observed, loaded = _loads(engine, folder, protocol, ids, notes)
         base = _base(base_folder, loaded.dtype) if base_folder and _compares(protocol) else None
+        if base and base_folder:
+            engines.require_numbers(base, speed.prompt_of(ids, _prompt(protocol)), base_folder)
     if protocol.speed:
         with stages.stage("speed"):
             observed = replace(observed, speed=_curve(folder, loaded, base, protocol, ids, notes))
@@ -203,9 +205,7 @@ def _untold(observed: Observed, measurements: Sequence[Measurement]) -> list[str
 
 def _measurement(name: str, module: ModuleType, found: Estimate, protocol: Protocol, engine: str, at: str) -> Measurement:
     if not all(math.isfinite(number) for number in (found.value, found.low, found.high, *found.percentiles.values())):
-        raise BadCheckpoint(
-            f"The model's {name} is {found.value}: it predicts no usable numbers.", hint="Press it again with another recipe."
-        )
+        raise Unstable(f"The model's {name} is {found.value}: it predicts no usable numbers.", hint="Press it again with another recipe.")
     return Measurement(
         metric=name,
         value=found.value,

@@ -18,6 +18,7 @@ from runners.checkpoint import ModelShape
 from runners.headers import Tensor
 
 Works = Literal["streaming", "layerwise", "whole", "gradients", "training"]
+Resumes = Literal["layers", "no"]
 INSTALL = "pip install 'modelpress[press]'"
 
 
@@ -103,6 +104,9 @@ class Method(Protocol):
     `WORKS` says what it holds in memory: a few tensors (`streaming`), a decoder layer (`layerwise`), the model (`whole`), the model with
     the gradients of one window (`gradients`), or the model with gradients, an optimizer's state and a teacher (`training`). One that
     holds more has `COPIES`: of the whole model in float32, the teacher left aside.
+    `RESUMES` says from where a killed press goes on: from the last finished decoder layer (`layers`: own walk, or that part of the work
+    that walks), or from the beginning of its step (`no`: a library does the whole, or it takes seconds). `SPARES` says whether a job that
+    is to be sparing (`runners.economy`) takes less memory.
 
     A method that chooses by itself what each layer becomes has a fourth function, `delivered(step, shape, layers) -> Promise`: the exact
     promise, given what `Outcome.layers` said; it raises `BadCheckpoint` where that breaks the recipe.
@@ -115,6 +119,8 @@ class Method(Protocol):
     FORMAT: str
     NEEDS: tuple[str, ...]
     WORKS: Works
+    RESUMES: Resumes
+    SPARES: bool
 
     def check(self, step: Step, shape: ModelShape) -> None:
         """Raise `UnfitModel` or `UsageError` where the step cannot be applied."""

@@ -13,10 +13,10 @@ from typing import Any
 
 from hub.codec import content_id
 from hub.domain import Scores
-from hub.errors import BadCheckpoint, UnfitModel
+from hub.errors import BadCheckpoint, UnfitModel, Unstable
 from hub.protocol import Quality
 from runners import base_states, dense, texts
-from runners.base_states import Beside, Live, Rows
+from runners.base_states import Beside, Rows
 from runners.checkpoint import read_config
 from runners.engines import Loaded
 from runners.observations import Chunk, Room, Windows
@@ -60,7 +60,8 @@ def score(
     The first token of a window is context only: `sequence_length - 1` positions are scored, each given all before it in its window.
     `cache`: where a base's hidden states are kept for all its variants; a model without a base beside it is one, and its pass keeps them.
     Raises `BadDocument` for an empty text, `UnfitModel` where
-    text or model are too short for the windows, `BadCheckpoint` where tokenizer, vocabulary or logits are not what they should be.
+    text or model are too short for the windows, `BadCheckpoint` where tokenizer or vocabulary are not what they should be, `Unstable` where
+    logits are no finite numbers.
     """
     for name, one in (("model", side), ("base", base)):
         if one and plan.sequence_length > one.loaded.context_length:
@@ -74,7 +75,7 @@ def score(
         _same_tokenizer(side, base, text)
         _within_vocabulary(base, cut.ids)
         beside, notes = base_states.beside(base.loaded, base.folder, given, cache)
-        windows = over_windows(Live(side.loaded), beside, cut, metrics)
+        windows = over_windows(base_states.live(side.loaded, given[0]), beside, cut, metrics)
     else:
         own, notes = base_states.beside(side.loaded, side.folder, given, cache)
         windows = over_windows(own, None, cut, metrics)
@@ -82,7 +83,7 @@ def score(
 
 
 def over_windows(model: Beside, base: Beside | None, cut: Cut, metrics: Mapping[str, ModuleType]) -> dict[str, Windows]:
-    """Run a model over windows of tokens and return what each of the window metrics says of them; raise `BadCheckpoint` as `score`."""
+    """Run a model over windows of tokens and return what each of the window metrics says of them; raise as `score` does."""
     found: dict[str, list[Any]] = {name: [] for name in metrics}
     room = Room()
     for index, ids in enumerate(cut.ids):
@@ -179,9 +180,9 @@ def chunk_rows(logits: Any) -> int:
 
 
 def _require_numbers(values: Any, name: str, where: str) -> None:
-    """Raise `BadCheckpoint` where a value is NaN or infinite; NaN or all-infinite logits make the loss so."""
+    """Raise `Unstable` where a value is NaN or infinite; NaN or all-infinite logits make the loss so."""
     if not values.isfinite().all():
-        raise BadCheckpoint(
+        raise Unstable(
             f"The model's {name} is no finite number in {where}: there are NaN or infinite logits.",
             hint="Press it again with another recipe; if it is the base, download it again.",
         )

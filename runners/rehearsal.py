@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from hub.domain import Recipe, Step
-from hub.errors import BadCheckpoint, ModelPressError, UnfitModel, UsageError
-from runners import checkpoint, dense, engines, failures, formats
+from hub.errors import BadCheckpoint, CalibrationFailed, ModelPressError, UnfitModel, Unstable, UsageError
+from runners import checkpoint, dense, engines, failures, formats, unfinished
 from runners.architectures import PER_LAYER_LISTS
 from runners.checkpoint import ModelShape
 from runners.method import PressContext
@@ -59,16 +59,19 @@ def rehearse(recipe: Recipe, source: Path, folder: Path) -> bool:
     scratch.mkdir()
     context = PressContext(base_folder=small, scratch=scratch, cache=scratch)
     try:
-        made, steps = press.chain(short, folder, context, {})
+        with unfinished.keeping(None):
+            made, steps = press.chain(short, folder, context, {})
         packing = formats.packed(made, short, shape, steps)
         if packing.not_packed:
             raise BadCheckpoint(f"{', '.join(packing.not_packed[:3])} would not be as promised.", hint="Report this recipe.")
         _run(made)
-    except UnfitModel as error:
+    except (UnfitModel, Unstable, CalibrationFailed) as error:
         return _skipped(recipe, error)
     except ModelPressError as error:
         raise type(error)(f"{recipe.name} fails on a tiny model of this kind already: {error.message}", hint=error.hint) from error
     except Exception as error:  # libraries raise whatever their parts raise
+        if failures.out_of_memory(error) or failures.disk_full(error):
+            raise
         raise BadCheckpoint(
             f"{recipe.name} fails on a tiny model of this kind already: {type(error).__name__}: {failures.one_line(error)}",
             hint="Use another recipe, or another version of the library.",

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from hub.codec import content_id
-from hub.errors import BadCheckpoint
-from runners import dense, rounding, texts
+from hub.errors import Unstable
+from runners import dense, economy, rounding, texts
 from runners.architectures import architecture
 from runners.checkpoint import ModelShape, describe, write_atomically
 from runners.checkpoint import shape as shape_of
@@ -45,7 +45,7 @@ class Sensitivity:
 def sensitivity(source: Path, windows: list[list[int]], group_size: int, cache: Path) -> Sensitivity:
     """Return the sensitivity of the dense checkpoint `source` on token windows, from `cache` where it was measured before.
 
-    A file in the cache that is damaged, or speaks of other layers, is measured anew and replaced. Raises `BadCheckpoint` where the model
+    A file in the cache that is damaged, or speaks of other layers, is measured anew and replaced. Raises `Unstable` where the model
     itself predicts no finite numbers.
     """
     shape = shape_of(source)
@@ -94,7 +94,7 @@ def measure(model: Any, shape: ModelShape, windows: list[list[int]], group_size:
     layers = list(model.get_submodule(root))
     sums: Losses = {linear.name: dict.fromkeys(BITS, 0.0) for linear in shape.linears}
     positions = 0
-    for batch in torch.tensor(windows).split(_BATCH):
+    for batch in torch.tensor(windows).split(economy.together(_BATCH)):
         outputs, wanted = _base(model, layers, batch)
         positions += batch.numel()
         for place in range(len(layers)):
@@ -139,9 +139,9 @@ class Reference:
 
 
 def reference(logits: Any) -> Reference:
-    """Return what a model predicts, from its logits (…, vocabulary); raise `BadCheckpoint` where they are not finite."""
+    """Return what a model predicts, from its logits (…, vocabulary); raise `Unstable` where they are not finite."""
     if not logits.isfinite().all():
-        raise BadCheckpoint("The model predicts no finite numbers on the calibration text.", hint="Choose another base model.")
+        raise Unstable("The model predicts no finite numbers on the calibration text.", hint="Choose another base model.")
     log = logits.flatten(0, -2).double().log_softmax(-1)
     probabilities = log.exp()
     return Reference(negative_entropy=float(log.mul_(probabilities).sum()), probabilities=probabilities)
@@ -190,7 +190,7 @@ class Trial:
         import torch
 
         self._source = source
-        self._batches = torch.tensor(windows).split(_BATCH)
+        self._batches = torch.tensor(windows).split(economy.together(_BATCH))
         model = dense.load(source, dtype="float32")
         self._wanted = [reference(logits(model, batch)) for batch in self._batches]
 

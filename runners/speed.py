@@ -9,7 +9,7 @@ from itertools import product
 from pathlib import Path
 from typing import NamedTuple
 
-from hub.errors import BadCheckpoint, BadDocument, ModelPressError, OutOfMemory, UnfitModel
+from hub.errors import BadCheckpoint, BadDocument, ModelPressError, OutOfMemory, UnfitModel, Unstable
 from hub.protocol import Speed
 from runners import energy, engines, failures, memory
 from runners.energy import Meter
@@ -50,8 +50,8 @@ def warm(engine: Engine, folder: Path, text: str, prompt_tokens: int, longest: i
     """Load and run once, so that libraries are imported and files cached, and forget the model; return the token ids of the whole text.
 
     `prompt_tokens` of them are read for it, `longest` is the longest sequence that the protocol cannot do without. Raises `BadCheckpoint`
-    for a model that loads wrongly, does not run, or writes nothing but ends of text; `UnfitModel` where its context is too short;
-    `BadDocument` for an empty text.
+    for a model that loads wrongly, does not run, or writes nothing but ends of text; `Unstable` for one that predicts NaN; `UnfitModel`
+    where its context is too short; `BadDocument` for an empty text.
     """
     loaded = engine.load(folder)
     engines.require_sound(loaded, folder)
@@ -65,8 +65,11 @@ def warm(engine: Engine, folder: Path, text: str, prompt_tokens: int, longest: i
         raise BadDocument("The text is empty: there is nothing to read.", hint="Give a text.")
     prompt = prompt_of(ids, prompt_tokens)
     try:
+        engines.require_numbers(loaded, prompt, folder)
         loaded.time_generation(prompt, 2)
         written = loaded.generate(prompt, _WORDS)
+    except Unstable:
+        raise
     except Exception as error:  # kernels refuse shapes only when they run
         if failures.out_of_memory(error):
             raise

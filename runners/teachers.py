@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from hub.codec import content_id
-from runners import checkpoint, dense, training
+from runners import checkpoint, dense, economy, training
 from runners.distillation import Top, top
 
 BATCH = 4
@@ -55,8 +55,7 @@ def keep(base: Path, windows: list[list[int]], folder: Path, *, count: int, temp
 def _answers(teacher: Any, windows: list[list[int]], count: int, temperature: float) -> Iterator[dict[str, Any]]:
     import torch
 
-    for start in range(0, len(windows), BATCH):
-        batch = torch.tensor(windows[start : start + BATCH])
+    for batch in torch.tensor(windows).split(economy.together(BATCH)):
         found = top(training.targets(teacher, batch), count, temperature=temperature)
         shape = (len(batch), batch.shape[1] - 1)
         yield {

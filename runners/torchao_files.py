@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from hub.domain import Scalar
-from hub.errors import BadCheckpoint
+from hub.errors import Unstable
 from runners import dense, formats
 from runners.checkpoint import Linear
 from runners.checkpoint import shape as shape_of
@@ -50,7 +50,7 @@ def write(source: Path, target: Path, config: Any) -> Outcome:
     kept = {name: "its weights hold NaN or infinity" for name in linears if name in found}
     while True:
         if len(kept) == len(linears):
-            raise BadCheckpoint(f"Not one linear can be quantized: {next(iter(kept.values()))}.", hint="Choose another base model.")
+            raise Unstable(f"Not one linear can be quantized: {next(iter(kept.values()))}.", hint="Choose another base model.")
         _write(source, target, config, list(kept))
         spoilt = {name.removesuffix("._weight_scale") for name in formats.non_finite(target)} & set(linears)
         if not spoilt:

@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hub.domain import Artifact, Facts, JobOrder, JobResult, Recipe
-from hub.errors import BadCheckpoint, BadDocument, ModelPressError
+from hub.errors import BadCheckpoint, BadDocument, ModelPressError, OutOfMemory, Unstable
 from hub.policy import PULL
-from runners import checkpoint, environment, memory
+from runners import checkpoint, economy, environment, failures, memory, unfinished
 from runners.stages import Stages
 
 if TYPE_CHECKING:
@@ -30,8 +30,36 @@ def execute(order: JobOrder) -> JobResult:
     """Do what the order says and return its result; raise a `ModelPressError` when it cannot be done.
 
     The base comes from the Hub (read only, with the token in `HF_TOKEN` if there is one); after that the process is offline. A base
-    whose commit begins with `local-` is the folder that the order names. Doing a press again that is done returns the same artifact.
+    whose commit begins with `local-` is the folder that the order names. Doing a press again that is done returns the same artifact; one
+    that was killed goes on where its methods can. The order's `economy` says how sparing of memory all of it is.
     """
+    with economy.use(order.economy):
+        try:
+            return _execute(order)
+        except Exception as error:
+            if not failures.out_of_memory(error):
+                raise
+            raise _out_of_memory(order, error) from error
+
+
+def _out_of_memory(order: JobOrder, error: Exception) -> OutOfMemory:
+    """Return the error that says whether a smaller way is left; it is retryable if so."""
+    from runners import methods
+
+    pressed = order.job.recipe if order.job.kind == "press" else None
+    rigid = [step.method for step in pressed.steps if not methods.get(step.method).SPARES] if pressed else []
+    if pressed and len(rigid) == len(pressed.steps):
+        hint = f"No smaller way is known for {' and '.join(dict.fromkeys(rigid))}: use a machine with more memory, or another recipe."
+    elif economy.level() < economy.MOST:
+        hint = "Run it again in a smaller way: a higher economy takes less memory and more time for the same result."
+    else:
+        hint = "This was the smallest way: use a machine with more memory, or a smaller model."
+    found = OutOfMemory(f"The job ran out of memory: {failures.one_line(error)}", hint=hint)
+    found.retryable = economy.level() < economy.MOST and not (pressed and len(rigid) == len(pressed.steps))
+    return found
+
+
+def _execute(order: JobOrder) -> JobResult:
     started_at = datetime.now(UTC).isoformat(timespec="seconds")
     start = time.perf_counter()
     stages = Stages()
@@ -134,9 +162,37 @@ def _places(order: JobOrder) -> Places:
 def _press(order: JobOrder, base: Path, stages: Stages) -> Artifact:
     from runners.press import press
 
-    recipe, target = _recipe(order), _artifact_folder(order)
+    recipe, target, cache = _recipe(order), _artifact_folder(order), Path(order.workspace.cache_dir)
     _clear_unfinished(target)
-    return press(order.job.base, base, recipe, target, stages=stages.seconds, cache=Path(order.workspace.cache_dir) / "derived")
+    kept = cache / "unfinished" / order.job.id
+    try:
+        if not target.exists():
+            with stages.stage("check"):
+                _require_finite(base, recipe)
+        with unfinished.keeping(kept):
+            artifact = press(order.job.base, base, recipe, target, stages=stages.seconds, cache=cache / "derived")
+    except Exception as error:
+        if not (failures.out_of_memory(error) or failures.disk_full(error)):
+            unfinished.drop(kept)  # another try would fail as this one did
+        raise
+    unfinished.drop(kept)
+    return artifact
+
+
+def _require_finite(base: Path, recipe: Recipe) -> None:
+    """Raise `Unstable` where a base's weights hold NaN or infinity: it predicts nothing, and no variant of it would pass the gate.
+
+    What forbids the recipe on the base's shape is met before, since that takes no reading of weights.
+    """
+    from runners import formats
+    from runners.press import check
+
+    checkpoint.check(base)
+    check(recipe, checkpoint.shape(base))
+    if broken := formats.non_finite(base):
+        raise Unstable(
+            f"{len(broken)} of the base's tensors hold NaN or infinity, {broken[0]} among them.", hint="Choose another base model."
+        )
 
 
 def _clear_unfinished(target: Path) -> None:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, cast
 
-from hub.errors import BadCheckpoint, Unavailable
+from hub.errors import BadCheckpoint, Unavailable, Unstable
 from runners import checkpoint, plugins
 from runners.observations import Run
 
@@ -140,6 +140,19 @@ def require_sound(loaded: Loaded, folder: Path) -> None:
         raise BadCheckpoint(
             f"{folder.name} loads, but wrongly: {'; '.join(loaded.defects)}.",
             hint="Press it again with another recipe; if it is a base, download it again.",
+        )
+
+
+def require_numbers(loaded: Loaded, ids: Sequence[int], folder: Path) -> None:
+    """Raise `Unstable` for a model whose logits on a few tokens hold NaN or infinity: nothing can be told of it, however long it runs.
+
+    Minus infinity is let pass, as some models forbid tokens by it.
+    """
+    logits = loaded.logits(ids)
+    if logits.isnan().any() or logits.isposinf().any():
+        raise Unstable(
+            f"{folder.name} predicts NaN or infinity in place of numbers.",
+            hint="Press it again with another recipe; if it is a base, choose another one.",
         )
 
 

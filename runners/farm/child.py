@@ -46,14 +46,14 @@ def _work(text: str, result: Path) -> int:
     from runners import failures, work
 
     start = time.monotonic()
-    job_id, code = "", 0
+    job_id, workspace, code = "", None, 0
     try:
         order = from_json(JobOrder, text, where="the order")
-        job_id = order.job.id
+        job_id, workspace = order.job.id, order.workspace
         answer = to_json(work.execute(order))
     except Exception as error:
         traceback.print_exc()
-        answer = to_json(failures.failure(job_id, error, seconds=time.monotonic() - start))
+        answer = to_json(failures.failure(job_id, error, seconds=time.monotonic() - start, workspace=workspace))
         code = failures.exit_code(error)
     try:
         beside = result.with_suffix(".tmp")

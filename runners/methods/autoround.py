@@ -11,12 +11,14 @@ from importlib import metadata
 from pathlib import Path
 
 from hub.domain import Scalar, Step
-from hub.errors import BadCheckpoint
+from hub.errors import Unstable
 from runners import dense, gptq_files, layerwise, method
 from runners.checkpoint import ModelShape
 from runners.checkpoint import shape as shape_of
+from runners.layerwise import Layer
 from runners.method import Outcome, PressContext, Promise
 from runners.streaming import Source, Writer
+from runners.unfinished import Made
 
 FAMILY = "quantization"
 SUMMARY = "Rounds weights to 2, 3 or 4 bits in groups, rounding and clipping learnt by signed gradient descent (auto-round)."
@@ -25,6 +27,8 @@ SCHEMES = ("W2A16", "W3A16", "W4A16")
 FORMAT = "gptq"
 NEEDS = ("auto_round", "gptqmodel", "optimum", "transformers", "torch")
 WORKS = "training"
+RESUMES = "no"
+SPARES = False
 BATCH = 4
 PARTS = ("qweight", "qzeros", "scales", "g_idx")
 
@@ -53,13 +57,13 @@ def promise(step: Step, shape: ModelShape) -> Promise:
 def apply(step: Step, source: Path, target: Path, context: PressContext) -> Outcome:
     """Learn the rounding with auto-round, and store what it packed beside all else of the base.
 
-    Raises `BadCheckpoint` where not one layer can be quantized.
+    Raises `Unstable` where not one layer can be quantized.
     """
     windows = context.windows(step)
     linears = [linear.name for linear in shape_of(source).linears]
     kept = _faults(source, windows)
     if len(kept) == len(linears):
-        raise BadCheckpoint(f"Not one linear can be quantized: {next(iter(kept.values()))}.", hint="Choose another base model.")
+        raise Unstable(f"Not one linear can be quantized: {next(iter(kept.values()))}.", hint="Choose another base model.")
     made = Source(_quantize(step, source, context, kept))
     for name in linears:
         if name not in kept and not made.read(f"{name}.scales").isfinite().all():
@@ -83,14 +87,17 @@ def apply(step: Step, source: Path, target: Path, context: PressContext) -> Outc
 
 def _faults(source: Path, windows: list[list[int]]) -> dict[str, str]:
     """Return the linears that no descent could start from, with the reason; auto-round would go on with them in silence."""
-    faults = {}
-    for layer in layerwise.walk(source, windows):
+
+    def look(layer: Layer) -> Made:
+        faults = {}
         for name, inputs in layer.inputs.items():
             if not layer.weight(name).isfinite().all():
                 faults[name] = "its weights hold NaN or infinity"
             elif not inputs.finite:
                 faults[name] = "its inputs on the calibration text hold NaN or infinity, or are too large to be squared"
-    return faults
+        return Made(told=faults)
+
+    return {name: fault for made in layerwise.each(source, windows, look, about="faults") for name, fault in made.told.items()}
 
 
 def _quantize(step: Step, source: Path, context: PressContext, kept: Collection[str]) -> Path:

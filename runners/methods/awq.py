@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from hub.domain import Scalar, Step
-from hub.errors import BadCheckpoint, UnfitModel
+from hub.errors import UnfitModel, Unstable
 from runners import dense, gptq_files, layerwise, method, scaling
 from runners.architectures import architecture
 from runners.checkpoint import Linear, ModelShape
@@ -21,6 +21,7 @@ from runners.headers import Tensor
 from runners.layerwise import KeptError, Layer
 from runners.method import Outcome, PressContext, Promise
 from runners.streaming import Source, Writer
+from runners.unfinished import Made
 
 FAMILY = "quantization"
 SUMMARY = "Rounds weights to 4 bits in groups, those that meet large inputs scaled up first; written in autoawq's format."
@@ -29,6 +30,8 @@ SCHEMES = ("W4A16",)
 FORMAT = "awq"
 NEEDS = ("gptqmodel", "accelerate", "transformers", "torch")
 WORKS = "layerwise"
+RESUMES = "layers"
+SPARES = True
 
 BITS = 4
 TOP = 2**BITS - 1
@@ -93,18 +96,17 @@ def promise(step: Step, shape: ModelShape) -> Promise:
 def apply(step: Step, source: Path, target: Path, context: PressContext) -> Outcome:
     """Scale, clip, round and pack a decoder layer at a time, each seeing what the rounded ones before it make of the text.
 
-    Raises `BadCheckpoint` where not one layer can be quantized.
+    Raises `Unstable` where not one layer can be quantized.
     """
     group = _group_size(step)
     given = Source(source)
-    told: dict[str, dict[str, Scalar]] = {}
     with Writer(target, given) as out:
-        for layer in layerwise.walk(source, context.windows(step), gram=True):
-            told.update(_press(layer, group, given, out))
+        made = layerwise.each(source, context.windows(step), lambda layer: _press(layer, group, given), about=step, gram=True)
+        told = layerwise.write(made, out)
         out.copy_rest()
     kept = sorted(name for name, facts in told.items() if "kept" in facts)
     if len(kept) == len(told):
-        raise BadCheckpoint(f"Not one linear can be quantized: {told[kept[0]]['kept']}.", hint="Choose another base model.")
+        raise Unstable(f"Not one linear can be quantized: {told[kept[0]]['kept']}.", hint="Choose another base model.")
     config = {
         "quant_method": "awq", "bits": BITS, "group_size": group, "zero_point": True, "version": "gemm",
         "modules_to_not_convert": ["lm_head", *kept], **({"dynamic": gptq_files.dynamic(kept)} if kept else {}),
@@ -114,11 +116,12 @@ def apply(step: Step, source: Path, target: Path, context: PressContext) -> Outc
     return Outcome(layers=dict(sorted(told.items())), notes=(method.SAME_MACHINE,))
 
 
-def _press(layer: Layer, group: int, given: Source, out: Writer) -> dict[str, dict[str, Scalar]]:
-    """Change one decoder layer and hand its tensors over; return what there is to say of its linears."""
+def _press(layer: Layer, group: int, given: Source) -> Made:
+    """Change one decoder layer; return its tensors and what there is to say of its linears."""
     grams = {name: inputs.gram / inputs.tokens for name, inputs in layer.inputs.items()}
     faults = {name: fault for name in grams if (fault := _fault(layer, name))}
     told: dict[str, dict[str, Scalar]] = {name: {"kept": fault} for name, fault in faults.items()}
+    stored: dict[str, dict[str, Any]] = {}
     exponents: dict[str, float] = {}
     for before, after in PAIRS:
         exponents.update(_smooth(layer, before, after, group, grams, faults, given))
@@ -130,17 +133,17 @@ def _press(layer: Layer, group: int, given: Source, out: Writer) -> dict[str, di
                 levels, scales, zeros = rounded(weight, group, shrink)
                 new = restored(levels, scales, zeros)
                 told[name] = {"exponent": exponents.get(name, 0.0), "weight_error": _error(weight, new)}
-                out.add(f"{name}.weight", {f"{name}.{key}": value for key, value in packed(levels, scales, zeros).items()})
+                stored[f"{name}.weight"] = {f"{name}.{key}": value for key, value in packed(levels, scales, zeros).items()}
                 layer.set_weight(name, new)
                 continue
             except KeptError as kept:
                 told[name] = {"kept": str(kept)}
-        out.add(f"{name}.weight", {f"{name}.weight": weight.to(given.dtype(f"{name}.weight"))})
+        stored[f"{name}.weight"] = {f"{name}.weight": weight.to(given.dtype(f"{name}.weight"))}
     linears = {f"{name}.weight" for name in grams}
     for name, tensor in scaling.stored(layer, given):
         if name not in linears:  # norms and biases, some of them scaled
-            out.add(name, {name: tensor})
-    return told
+            stored[name] = {name: tensor}
+    return Made(tensors=stored, told=told)
 
 
 def _fault(layer: Layer, name: str) -> str:

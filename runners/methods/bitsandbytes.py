@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from hub.domain import Step
-from hub.errors import BadCheckpoint, UnfitModel
+from hub.errors import UnfitModel, Unstable
 from runners import dense, formats, method
 from runners.checkpoint import Linear, ModelShape
 from runners.checkpoint import shape as shape_of
@@ -25,6 +25,8 @@ SCHEMES = ("NF4", "FP4", "INT8")
 FORMAT = "bitsandbytes"
 NEEDS = ("bitsandbytes", "transformers", "torch")
 WORKS = "whole"
+RESUMES = "no"
+SPARES = False
 BLOCK = 64
 ROWS = 32
 
@@ -74,7 +76,7 @@ def promise(step: Step, shape: ModelShape) -> Promise:
 def apply(step: Step, source: Path, target: Path, context: PressContext) -> Outcome:  # noqa: ARG001 - one signature for all methods
     """Quantize while loading, in the model's own dtype; linears whose weights hold NaN or infinity stay as they are.
 
-    Raises `BadCheckpoint` where not one linear can be quantized.
+    Raises `Unstable` where not one linear can be quantized.
     """
     import torch
     from transformers import AutoModelForCausalLM
@@ -83,7 +85,7 @@ def apply(step: Step, source: Path, target: Path, context: PressContext) -> Outc
     linears = {f"{linear.name}.weight": linear.name for linear in shape_of(source).linears}
     kept = [linears[name] for name in formats.non_finite(source) if name in linears]
     if len(kept) == len(linears):
-        raise BadCheckpoint("Not one linear can be quantized: their weights hold NaN or infinity.", hint="Choose another base model.")
+        raise Unstable("Not one linear can be quantized: their weights hold NaN or infinity.", hint="Choose another base model.")
     dtype = getattr(torch, dense.own_dtype(source))
     config = _config(step, dtype, kept)
     model = AutoModelForCausalLM.from_pretrained(

@@ -8,7 +8,7 @@ from typing import Any
 
 from hub.domain import Step
 from hub.errors import UnfitModel
-from runners import dense, depth, gates, method
+from runners import dense, depth, economy, gates, method
 from runners.architectures import architecture
 from runners.checkpoint import ModelShape
 from runners.checkpoint import shape as shape_of
@@ -21,6 +21,8 @@ SCHEMES = ("depth",)
 FORMAT = "dense"
 NEEDS = ("transformers", "torch", "safetensors")
 WORKS = "whole"
+RESUMES = "no"
+SPARES = True
 
 
 def _removed(step: Step, layers: int) -> int:
@@ -47,7 +49,7 @@ def promise(step: Step, shape: ModelShape) -> Promise:
 def influence(model: Any, root: str, windows: list[list[int]]) -> list[float]:
     """Return each layer's block influence: 1 - mean cosine similarity of its input and output over all tokens, in [0, 2].
 
-    Raises `UnfitModel` where a layer puts out NaN or infinity.
+    Raises `Unstable` where a layer puts out NaN or infinity.
     """
     import torch
 
@@ -64,8 +66,7 @@ def influence(model: Any, root: str, windows: list[list[int]]) -> list[float]:
 
     handles = [layer.register_forward_hook(watch(place)) for place, layer in enumerate(layers)]
     with torch.inference_mode():
-        for start in range(0, len(windows), 4):
-            batch = torch.tensor(windows[start : start + 4])
+        for batch in torch.tensor(windows).split(economy.together(gates.BATCH)):
             model.base_model(batch, use_cache=False)
             tokens += batch.numel()
     for handle in handles:

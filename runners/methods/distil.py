@@ -23,6 +23,8 @@ SCHEMES = ("logits", "hard", "text", "features", "relations", "on_policy")
 FORMAT = "dense"
 NEEDS = ("transformers", "torch", "safetensors")
 WORKS = "training"
+RESUMES = "no"
+SPARES = True
 
 _SOFT: dict[str, Scalar] = {"temperature": 1.0, "text_weight": 0.0}
 _WRITTEN: dict[str, Scalar] = {"piece": 128, "prompt_share": 0.5, "sampling_temperature": 1.0}
@@ -80,6 +82,7 @@ def apply(step: Step, source: Path, target: Path, context: PressContext) -> Outc
     options, seed, windows = _options(step), step.calibration.seed, context.windows(step)
     torch.manual_seed(seed)
     student = dense.load(source, dtype="float32")
+    training.recompute(student)
     setting = lessons.Setting(
         student=student, base_folder=context.base_folder, cache=context.cache, windows=windows, seed=seed, options=options
     )
@@ -93,6 +96,7 @@ def apply(step: Step, source: Path, target: Path, context: PressContext) -> Outc
         steps=budget.steps(lesson.windows),
         learning_rate=budget.learning_rate,
         masks=training.zero_masks(student, shape_of(source)),
+        additive=lesson.additive,
     )
     training.save(student, source, target)
     return Outcome(notes=(method.SAME_MACHINE,))

@@ -17,6 +17,8 @@ SCHEMES = ("NVFP4A16", "NVFP4", "MXFP4A16", "MXFP4")
 FORMAT = "compressed-tensors"
 NEEDS = compressed.NEEDS
 WORKS = "layerwise"
+RESUMES = "layers"
+SPARES = True
 
 
 def check(step: Step, shape: ModelShape) -> None:

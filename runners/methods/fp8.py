@@ -17,6 +17,8 @@ SCHEMES = ("FP8_DYNAMIC", "FP8", "FP8_BLOCK")
 FORMAT = "compressed-tensors"
 NEEDS = compressed.NEEDS
 WORKS = "layerwise"
+RESUMES = "layers"
+SPARES = True
 BLOCK = 128
 
 

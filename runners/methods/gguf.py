@@ -20,6 +20,8 @@ SCHEMES = tuple(ggml.MIXTURES)
 FORMAT = "gguf"
 NEEDS = ("gguf", "llama_cpp", "auto_round", "sentencepiece", "transformers", "torch")
 WORKS = "streaming"
+RESUMES = "no"
+SPARES = False
 INSTALL = "pip install 'modelpress[press,export]'"
 BLOCK = 32
 _PROBE = "\n \n\n\t 3 33 333 3333 don't WE'LL x=y[0]; ñandú 東京 нещо កាន់ 🦙 ''''``` ......!!!?? a  b   c\r\n"

@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from hub.domain import Scalar, Step
-from hub.errors import BadCheckpoint
-from runners import dense, formats, gptq_files, method
+from hub.errors import CalibrationFailed, ModelPressError, Unstable
+from runners import dense, economy, formats, gptq_files, method
 from runners.architectures import architecture
 from runners.checkpoint import ModelShape, read_config
 from runners.checkpoint import shape as shape_of
@@ -32,6 +32,8 @@ SCHEMES = ("W2A16", "W3A16", "W4A16", "W8A16")
 FORMAT = "gptq"
 NEEDS = ("gptqmodel", "optimum", "transformers", "torch")
 WORKS = "whole"
+RESUMES = "no"
+SPARES = True
 
 _NOT_FINITE = "its weights hold NaN or infinity"
 _NO_FACTOR = "GPTQ's matrix has no Cholesky factor at any damping: its inputs on the calibration text are not finite, or too large"
@@ -66,7 +68,7 @@ def promise(step: Step, shape: ModelShape) -> Promise:
 def apply(step: Step, source: Path, target: Path, context: PressContext) -> Outcome:
     """Quantize with gptqmodel; again without the layers that failed, if any, until none fails.
 
-    Raises `BadCheckpoint` where not one layer can be quantized.
+    Raises `Unstable` or `CalibrationFailed` where not one layer can be quantized.
     """
     # With one or two cores gptqmodel starts one worker and then asks for two of them; it reads this when its pool is first used.
     os.environ.setdefault("GPTQMODEL_CPU_WORKERS", str(max(2, (os.cpu_count() or 2) // 2)))
@@ -76,7 +78,7 @@ def apply(step: Step, source: Path, target: Path, context: PressContext) -> Outc
     kept = {linear.name: kept[linear.name] for linear in shape.linears if linear.name in kept}
     while True:
         if len(kept) == len(shape.linears):
-            raise BadCheckpoint(f"Not one linear can be quantized: {next(iter(kept.values()))}.", hint="Choose another base model.")
+            raise _none_left(set(kept.values()))
         found, failed = _quantize(step, source, target, context, kept)
         if not failed:
             break
@@ -87,6 +89,13 @@ def apply(step: Step, source: Path, target: Path, context: PressContext) -> Outc
     dense.settle(target, source)
     layers = {name: {"kept": kept[name]} if name in kept else found[name] for name in (linear.name for linear in shape.linears)}
     return Outcome(layers=layers, notes=(method.SAME_MACHINE,))
+
+
+def _none_left(reasons: set[str]) -> ModelPressError:
+    words = f"Not one linear can be quantized: {min(reasons)}."
+    if reasons & {_NO_FACTOR, _NO_TEXT}:
+        return CalibrationFailed(words, hint="Use a recipe with more calibration text, or choose another base model.")
+    return Unstable(words, hint="Choose another base model.")
 
 
 def _quantize(
@@ -116,7 +125,7 @@ def _quantize(
     )
     model = GPTQModel.load(str(source), config, dtype=torch.float32, device="cpu")
     with _logs_in(context.scratch), _watching_retries() as retried:
-        model.quantize(samples, batch_size=min(8, len(samples)), tokenizer=context.tokenizer)
+        model.quantize(samples, batch_size=1 if economy.frugal() else min(8, len(samples)), tokenizer=context.tokenizer)
     model.save(str(target))
     root = architecture(shape_of(source).architecture).layers
     found, failed = _read_log(model.quant_log, root)

@@ -21,6 +21,8 @@ SCHEMES = ("W3A16", "W4A16", "W8A16")
 FORMAT = torchao_files.FORMAT
 NEEDS = torchao_files.NEEDS
 WORKS = "whole"
+RESUMES = "no"
+SPARES = False
 
 
 def _group_size(step: Step) -> int:

@@ -24,6 +24,8 @@ SCHEMES = ("lora", "qlora")
 FORMAT = "dense"
 NEEDS = ("peft", "bitsandbytes", "transformers", "torch")
 WORKS = "training"
+RESUMES = "no"
+SPARES = True
 ADAPTER = "recovery"
 
 
@@ -99,6 +101,7 @@ def learn(step: Step, source: Path, context: PressContext) -> tuple[Any, dict[st
     masks = {name: mask for name in names if (mask := training.zero_mask(given.read(f"{name}.weight"))) is not None}
     for name, mask in masks.items():
         _learn_around(model.get_submodule(name), mask.t() if shape.conv1d else mask)
+    training.recompute(model)
     teacher = dense.load(context.base_folder, dtype="float32") if options.objective == "teacher" else None
     training.train(
         model.parameters(),
@@ -106,6 +109,7 @@ def learn(step: Step, source: Path, context: PressContext) -> tuple[Any, dict[st
         training.objective(options.objective, model, teacher),
         steps=options.budget.steps(windows),
         learning_rate=options.budget.learning_rate,
+        additive=True,
     )
     return model, masks
 

@@ -20,6 +20,8 @@ SCHEMES = masking.SCHEMES
 FORMAT = "dense"
 NEEDS = masking.NEEDS
 WORKS = "training"
+RESUMES = "no"
+SPARES = True
 
 
 def _options(step: Step) -> tuple[masking.Options, int]:

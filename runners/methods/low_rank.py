@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,9 @@ from runners import dense, factors, layerwise, method, streaming
 from runners.checkpoint import Linear, ModelShape
 from runners.checkpoint import shape as shape_of
 from runners.headers import INDEX, weight_files
+from runners.layerwise import Layer
 from runners.method import Outcome, PressContext, Promise
+from runners.unfinished import Made
 
 FAMILY = "low-rank"
 SUMMARY = "Factorizes linear layers by truncated SVD, of the weights or of their outputs on a text; loaded by a snippet on the card."
@@ -21,6 +23,11 @@ SCHEMES = ("svd", "asvd")
 FORMAT = factors.FORMAT
 NEEDS = ("accelerate", "safetensors", "transformers", "torch")
 WORKS = "layerwise"
+RESUMES = "layers"
+SPARES = True
+
+Factored = Callable[[str, Any, Any], tuple[dict[str, Any], dict[str, Any]]]
+"""From a linear's name, its weight (out, in) and its inputs' Gram matrix to its factors, if it has any, and what there is to say."""
 
 
 def _options(step: Step) -> dict[str, Any]:
@@ -137,7 +144,8 @@ def _decompose(step: Step, source: Path, shape: ModelShape, context: PressContex
     widths = {linear.name: linear for linear in shape.linears}
     damp = float(_options(step)["damp"])
     told: dict[str, dict[str, Any]] = {}
-    for name, weight, gram in _layers(step, source, shape, context):
+
+    def factored(name: str, weight: Any, gram: Any) -> tuple[dict[str, Any], dict[str, Any]]:
         try:
             if not weight.isfinite().all() or (gram is not None and not gram.isfinite().all()):
                 raise ArithmeticError("its weights, or its inputs on the calibration text, hold NaN or infinity")
@@ -146,30 +154,43 @@ def _decompose(step: Step, source: Path, shape: ModelShape, context: PressContex
             if not all(factor.isfinite().all() for factor in pair):
                 raise ArithmeticError("its factors hold NaN or infinity")
         except ArithmeticError as error:
-            told[name] = {"kept": str(error)}
-            continue
-        _keep(pair, context.scratch, name)
-        told[name] = {"energies": found.energies, **({"damp": found.damp} if gram is not None else {})}
+            return {}, {"kept": str(error)}
+        damped = {"damp": found.damp} if gram is not None else {}
+        return {"out": pair[0], "into": pair[1]}, {"energies": list(found.energies), **damped}
+
+    for made in _made(step, source, shape, context, factored):
+        for name, pair in made.tensors.items():
+            _keep(pair, context.scratch, name)
+        told.update(made.told)
     return {linear.name: told[linear.name] for linear in shape.linears}
 
 
-def _layers(step: Step, source: Path, shape: ModelShape, context: PressContext) -> Iterator[tuple[str, Any, Any]]:
-    """Give the name and weight (out, in) of each linear layer, with the Gram matrix of its inputs where the scheme looks at them."""
+def _made(step: Step, source: Path, shape: ModelShape, context: PressContext, factored: Factored) -> Iterator[Made]:
+    """Give the factors of all linear layers, with the Gram matrix of their inputs looked at where the scheme says so."""
     if step.scheme == "svd":
         given = streaming.Source(source)
         for linear in shape.linears:
             weight = given.read(f"{linear.name}.weight").float()
-            yield linear.name, weight.t() if shape.conv1d else weight, None
+            tensors, told = factored(linear.name, weight.t() if shape.conv1d else weight, None)
+            yield Made(tensors={linear.name: tensors} if tensors else {}, told={linear.name: told})
     else:
-        for layer in layerwise.walk(source, context.windows(step), gram=True):
-            for name, inputs in layer.inputs.items():
-                yield name, layer.weight(name), inputs.gram
+
+        def work(layer: Layer) -> Made:
+            found = {name: factored(name, layer.weight(name), inputs.gram) for name, inputs in layer.inputs.items()}
+            return Made(
+                tensors={name: tensors for name, (tensors, _) in found.items() if tensors},
+                told={name: told for name, (_, told) in found.items()},
+            )
+
+        # All that decides the factors; ranks are chosen when all are known.
+        about = ("asvd", _options(step)["damp"])
+        yield from layerwise.each(source, context.windows(step), work, about=about, gram=True)
 
 
-def _keep(pair: tuple[Any, ...], scratch: Path, name: str) -> None:
+def _keep(pair: Mapping[str, Any], scratch: Path, name: str) -> None:
     from safetensors.torch import save_file
 
-    save_file({"out": pair[0].contiguous(), "into": pair[1].contiguous()}, scratch / f"{name}.safetensors")
+    save_file({key: factor.contiguous() for key, factor in pair.items()}, scratch / f"{name}.safetensors")
 
 
 def _kept(scratch: Path, name: str, rank: int) -> tuple[Any, Any]:

@@ -23,6 +23,8 @@ SCHEMES = (*masks.SCHEMES, BLOCKS)
 FORMAT = "dense"
 NEEDS = ("torch", "safetensors")
 WORKS = "streaming"
+RESUMES = "no"
+SPARES = False
 SCOPES = ("layer", "row", "global")
 NORMS = ("l1", "l2")
 

@@ -13,9 +13,11 @@ from runners import allocation, compressed, dense, layerwise, layouts, method, r
 from runners.allocation import Option
 from runners.checkpoint import Linear, ModelShape
 from runners.checkpoint import shape as shape_of
+from runners.layerwise import Layer
 from runners.method import Outcome, PressContext, Promise
 from runners.sensitivity import BITS, Losses
 from runners.streaming import Source, Writer
+from runners.unfinished import Made
 
 FAMILY = "quantization"
 SUMMARY = "Gives each layer 2 to 8 bits, or its own 16, by how much the predictions suffer when it alone is rounded; a budget decides."
@@ -24,6 +26,8 @@ SCHEMES = ("WxA16",)
 FORMAT = "compressed-tensors"
 NEEDS = compressed.NEEDS
 WORKS = "whole"
+RESUMES = "layers"
+SPARES = True
 
 DENSE = 16
 """What a choice of 16 bits means: the layer stays as it is, in the model's own dtype."""
@@ -289,7 +293,10 @@ def _rounded(
                 scale = rounding.scales(weight, args, given.dtype(f"{linear.name}.weight"))
                 yield linear.name, rounding.nearest(weight, scale, args), scale, {}
         return
-    for layer in layerwise.walk(source, windows, gram=True):
+
+    def work(layer: Layer) -> Made:
+        made: dict[str, dict[str, Any]] = {}
+        told: dict[str, dict[str, Scalar]] = {}
         for name, seen in layer.inputs.items():
             if bits[name] in BITS:
                 weight, args = layer.weight(name), rounding.arguments(bits[name], plan.group_size)
@@ -301,4 +308,10 @@ def _rounded(
                 elif found[1] != rounding.DAMPS[0]:
                     facts = {"damp": found[1]}
                 layer.set_weight(name, rounding.nearest(weight, scale, args) if found is None else found[0])
-                yield name, layer.weight(name), scale, facts
+                made[name], told[name] = {"weight": layer.weight(name), "scale": scale}, facts
+        return Made(tensors=made, told=told)
+
+    about = ("mixed", plan.group_size, dict(bits))
+    for made in layerwise.each(source, windows, work, about=about, gram=True):
+        for name, tensors in made.tensors.items():
+            yield name, tensors["weight"], tensors["scale"], made.told[name]

@@ -19,6 +19,8 @@ SCHEMES = masking.SCHEMES
 FORMAT = "dense"
 NEEDS = masking.NEEDS
 WORKS = "training"
+RESUMES = "no"
+SPARES = True
 STARTS = ("magnitude", "equal")
 
 

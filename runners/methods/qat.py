@@ -11,11 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from hub.domain import Scalar, Step
-from hub.errors import BadCheckpoint
+from hub.errors import Unstable
 from runners import compressed, dense, layerwise, layouts, method, rounding, training
 from runners.checkpoint import ModelShape
+from runners.layerwise import Layer
 from runners.method import Outcome, PressContext, Promise
 from runners.streaming import rewrite
+from runners.unfinished import Made
 
 FAMILY = "quantization"
 SUMMARY = "Trains with weights rounded to 2, 3, 4 or 8 bits, scales learnt too, towards the base's predictions (compressed-tensors)."
@@ -24,6 +26,8 @@ SCHEMES = ("W2A16", "W3A16", "W4A16", "W8A8")
 FORMAT = "compressed-tensors"
 NEEDS = compressed.NEEDS
 WORKS = "training"
+RESUMES = "layers"
+SPARES = True
 COPIES = 9  # each fake-quantized weight is kept in several forms for its gradient
 STARTS = ("gptq", "rtn")
 OBSERVER = "memoryless_mse"
@@ -107,6 +111,7 @@ def learn(step: Step, source: Path, context: PressContext) -> tuple[Any, dict[st
         parametrize.register_parametrization(module, "weight", grid(scale, scheme.weights, stored), unsafe=True)
         if scheme.input_activations:
             module.register_forward_pre_hook(_rounding(scheme.input_activations))
+    training.recompute(model)
     teacher = dense.load(context.base_folder, dtype="float32") if options.objective == "teacher" else None
     training.train(
         model.parameters(),
@@ -114,6 +119,7 @@ def learn(step: Step, source: Path, context: PressContext) -> tuple[Any, dict[st
         training.objective(options.objective, model, teacher),
         steps=options.budget.steps(windows),
         learning_rate=options.budget.learning_rate,
+        additive=True,
     )
     return model, told
 
@@ -172,9 +178,9 @@ def _start(
     """
     from llmcompressor.observers import Observer
 
-    found: dict[str, tuple[Any, Any]] = {}
-    told: dict[str, dict[str, Scalar]] = {}
-    for layer in layerwise.walk(source, windows, gram=by_gptq):
+    def begin(layer: Layer) -> Made:
+        found: dict[str, dict[str, Any]] = {}
+        told: dict[str, dict[str, Scalar]] = {}
         for name, seen in layer.inputs.items():
             weight = layer.weight(name)
             observer = Observer.load_from_registry(OBSERVER, base_name="weight", args=args)
@@ -186,7 +192,15 @@ def _start(
                 weight, damp = tried
                 told[name] = {"start": "gptq", **({} if damp == rounding.DAMPS[0] else {"damp": damp})}
                 layer.set_weight(name, weight)
-            found[name] = (weight.clone(), scale)
+            found[name] = {"weight": weight.clone(), "scale": scale}
+        return Made(tensors=found, told=told)
+
+    about = ("qat", args.model_dump(mode="json"), str(stored), by_gptq)
+    found: dict[str, tuple[Any, Any]] = {}
+    told: dict[str, dict[str, Scalar]] = {}
+    for made in layerwise.each(source, windows, begin, about=about, gram=by_gptq):
+        found.update({name: (tensors["weight"], tensors["scale"]) for name, tensors in made.tensors.items()})
+        told.update(made.told)
     return found, told
 
 
@@ -196,7 +210,7 @@ def _write(source: Path, target: Path, model: Any, scheme: Any) -> None:
 
     values = model.state_dict()
     if not all(bool(value.isfinite().all()) for value in values.values()):
-        raise BadCheckpoint(f"Training {source.name} left NaN or infinity in its weights.", hint="Use a lower learning_rate.")
+        raise Unstable(f"Training {source.name} left NaN or infinity in its weights.", hint="Use a lower learning_rate.")
 
     def change(name: str, tensor: Any) -> dict[str, Any]:
         linear = name.removesuffix(".weight")

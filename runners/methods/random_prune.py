@@ -19,6 +19,8 @@ SCHEMES = masks.SCHEMES
 FORMAT = "dense"
 NEEDS = ("torch", "safetensors")
 WORKS = "streaming"
+RESUMES = "no"
+SPARES = False
 
 
 def _options(step: Step) -> tuple[float, int]:

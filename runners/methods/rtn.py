@@ -17,6 +17,8 @@ SCHEMES = ("W2A16", "W3A16", "W4A16", "W8A16")
 FORMAT = "compressed-tensors"
 NEEDS = compressed.NEEDS
 WORKS = "streaming"
+RESUMES = "no"
+SPARES = False
 
 
 def _options(step: Step) -> dict[str, Any]:

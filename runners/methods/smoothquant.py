@@ -17,6 +17,7 @@ from runners.checkpoint import ModelShape
 from runners.layerwise import Layer
 from runners.method import Outcome, PressContext, Promise
 from runners.streaming import Source, Writer
+from runners.unfinished import Made
 
 FAMILY = "quantization"
 SUMMARY = "Moves activation outliers into the weights through the norms, then rounds both to INT8 (llm-compressor)."
@@ -25,6 +26,8 @@ SCHEMES = ("W8A8",)
 FORMAT = "compressed-tensors"
 NEEDS = compressed.NEEDS
 WORKS = "layerwise"
+RESUMES = "layers"
+SPARES = True
 LEAST = 1e-5
 """No scale is smaller: a channel without any activation would have one of 0."""
 
@@ -70,16 +73,18 @@ def smooth(source: Path, target: Path, windows: list[list[int]], strength: float
     Where the weights of a set of linears, or their scales, are not finite, that set and its norm stay as they are.
     """
     given = Source(source)
+
+    def smoothed(layer: Layer) -> Made:
+        ranges = _ranges(layer)
+        for norm, readers in scaling.NORMS:
+            names = [f"{layer.name}.{reader}" for reader in readers]
+            scale = _scale([layer.weight(name) for name in names], ranges[norm], strength)
+            if all((layer.weight(name) * scale).to(given.dtype(f"{name}.weight")).isfinite().all() for name in names):
+                scaling.move(layer, norm, names, scale, given)
+        return Made(tensors={name: {name: tensor} for name, tensor in scaling.stored(layer, given)})
+
     with Writer(target, given) as out:
-        for layer in layerwise.walk(source, windows):
-            ranges = _ranges(layer)
-            for norm, readers in scaling.NORMS:
-                names = [f"{layer.name}.{reader}" for reader in readers]
-                scale = _scale([layer.weight(name) for name in names], ranges[norm], strength)
-                if all((layer.weight(name) * scale).to(given.dtype(f"{name}.weight")).isfinite().all() for name in names):
-                    scaling.move(layer, norm, names, scale, given)
-            for name, tensor in scaling.stored(layer, given):
-                out.add(name, {name: tensor})
+        layerwise.write(layerwise.each(source, windows, smoothed, about=("smoothquant", strength)), out)
         out.copy_rest()
 
 

@@ -18,6 +18,8 @@ SCHEMES = masks.SCHEMES
 FORMAT = "dense"
 NEEDS = ("accelerate", "transformers", "torch", "safetensors")
 WORKS = "layerwise"
+RESUMES = "layers"
+SPARES = True
 BLOCK = 128
 """Columns whose mask is chosen together and whose corrections reach the rest at once."""
 RAISES = 4
@@ -111,5 +113,5 @@ def apply(step: Step, source: Path, target: Path, context: PressContext) -> Outc
         alive = weight.masked_fill(inputs.squares == 0, 0.0)  # what no input ever reaches goes first
         return prune(alive, upper, sparsity=sparsity, scheme=step.scheme), {"damp": used} if used > damp else {}
 
-    told = layerwise.press(source, target, context.windows(step), change, gram=True)
+    told = layerwise.press(source, target, context.windows(step), change, about=step, gram=True)
     return Outcome(layers=told, notes=(method.SAME_MACHINE,))

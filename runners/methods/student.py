@@ -22,6 +22,8 @@ SCHEMES = ("layers", "random")
 FORMAT = "dense"
 NEEDS = ("transformers", "torch", "safetensors")
 WORKS = "whole"
+RESUMES = "no"
+SPARES = False
 _SIZES = ("hidden", "intermediate", "heads", "kv_heads", "head_dim")
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from hub.domain import Scalar, Step
-from runners import masks, method
+from runners import masks, method, training
 from runners.checkpoint import ModelShape
 from runners.checkpoint import shape as shape_of
 from runners.method import Outcome, PressContext, Promise
@@ -19,6 +19,8 @@ SCHEMES = masks.SCHEMES
 FORMAT = "dense"
 NEEDS = ("transformers", "torch", "safetensors")
 WORKS = "gradients"
+RESUMES = "no"
+SPARES = True
 SCOPES = ("layer", "global")
 
 
@@ -67,6 +69,7 @@ def scores(model: Any, linears: list[str], windows: list[list[int]]) -> dict[str
         return take
 
     model.requires_grad_(False)
+    training.recompute(model)
     for name in linears:
         weight = model.get_submodule(name).weight
         weight.requires_grad_(True)

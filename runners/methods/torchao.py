@@ -17,6 +17,8 @@ SCHEMES = ("W8A16", "W8A8", "W4A8")
 FORMAT = torchao_files.FORMAT
 NEEDS = torchao_files.NEEDS
 WORKS = "whole"
+RESUMES = "no"
+SPARES = False
 
 
 def _group_size(step: Step) -> int:

@@ -16,6 +16,8 @@ SCHEMES = ("W8A8", "W4A8")
 FORMAT = "compressed-tensors"
 NEEDS = compressed.NEEDS
 WORKS = "layerwise"
+RESUMES = "layers"
+SPARES = True
 
 
 def _options(step: Step) -> tuple[bool, int]:

@@ -18,6 +18,8 @@ SCHEMES = masks.SCHEMES
 FORMAT = "dense"
 NEEDS = ("accelerate", "transformers", "torch", "safetensors")
 WORKS = "layerwise"
+RESUMES = "layers"
+SPARES = True
 
 
 def _sparsity(step: Step) -> float:
@@ -50,5 +52,5 @@ def apply(step: Step, source: Path, target: Path, context: PressContext) -> Outc
     def change(_: str, weight: Any, inputs: layerwise.Inputs) -> tuple[Any, Mapping[str, Scalar]]:
         return weight.masked_fill(mask(weight, inputs.norms, sparsity=_sparsity(step), scheme=step.scheme), 0.0), {}
 
-    told = layerwise.press(source, target, context.windows(step), change)
+    told = layerwise.press(source, target, context.windows(step), change, about=step)
     return Outcome(layers=told, notes=(method.SAME_MACHINE,))

@@ -28,6 +28,8 @@ SCHEMES = ("width",)
 FORMAT = "dense"
 NEEDS = ("transformers", "torch", "safetensors")
 WORKS = "whole"
+RESUMES = "no"
+SPARES = True
 CRITERIA = (*gates.CRITERIA, "magnitude-l1", "magnitude-l2", "random")
 _SHARES = ("mlp", "heads", "hidden")
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hub.domain import Calibration
-from hub.errors import BadDocument, UnknownName, UsageError
+from hub.errors import BadDocument, CalibrationFailed, UnknownName, UsageError
 from hub.protocol import Text
 
 if TYPE_CHECKING:
@@ -142,7 +142,7 @@ def tokens(name_or_path: str, tokenizer: Any) -> list[int]:
 def windows(calibration: Calibration, tokenizer: Any) -> list[list[int]]:
     """Return `samples` non-overlapping windows of a text, drawn without replacement and in an order that the seed fixes.
 
-    Raises `UsageError` where the text has fewer windows than asked for.
+    Raises `CalibrationFailed` where the text has fewer windows than asked for.
     """
     import random
 
@@ -150,7 +150,7 @@ def windows(calibration: Calibration, tokenizer: Any) -> list[list[int]]:
     length = calibration.sequence_length
     count = len(ids) // length if length > 0 else 0
     if not 0 < calibration.samples <= count:
-        raise UsageError(
+        raise CalibrationFailed(
             f"The text {calibration.text} has {count} windows of {length} tokens; the calibration asks for {calibration.samples}.",
             hint="Ask for fewer or shorter windows, or give a longer text.",
         )

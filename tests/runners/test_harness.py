@@ -20,7 +20,7 @@ from typing import Any
 
 import pytest
 
-from hub.errors import BadCheckpoint, BadDocument, Unavailable, UnfitModel, UnknownName
+from hub.errors import BadCheckpoint, BadDocument, Unavailable, UnfitModel, UnknownName, Unstable
 from hub.local.process import LocalHub
 from hub.protocol import Tasks
 from runners import engines, harness, harness_models, intervals, tasks, work
@@ -346,7 +346,7 @@ def test_a_model_that_gives_no_numbers_is_a_bad_checkpoint(broken: Callable[[str
     with torch.no_grad():
         ruined.model.model.norm.weight.fill_(math.nan)  # type: ignore[attr-defined]
     place = broken(f"{GOOD}\n{GOOD}")
-    with pytest.raises(BadCheckpoint, match="no finite log-likelihoods"):
+    with pytest.raises(Unstable, match="no finite log-likelihoods"):
         harness.run(ruined, llama, replace(TEN, names=("arc_easy",)), place, None)
 
 

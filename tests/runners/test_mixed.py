@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from hub.domain import Artifact, Calibration, ModelRef, Recipe, Scalar, Step, Thresholds
-from hub.errors import BadCheckpoint, UnfitModel, UsageError
+from hub.errors import BadCheckpoint, UnfitModel, Unstable, UsageError
 from runners import allocation, checkpoint, formats, methods, press, rounding, sensitivity, sizes
 from runners.allocation import Option
 from runners.checkpoint import Linear, ModelShape
@@ -277,7 +277,7 @@ def test_a_model_that_predicts_no_numbers_is_refused(samples: Path, tmp_path: Pa
     tensors = load_file(source / "model.safetensors")
     tensors["model.norm.weight"][0] = math.inf
     save_file(tensors, source / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(BadCheckpoint, match="no finite numbers"):
+    with pytest.raises(Unstable, match="no finite numbers"):
         sensitivity.sensitivity(source, [[1, 2, 3]], 32, tmp_path / "cache")
 
 

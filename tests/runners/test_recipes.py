@@ -6,7 +6,7 @@ import pytest
 
 from hub.codec import from_json, to_json
 from hub.domain import Calibration, Recipe
-from hub.errors import BadDocument, UnknownName, UsageError
+from hub.errors import BadDocument, CalibrationFailed, UnknownName, UsageError
 from runners import methods, recipes, texts
 
 GOOD = (Path(recipes.__file__).parent / "w8a8-dynamic.toml").read_text(encoding="utf-8")
@@ -95,7 +95,7 @@ def test_windows_are_seeded_whole_and_distinct(tmp_path: Path) -> None:
 def test_a_text_too_short_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "t.txt"
     path.write_text("x" * 99)
-    with pytest.raises(UsageError, match="9 windows of 10 tokens; the calibration asks for 10"):
+    with pytest.raises(CalibrationFailed, match="9 windows of 10 tokens; the calibration asks for 10"):
         texts.windows(Calibration(text=str(path), samples=10, sequence_length=10), Letters())
 
 

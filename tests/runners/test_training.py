@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from hub.domain import Calibration, ModelRef, Recipe, Scalar, Step
-from hub.errors import UnfitModel, UsageError
+from hub.errors import UnfitModel, Unstable, UsageError
 from runners import checkpoint, dense, formats, masking, methods, press, recipes, texts, training
 from runners.headers import stored_tensors
 from runners.method import PressContext
@@ -179,13 +179,13 @@ def test_a_loss_that_is_no_number_ends_the_training(tmp_path: Path, work: Work) 
     broken = tensors(base)
     broken["model.layers.1.mlp.up_proj.weight"][0, 0] = math.nan
     save_file(broken, base / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(UnfitModel, match="at step 1 of 6 the loss is nan") as caught:
+    with pytest.raises(Unstable, match="at step 1 of 6 the loss is nan") as caught:
         work(step_of("gradual", objective="text"), base)
     assert "learning_rate" in caught.value.hint
     weight = torch.nn.Parameter(torch.ones(1))
-    with pytest.raises(UnfitModel, match="at step 1 of 2 the loss is inf"):
+    with pytest.raises(Unstable, match="at step 1 of 2 the loss is inf"):
         training.train([weight], iter([1.0, 1.0]), lambda _: weight.sum() / 0, steps=2, learning_rate=0.1)
-    with pytest.raises(UnfitModel, match="at step 1 of 1 the gradients' norm is nan"):  # of a finite loss: no later step would tell
+    with pytest.raises(Unstable, match="at step 1 of 1 the gradients' norm is nan"):  # of a finite loss: no later step would tell
         training.train([weight], iter([1.0]), lambda _: (weight.sum() * 0).sqrt(), steps=1, learning_rate=0.1)
     assert weight.tolist() == [1.0]
 
