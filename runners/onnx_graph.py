@@ -8,7 +8,7 @@ graph's small constants are nodes, so that every initializer is accounted for.
 from __future__ import annotations
 
 import ast
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +40,7 @@ def export(source: Path, path: Path) -> None:
     sizes = {
         "input_ids": plane, "attention_mask": plane, "position_ids": plane, "past": [({0: free, 2: free}, {0: free, 2: free})] * len(past)
     }  # fmt: skip
+    vectors = _told_apart(model)
     try:
         with torch.no_grad():
             program = torch.onnx.export(
@@ -55,7 +56,33 @@ def export(source: Path, path: Path) -> None:
             hint="Use a recipe of another format for this model.",
         ) from error
     assert program is not None  # None comes only from the old exporter
+    _restore(program.model.graph.initializers, vectors)
     program.save(str(path), external_data=True)
+
+
+def _told_apart(model: Any) -> dict[str, Any]:
+    """Give each vector of the model values that no other has, and return the true ones, arrays by name.
+
+    The exporter stores equal tensors once, under one of their names; norms that are all ones would lose theirs, and zeros their bias.
+    """
+    import torch
+
+    vectors = {name: parameter for name, parameter in model.named_parameters() if parameter.dim() == 1}
+    true = {name: parameter.detach().clone().numpy() for name, parameter in vectors.items()}
+    with torch.no_grad():
+        for place, parameter in enumerate(vectors.values(), start=2):
+            parameter.copy_(place + torch.arange(len(parameter)) / len(parameter))
+    return true
+
+
+def _restore(initializers: Any, vectors: Mapping[str, Any]) -> None:
+    """Give the exported vectors their true values."""
+    import onnx_ir
+
+    for name, array in vectors.items():
+        if f"{_ROOT}{name}" not in initializers:
+            raise BadCheckpoint(f"torch's exporter left {name} out.", hint="Install the pinned torch and onnxscript.")
+        initializers[f"{_ROOT}{name}"].const_value = onnx_ir.tensor(array, name=f"{_ROOT}{name}")
 
 
 def _past(config: Any) -> list[tuple[int, int]]:
