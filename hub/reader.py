@@ -113,6 +113,13 @@ class Reader:
                 stored_bytes=stored or 0,
             )
 
+    def ids(self, wish: Wish = ANY, *, states: Collection[JobState] = ()) -> list[str]:
+        """Return the ids of all jobs that fit, in the order in which they were first planned."""
+        with self._database.reading() as session:
+            query = select(JobRow.id).join(Model, Model.id == JobRow.model_id).outerjoin(Variant, Variant.id == JobRow.variant_id)
+            fitting = query.where(*_conditions(wish), *([JobRow.state.in_(states)] if states else []))
+            return list(session.scalars(fitting.order_by(JobRow.number)))
+
     def detail(self, job_id: str) -> JobDetail | None:
         """Return everything about the job of this id; None where there is none."""
         with self._database.reading() as session:

@@ -34,10 +34,10 @@ def cancel(
         ids = chosen(session, job or [])
         if planned or model:
             states: tuple[JobState, ...] = ("planned",) if planned else ("planned", "running")
-            ids += [line.id for line in reader.lines(Wish(model=model), states=states)]
+            ids += reader.ids(Wish(model=model), states=states)
         before = {line.id: line for line in reader.overview().running}
         count = session.store.queue.cancel(ids)
-        running = sum(one in before and not before[one].cancel for one in dict.fromkeys(ids)) if count else 0
+        running = min(count, sum(one in before and not before[one].cancel for one in dict.fromkeys(ids)))
     if as_json:
         emit({"cancelled": count - running, "to_be_ended": running})
         return

@@ -28,7 +28,7 @@ def retry(
     with Session(ctx.obj.settings()) as session:
         ids = chosen(session, job or [])
         if failed or category:
-            ids += [line.id for line in session.store.reader.lines(Wish(state="failed", category=category))]
+            ids += session.store.reader.ids(Wish(state="failed", category=category))
         count = session.store.queue.retry(ids)
         paused = session.store.queue.paused()
     if as_json:
