@@ -22,7 +22,7 @@ from hub.client import HubClient
 from hub.codec import from_json, to_json
 from hub.domain import Artifact, ArtifactFile, Failure, Job, JobResult
 from hub.errors import BadCheckpoint, GateRefusal, HubConflict, HubRefused, PolicyRefusal
-from hub.history import VariantRecord
+from hub.history import Release, VariantRecord
 from hub.local.process import LocalHub
 from hub.protocol import Memory, Protocol, Quality, Speed, Text
 from hub.scheduling import Plan
@@ -30,6 +30,8 @@ from hub.settings import Settings
 from hub.store import Store
 from leaderboard import gate
 from leaderboard.publish import publish, verify
+from modelpress import pipeline
+from modelpress.progress import Reporter
 
 pytestmark = pytest.mark.integration
 AT = "2026-11-20T10:00:00+00:00"
@@ -259,6 +261,41 @@ def test_publishing_again_changes_nothing(world: World) -> None:
     assert world.publish(record) == release
     assert world.publish(world.read(record)) == release
     assert len(world.published(release.repo_id)) == 1
+
+
+def test_what_is_sent_to_the_hub_is_written_down(world: World) -> None:
+    record = world.press()
+    release = world.publish(record)
+    world.publish(world.read(record))
+    assert record.artifact is not None
+    made, sent = world.store.hub_writes(0)
+    assert (made.action, made.repo_id, made.bytes) == ("repo", release.repo_id, 0)
+    assert (sent.action, sent.repo_id) == ("commit", release.repo_id)
+    assert sent.bytes > record.artifact.bytes, "card and manifest go with it"
+
+
+def test_publishing_stops_at_the_hubs_limits_and_goes_on_later(world: World) -> None:
+    world.press()
+    world.press("gptq-w4a16-g64", params=64)
+
+    def publish_with(**limits: float) -> tuple[list[Release], list[pipeline.Refused]]:
+        budget = world.settings.budget.model_copy(update=limits)
+        session = SimpleNamespace(
+            store=world.store,
+            client=world.client,
+            settings=world.settings.model_copy(update={"budget": budget}),
+            artifacts=world.artifacts,
+            report=Reporter(),
+        )
+        return pipeline.publish(session)  # type: ignore[arg-type]
+
+    assert [len(part) for part in publish_with(storage_gib=1e-9)] == [0, 2]
+    releases, left = publish_with(repos_per_day=1)
+    assert (len(releases), [one.error for one in left]) == (1, ["OverBudget"])
+    assert left[0].reason == "it is left for a later run: 1 repositories were made on the Hub in the last 24 hours, and 1 are allowed"
+    releases, left = publish_with(repos_per_day=2, commits_per_day=2)
+    assert (len(releases), left) == (1, [])
+    assert len(world.store.releases()) == 2
 
 
 def test_a_run_killed_before_it_recorded_the_release_adopts_the_commit(world: World) -> None:
