@@ -11,15 +11,16 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
 
-from hub.codec import to_json
-from hub.domain import Failure, Job, JobResult, ModelRef, Workspace
+from hub.codec import from_json, to_json
+from hub.domain import Failure, Job, JobOrder, JobResult, ModelRef, Workspace
 from hub.protocol import Memory, Quality, Speed
 from runners import protocols
-from runners.farm.local import LocalFarm
+from runners.farm.local import LocalFarm, _Parent
 
 pytestmark = [pytest.mark.integration, pytest.mark.shared]
 
@@ -118,6 +119,77 @@ def test_too_long_and_too_much_memory_are_failures_of_the_job(farm: LocalFarm, s
     assert "0.05 GiB" in fat.reason
     assert farm._parent is not None
     assert not psutil.Process(farm._parent._process.pid).children()
+
+
+def test_a_dispatcher_shortens_the_time_of_a_job_and_never_lengthens_it(farm: LocalFarm, stories: Path) -> None:
+    short = limited(farm, timeout_s=1.0).run(LONG, folder=stories, timeout_s=600.0)
+    shorter = farm.run(LONG, folder=stories, timeout_s=1.0)
+    assert isinstance(short, Failure)
+    assert isinstance(shorter, Failure)
+    assert short.error == shorter.error == "TimedOut"
+    assert "longer than 1 s" in short.reason
+    assert "longer than 1 s" in shorter.reason
+
+
+def test_a_job_is_told_how_sparing_to_be(farm: LocalFarm, stories: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    orders: list[JobOrder] = []
+    run = _Parent.run
+
+    def reading(self: _Parent, order: str, *rest: Any) -> Any:
+        orders.append(from_json(JobOrder, order))
+        return run(self, order, *rest)
+
+    monkeypatch.setattr(_Parent, "run", reading)
+    farm.run(QUICK, economy=2, timeout_s=9.0)
+    assert [(order.economy, order.workspace.timeout_s) for order in orders] == [(2, 9.0)]
+
+
+def test_a_cancelled_job_says_so_and_another_goes_on(farm: LocalFarm, stories: Path) -> None:
+    thread, found = in_background(farm, LONG, stories)
+    child = child_of(farm)
+    waiting, never = in_background(farm, replace(LONG, subject="waits"), stories)  # it measures too, so it waits for the first to end
+    farm.cancel("no such job")
+    for job in (replace(LONG, subject="waits"), LONG):
+        while job.id not in farm._ends:
+            time.sleep(0.01)
+        farm.cancel(job.id)
+    for one in (waiting, thread):
+        one.join(60)
+    child.wait(10)
+    for failure in (found[0], never[0]):
+        assert isinstance(failure, Failure)
+        assert (failure.category, failure.reason) == ("killed", "The job was ended on request.")
+    assert isinstance(farm.run(QUICK, folder=stories), JobResult)
+
+
+def test_no_job_of_another_dispatcher_runs_beside_a_measuring_one(farm: LocalFarm, stories: Path) -> None:
+    """Another process with the same folder is another open file to the lock, as another farm is."""
+    other = limited(farm)
+    thread, _ = in_background(farm, LONG, stories)
+    child_of(farm)
+    press = Job(kind="inspect", base=BASE, subject="0")
+    beside, found = in_background(other, press, stories)
+    beside.join(2)
+    assert beside.is_alive()
+    farm.cancel(LONG.id)
+    thread.join(60)
+    beside.join(60)
+    assert found
+
+
+def test_a_warm_job_starts_sooner_than_a_cold_one(farm: LocalFarm, stories: Path, tmp_path: Path) -> None:
+    order = to_json(JobOrder(job=QUICK, workspace=workspace(tmp_path), folder=str(stories)))
+    began = time.monotonic()
+    cold = subprocess.run([sys.executable, "-m", "runners"], input=order, text=True, capture_output=True, check=True)
+    between = time.monotonic()
+    warm = farm.run(QUICK, folder=stories)
+    ended = time.monotonic()
+    done = from_json(JobResult, cold.stdout)
+    assert isinstance(warm, JobResult)
+    starts = between - began - done.seconds, ended - between - warm.seconds
+    print(f"from order to work, and from its end to its result: warm / cold = {starts[1] / starts[0]:.3f}")
+    print(f"a whole small measurement: warm / cold = {(ended - between) / (between - began):.2f}")
+    assert ended - between < between - began
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV])
