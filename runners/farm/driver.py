@@ -180,7 +180,7 @@ class Driver:
         ray = _ray()
 
         actor: Any = None
-        host = "its node"
+        host = "no node yet"
         try:
             with self._turn:
                 asked = self._asked(task.order.job)
@@ -193,13 +193,15 @@ class Driver:
         except ModelPressError:
             raise
         except Exception as error:
-            raise explained(error, host) from error
+            print(f"{task.order.job.title} on {host}: {error}", file=sys.stderr, flush=True)  # noqa: T201
+            raise explained(error) from error
         finally:
             if actor is not None:
                 with suppress(Exception):
                     ray.kill(actor)
         if not answer:
-            raise JobDied(f"The job's parent process on {host} died: {_last(said)}", hint="Run it again; see that node if it recurs.")
+            print(f"{task.order.job.title} on {host}: {said}", file=sys.stderr, flush=True)  # noqa: T201
+            raise JobDied(f"The job's parent process on its node died: {_last(said)}", hint="Run it again; logs/ray.log says where it was.")
         return str(answer)
 
     def _asked(self, job: Job) -> dict[str, float]:
@@ -303,16 +305,15 @@ def _no_cluster(address: str, said: str) -> Unavailable:
     return Unavailable(f"There is no Ray cluster {where}: {said}", hint=hint)
 
 
-def explained(error: Exception, host: str) -> ModelPressError:
-    """Return what Ray raised as an error of ours."""
+def explained(error: Exception) -> ModelPressError:
+    """Return what Ray raised as an error of ours; the addresses of nodes that Ray's words hold stay in the driver's log."""
     exceptions = _ray().exceptions
-    said = failures.one_line(error)
     if isinstance(error, exceptions.OutOfMemoryError):
         hint = "Give a node less to do at once: raise farm.memory_gib or farm.threads."
-        return OutOfMemory(f"{host} ran out of memory, and Ray ended the job: {said}", hint=hint)
+        return OutOfMemory("The job's node ran out of memory, and Ray ended the job.", hint=hint)
     if isinstance(error, exceptions.RayTaskError | exceptions.RuntimeEnvSetupError) or "ModuleNotFoundError" in str(error):
-        return Unavailable(f"{host} cannot run jobs: {_last(str(error))}", hint="Install ModelPress and its extras on every node.")
-    return JobDied(f"{host} or its Ray worker was lost, and the job with it: {said}", hint="Run it again: another node takes it.")
+        return Unavailable(f"A node cannot run jobs: {_last(str(error))}", hint="Install ModelPress and its extras on every node.")
+    return JobDied("The job's node or its Ray worker was lost, and the job with it.", hint="Run it again; logs/ray.log says which it was.")
 
 
 def _ray() -> Any:
@@ -329,7 +330,12 @@ def _actor(asked: Mapping[str, float]) -> Any:
 
 def _stop_if(cancelled: threading.Event) -> None:
     if cancelled.is_set():
-        raise JobDied("The job was cancelled.", hint="Plan it again if it is wanted after all.")
+        raise on_request()
+
+
+def on_request() -> JobDied:
+    """Return the error of a job that was cancelled."""
+    return JobDied("The job was ended on request.", hint="It is as if it had not run: plan it again.")
 
 
 def _shown(amounts: Mapping[str, float]) -> str:

@@ -84,7 +84,7 @@ class Place:
             if self._task.artifacts and isinstance(outcome, JobResult) and outcome.artifact:
                 Depot(self._task.artifacts).push(self._artifact)
         except Exception as error:
-            outcome = failures.failure(self._job.id, error, seconds=time.monotonic() - began)
+            outcome = failures.failure(self._job.id, error, seconds=time.monotonic() - began, workspace=self._workspace)
         return Answer(outcome=outcome, log=_end_of(self._own / f"{self._job.id}.log"))
 
     def end(self) -> None:

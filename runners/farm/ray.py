@@ -25,7 +25,7 @@ from hub.errors import JobDied, ModelPressError, Unavailable
 from runners import checkpoint, failures
 from runners.farm import artifacts
 from runners.farm.artifacts import Depot
-from runners.farm.driver import Demand
+from runners.farm.driver import Demand, on_request
 from runners.farm.node import Answer, Task, looks_at_artifact, version
 
 if TYPE_CHECKING:
@@ -68,6 +68,7 @@ class RayFarm:
         )
         self._marker = log_dir / f".farm-{self._demand.farm}"
         self._lock = threading.Lock()
+        self._ends: dict[str, threading.Event] = {}
         self._depot: Depot | None = None
         self._link: _Link | None = None
         self._closed = False
@@ -99,11 +100,13 @@ class RayFarm:
         """Run a job to its end and return what came of it; never raises for what happens in the job, on its node or on the way."""
         began = time.monotonic()
         task: Task | None = None
+        with self._lock:
+            ended = self._ends[job.id] = threading.Event()
         try:
             limits = self._workspace if timeout_s is None else replace(self._workspace, timeout_s=_shorter(timeout_s, self._workspace))
             order = JobOrder(job=job, workspace=limits, folder=str(folder.resolve()) if folder else None, economy=economy)
             task = self._task(order)
-            answer = from_json(Answer, self._joined().run(job.id, to_json(task)), where=f"the answer of the cluster on {job.label}")
+            answer = from_json(Answer, self._joined().run(job.id, to_json(task), ended), where=f"the answer of the cluster on {job.label}")
             (self._log_dir / f"{job.id}.log").write_text(answer.log, encoding="utf-8")
             if isinstance(answer.outcome, Failure):
                 return replace(answer.outcome, log_tail=failures.tail(self._log_dir / f"{job.id}.log"))
@@ -111,8 +114,10 @@ class RayFarm:
                 self._depot.pull(str(job.variant_id), self._artifact(job), digest=answer.outcome.artifact.digest)
             return answer.outcome
         except Exception as error:
-            return failures.failure(job.id, error, seconds=time.monotonic() - began)
+            return failures.failure(job.id, error, seconds=time.monotonic() - began, workspace=self._workspace)
         finally:
+            with self._lock:
+                self._ends.pop(job.id, None)
             if self._depot and task and task.inputs is not None:
                 with suppress(ModelPressError):
                     self._depot.remove_input(task.inputs)
@@ -120,8 +125,10 @@ class RayFarm:
     def cancel(self, job_id: str) -> None:
         """End a running job: its `run` returns a `Failure` of the category `killed`. One that does not run is left alone."""
         with self._lock:
-            if self._link:
-                self._link.cancel(job_id)
+            if job_id in self._ends:
+                self._ends[job_id].set()
+                if self._link:
+                    self._link.cancel(job_id)
 
     def _task(self, order: JobOrder) -> Task:
         """Return the order as it goes to a node, with what it looks at brought to the depot."""
@@ -198,13 +205,15 @@ class _Link:
         self._greet()
         threading.Thread(target=self._listen, name="ray-listener", daemon=True).start()
 
-    def run(self, job_id: str, task: str) -> str:
-        """Send a task and wait for its answer, both JSON."""
+    def run(self, job_id: str, task: str, ended: threading.Event) -> str:
+        """Send a task and wait for its answer, both JSON; `ended` tells that it was cancelled before it got here."""
         number = next(self._numbers)
         answers: queue.SimpleQueue[str | None] = queue.SimpleQueue()
         with self._lock:
             if not self.alive:
                 raise self._gone()
+            if ended.is_set():
+                raise on_request()
             self._waiting[number] = (job_id, answers)
             self._send({"ticket": number, "task": task})
         answer = answers.get()
@@ -286,4 +295,5 @@ class _Link:
 
 
 def _shorter(timeout_s: float, workspace: Workspace) -> float:
-    return min(timeout_s, workspace.timeout_s) if workspace.timeout_s > 0 else timeout_s
+    """Return the shorter of two limits; 0 of the workspace is none, 0 s left is not."""
+    return min(max(timeout_s, 0.001), workspace.timeout_s or float("inf"))

@@ -215,7 +215,7 @@ def test_a_node_lost_in_the_middle_of_a_job_is_a_failure_and_the_job_runs_on_the
     assert site.node_of(job) != first
     farm.cancel(job.id)
     thread.join(60)
-    assert "cancelled" in failed(found[0]).reason
+    assert "on request" in failed(found[0]).reason
     done(farm.run(Job(kind="measure", base=site.base, protocol=SHORT)))
     site.start(first)
 
