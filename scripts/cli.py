@@ -27,6 +27,7 @@ from modelpress import (
     prune,
     publish,
     recipes,
+    replay,
     reproduce,
     resume,
     retry,
@@ -117,6 +118,7 @@ app.command("compress")(compress.compress)
 app.command("measure")(measure.measure)
 app.command("compare")(compare.compare)
 app.command("reproduce")(reproduce.reproduce)
+app.command("replay")(replay.replay)
 app.command("methods")(methods.methods)
 app.command("recipes")(recipes.recipes)
 app.command("doctor")(doctor.doctor)

@@ -38,6 +38,7 @@ COMMANDS = (
     "measure",
     "compare",
     "reproduce",
+    "replay",
     "methods",
     "recipes",
     "doctor",
