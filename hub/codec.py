@@ -13,6 +13,7 @@ from pydantic_core import to_jsonable_python
 from hub.errors import BadDocument
 
 T = TypeVar("T")
+_CANONICAL = json.JSONEncoder(sort_keys=True, allow_nan=False)
 
 
 @cache
@@ -22,7 +23,8 @@ def _adapter(kind: type[Any]) -> TypeAdapter[Any]:
 
 def to_json(value: object, *, indent: int | None = None) -> str:
     """Return canonical JSON: sorted keys, ASCII, no NaN."""
-    return json.dumps(to_jsonable_python(value), sort_keys=True, indent=indent, allow_nan=False)
+    encoder = _CANONICAL if indent is None else json.JSONEncoder(sort_keys=True, allow_nan=False, indent=indent)
+    return encoder.encode(to_jsonable_python(value))
 
 
 def from_json(kind: type[T], text: str | bytes, *, where: str = "JSON") -> T:

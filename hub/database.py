@@ -13,8 +13,8 @@ from pathlib import Path
 from sqlalchemy import ARRAY, Connection, Engine, Select, Text, create_engine, event, func, inspect, literal, select, text
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.engine.interfaces import DBAPIConnection
-from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
-from sqlalchemy.orm import Session
+from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, OperationalError
+from sqlalchemy.orm import Session, SessionTransaction
 from sqlalchemy.pool import ConnectionPoolEntry
 
 from hub.errors import ModelPressError, OutOfDisk, StoreError
@@ -36,7 +36,9 @@ class Database:
         self.url = URL.create("sqlite", database=str(where)) if isinstance(where, Path) else _parse(where)
         self.name = self.url.database if self.url.get_backend_name() == "sqlite" else self.url.render_as_string(hide_password=True)
         self._engine = self._connectable()
+        self._reader = self._engine.execution_options(isolation_level="REPEATABLE READ") if self._postgresql else self._engine
         self._writer = self._engine.execution_options(writes=True)
+        self._claimer = self._engine if self._postgresql else self._engine.execution_options(writes=True, hasty=True)
         try:
             with self._explained():
                 self._open()
@@ -47,7 +49,7 @@ class Database:
     @contextmanager
     def reading(self) -> Iterator[Session]:
         """Open a transaction that sees one state of the database and changes nothing."""
-        with self._explained(), Session(self._engine) as session:
+        with self._begun(self._reader) as session:
             yield session
 
     @contextmanager
@@ -56,19 +58,46 @@ class Database:
 
         `alone`: for one that changes many jobs, and decides by their states: no claim or renewal comes between, on PostgreSQL neither.
         """
-        with self._explained(), Session(self._writer) as session, session.begin():
-            session.connection()
-            if alone and self.url.get_backend_name() == "postgresql":
+        with self._begun(self._writer) as session:
+            if alone and self._postgresql:
                 session.execute(text("LOCK TABLE jobs IN EXCLUSIVE MODE"))
             yield session
 
     @contextmanager
     def claiming(self) -> Iterator[Session]:
-        """Open a transaction that changes rows which it locks one by one: on PostgreSQL it waits for no other writer."""
-        sqlite = self.url.get_backend_name() == "sqlite"
-        with self._explained(), Session(self._writer if sqlite else self._engine) as session, session.begin():
-            session.connection()
+        """Open a transaction that changes rows which it locks one by one: on PostgreSQL it waits for no other writer.
+
+        On SQLite it is not waited for until the disk has it: a claim that a power cut takes away is one whose dispatcher is gone, too.
+        """
+        with self._begun(self._claimer) as session:
             yield session
+
+    @contextmanager
+    def _begun(self, engine: Engine) -> Iterator[Session]:
+        with self._explained():
+            session, transaction = self._opened(engine)
+            with session, transaction:
+                yield session
+
+    def _opened(self, engine: Engine) -> tuple[Session, SessionTransaction]:
+        """Begin a transaction. A PostgreSQL that is being started anew is waited for: nothing was done yet, so nothing is done twice."""
+        patience = time.monotonic() + BUSY_SECONDS
+        while True:
+            session = Session(engine)
+            try:
+                transaction = session.begin()
+                session.connection()
+                return session, transaction
+            except BaseException as error:
+                session.close()
+                gone = self._postgresql and isinstance(error, OperationalError) and not isinstance(error.orig, _held())
+                if not gone or time.monotonic() > patience:
+                    raise
+                time.sleep(0.5)
+
+    @property
+    def _postgresql(self) -> bool:
+        return self.url.get_backend_name() == "postgresql"
 
     def clock(self, session: Session) -> float:
         """Return the present in epoch seconds by the clock of all who share the database: its server's; for SQLite this machine's."""
@@ -82,7 +111,7 @@ class Database:
 
     def _connectable(self) -> Engine:
         try:
-            engine = create_engine(self.url)
+            engine = create_engine(self.url, pool_pre_ping=self._postgresql)
         except NoSuchModuleError as error:
             raise StoreError(
                 f"no database of the kind {self.url.drivername!r} is known", hint="use sqlite:///FILE or postgresql://…"
@@ -91,6 +120,8 @@ class Database:
             raise StoreError(f"the driver {error.name} for {self.name} is not installed", hint=f"pip install {error.name}") from error
         if self.url.get_backend_name() == "sqlite":
             event.listen(engine, "connect", _configure_sqlite)
+        elif self._postgresql:
+            event.listen(engine, "connect", _configure_postgresql)
         event.listen(engine, "begin", _begin)
         return engine
 
@@ -147,6 +178,11 @@ class Database:
         try:
             yield
         except DBAPIError as error:
+            if self._postgresql and isinstance(error, OperationalError) and not isinstance(error.orig, _held()):
+                raise StoreError(
+                    f"the database {self.name} cannot be reached: {_first_line(str(error.orig))}",
+                    hint="check its address and that it runs, then run the same command again: no write is half there",
+                ) from error
             raise _explain(str(error.orig), str(self.name)) from error
 
 
@@ -167,8 +203,8 @@ def _parse(url: str) -> URL:
 def _configure_sqlite(connection: DBAPIConnection, _: ConnectionPoolEntry) -> None:
     """Set what SQLite forgets with each connection.
 
-    synchronous=FULL, not NORMAL: under WAL, NORMAL may lose the last commits at a power cut. A job's result costs minutes and a
-    release is public, while an fsync costs milliseconds and comes a few times per job.
+    synchronous=FULL (set again as each transaction begins), not NORMAL: under WAL, NORMAL may lose the last commits at a power cut. A job's
+    result costs minutes and a release is public, while an fsync costs milliseconds and comes once per job.
     """
     connection.isolation_level = None  # Python must not begin transactions by itself: _begin does
     cursor = connection.cursor()
@@ -178,9 +214,30 @@ def _configure_sqlite(connection: DBAPIConnection, _: ConnectionPoolEntry) -> No
     cursor.close()
 
 
+def _configure_postgresql(connection: DBAPIConnection, _: ConnectionPoolEntry) -> None:
+    """Have a lock waited for no longer than on SQLite, and a host that vanished while it held one noticed within two minutes."""
+    connection.autocommit = True
+    cursor = connection.cursor()
+    for name, value in {"lock_timeout": BUSY_SECONDS * 1000, "tcp_keepalives_idle": 60, "tcp_keepalives_interval": 15}.items():
+        cursor.execute(f"SET {name} = {value}")
+    cursor.execute("SET tcp_keepalives_count = 4")
+    cursor.close()
+    connection.autocommit = False
+
+
+def _held() -> tuple[type[Exception], ...]:
+    """Return the errors of PostgreSQL that another client causes, though they are of the class of those of a lost connection."""
+    from psycopg import errors
+
+    return (errors.LockNotAvailable, errors.DeadlockDetected, errors.SerializationFailure, errors.DiskFull)
+
+
 def _begin(connection: Connection) -> None:
-    writes = connection.get_execution_options().get("writes", False)
+    options = connection.get_execution_options()
+    writes = options.get("writes", False)
     if connection.dialect.name == "sqlite":
+        if writes:
+            connection.exec_driver_sql(f"PRAGMA synchronous = {'NORMAL' if options.get('hasty') else 'FULL'}")
         connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
     elif connection.dialect.name == "postgresql" and writes:
         connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({WRITE_LOCK})")
@@ -193,10 +250,14 @@ def _revision(connection: Connection) -> str | None:
     return revision
 
 
+def _first_line(problem: str) -> str:
+    return problem.strip().splitlines()[0] if problem.strip() else "no reason given"
+
+
 def _explain(problem: str, name: str) -> ModelPressError:
     """Return the error for what the database driver said."""
-    said = problem.strip().splitlines()[0] if problem.strip() else "no reason given"
-    if "disk is full" in said:
+    said = _first_line(problem)
+    if "disk is full" in said or "No space left on device" in said:
         return OutOfDisk(f"no room left on the disk for {name}", hint="free some space and run the same command again")
     if "disk I/O error" in said:
         return StoreError(
@@ -209,7 +270,7 @@ def _explain(problem: str, name: str) -> ModelPressError:
         return StoreError(f"cannot open {name}: {said}", hint="check that its folder exists and that you may write there")
     if "readonly" in said:
         return StoreError(f"cannot write to {name}: {said}", hint="check the permissions of the file and of its folder")
-    if "locked" in said:
+    if "locked" in said or "lock timeout" in said:
         hint = "close the program that holds it, then run the same command again"
         return StoreError(f"{name} was held by another program for more than {BUSY_SECONDS} seconds", hint=hint)
     return StoreError(f"the database {name} refused: {said}", hint="run modelpress doctor; if this comes again, report it")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Literal
 
 from hub.codec import content_id
@@ -96,13 +97,13 @@ class Job:
     protocol: Protocol | None = None
     subject: str = ""
 
-    @property
+    @cached_property
     def id(self) -> str:
         """A hash of what the job does; titles, thresholds and other words that change nothing on disk are left out."""
         steps = (self.recipe.format, self.recipe.steps) if self.recipe else None
         return content_id((self.kind, self.base, steps, self.protocol, self.subject))
 
-    @property
+    @cached_property
     def variant_id(self) -> str | None:
         """The variant that the job makes or looks at; None for a base model."""
         return variant_id(self.base, self.recipe) if self.recipe else None
@@ -254,7 +255,7 @@ class Environment:
     clocks: str = ""
     threads: int = 0
 
-    @property
+    @cached_property
     def id(self) -> str:
         """A hash of all fields."""
         return content_id(self)

@@ -8,24 +8,47 @@ own is dropped, so that no clock that jumps can make a job count twice.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from typing import cast
+from types import MappingProxyType
+from typing import Any, cast
+from typing import Protocol as Shape
 
-from sqlalchemy import Select, delete, func, or_, select, update
+from sqlalchemy import Select, bindparam, delete, func, insert, or_, select, update
 from sqlalchemy.orm import Session
 from sqlalchemy.sql.elements import ColumnElement
 
 from hub import owners, records
 from hub.codec import from_json
 from hub.database import Database, among
-from hub.domain import Job, JobKind, ModelRef
+from hub.domain import Failure, Job, JobKind, JobResult, ModelRef
 from hub.errors import BadDocument
 from hub.history import JobRecord, JobState
 from hub.rows import count_needs, now, stamp
 from hub.scheduling import NOTHING_SPENT, Attempt, Claim, Expectation, Outcome, Outlook, Renewal, Spent
-from hub.tables import AttemptRow, ControlRow, JobRow, Model, NeedRow, Variant
+from hub.tables import AttemptRow, ControlRow, JobRow, Model, NeedRow, Variant, plain
 
 PAUSED = "paused"
 LEASE_S = 120.0
+
+
+NO_OWNER: Mapping[str, None] = MappingProxyType(dict.fromkeys(("owner", "lease_until", "began")))
+NO_FAILURE: Mapping[str, None] = MappingProxyType(dict.fromkeys(("error", "reason", "hint", "log_tail", "category", "retryable")))
+
+
+class AttemptedRow(Shape):
+    """What beginning and ending an attempt need of a job's row: an object of it, or these of its columns."""
+
+    id: str
+    document: str
+    expected: str | None
+    attempts: int
+    economy: int
+    cancel: bool
+    owner: str | None
+    began: float | None
+    lease_until: float | None
+    model_id: int
+    variant_id: str | None
+    protocol_id: str | None
 
 
 class Queue:
@@ -53,18 +76,22 @@ class Queue:
         """
         with self._database.claiming() as session:
             clock = self._database.clock(session)
-            if session.get(ControlRow, PAUSED) is not None:
-                return None
-            ready = select(JobRow).where(*_ready(kinds), _due(clock))
+            ready = _READY
+            wanted = {"kinds": tuple(kinds), "clock": clock, "stamp": stamp(clock)}
             if exclude:
-                ready = ready.where(JobRow.id.not_in(among(session, exclude)))
-            ready = ready.order_by(JobRow.position, JobRow.number).limit(1).with_for_update(skip_locked=True)
-            while row := _first(session, ready, prefer):
+                ready = ready.where(_JOBS.c.id.not_in(among(session, exclude)))
+            while row := _first(session, ready, wanted, prefer):
                 try:
-                    return take(row, owner, clock, lease_s)
+                    return take(session, row, owner, clock, lease_s)
                 except BadDocument as error:
-                    row.state, row.updated_at, row.error, row.reason = "failed", stamp(clock), error.name, error.message
-                    row.hint, row.retryable, row.category = "make a new plan", False, "bug"
+                    failure = {
+                        "error": error.name,
+                        "reason": error.message,
+                        "hint": "make a new plan",
+                        "retryable": False,
+                        "category": "bug",
+                    }
+                    settle(session, row.id, state="failed", updated_at=stamp(clock), **failure)
             return None
 
     def renew(self, owner: str, jobs: Collection[str], *, lease_s: float = LEASE_S) -> Renewal:
@@ -82,14 +109,14 @@ class Queue:
     def put_back(self, job: Job, owner: str, *, spent: Spent = NOTHING_SPENT) -> None:
         """Mark a job of this owner as planned again, as if it had never started: it was interrupted, which is no failure."""
         with self._database.writing() as session:
-            if row := _held(session, job, owner):
+            if row := held(session, job, owner):
                 release(session, row, "interrupted", self._database.clock(session), spent=spent)
 
     def decline(self, job: Job, owner: str) -> None:
         """Give back a claim that was not begun: nothing of it is kept."""
         with self._database.writing() as session:
-            if row := _held(session, job, owner):
-                _to_planned(row, self._database.clock(session))
+            if row := held(session, job, owner):
+                _to_planned(session, row, self._database.clock(session))
 
     def outlook(self, owner: str, *, kinds: Collection[JobKind]) -> Outlook:
         """Return what is left to do of these kinds for `owner`, and whether it is worth its while to wait."""
@@ -203,70 +230,66 @@ class Queue:
             return _attempts(session, AttemptRow.job_id == job_id)
 
 
-def take(row: JobRow, owner: str, clock: float, lease_s: float) -> Claim:
+def take(session: Session, row: AttemptedRow, owner: str, clock: float, lease_s: float) -> Claim:
     """Mark a row as running by `owner` for so many seconds, and return the claim; raise `BadDocument` when it cannot be read."""
     where = f"the database's job {row.id}"
     job = from_json(Job, row.document, where=where)
     expected = from_json(Expectation, row.expected, where=where) if row.expected else None
     if job.id != row.id:
         raise BadDocument(f"{where} is now the job {job.id}: another version of this program planned it", hint="make a new plan")
-    row.state, row.owner, row.began, row.lease_until = "running", owner, clock, clock + lease_s
-    row.started_at = row.updated_at = stamp(clock)
-    row.attempts += 1
-    row.cancel = False
-    clear_failure(row)
-    return Claim(job=job, attempt=row.attempts, economy=row.economy, expected=expected)
+    attempt = row.attempts + 1
+    lease = {"owner": owner, "began": clock, "lease_until": clock + lease_s}
+    when = stamp(clock)
+    settle(session, row.id, state="running", started_at=when, updated_at=when, attempts=attempt, cancel=False, **lease, **NO_FAILURE)
+    return Claim(job=job, attempt=attempt, economy=row.economy, expected=expected)
 
 
-def release(session: Session, row: JobRow, outcome: Outcome, clock: float, *, spent: Spent = NOTHING_SPENT) -> None:
+def release(session: Session, row: AttemptedRow, outcome: Outcome, clock: float, *, spent: Spent = NOTHING_SPENT) -> None:
     """Put a running row back to planned: the try does not count as one, but is kept among the attempts."""
     note(session, row, outcome, clock, spent=spent)
-    _to_planned(row, clock)
+    _to_planned(session, row, clock)
 
 
-def _to_planned(row: JobRow, clock: float) -> None:
-    row.state, row.updated_at, row.started_at = "cancelled" if row.cancel else "planned", stamp(clock), None
-    row.attempts = max(row.attempts - 1, 0)
-    row.owner = row.lease_until = row.began = None
+def _to_planned(session: Session, row: AttemptedRow, clock: float) -> None:
+    state = "cancelled" if row.cancel else "planned"
+    settle(session, row.id, state=state, updated_at=stamp(clock), started_at=None, attempts=max(row.attempts - 1, 0), **NO_OWNER)
+
+
+def settle(session: Session, job_id: str, **values: object) -> None:
+    """Change a job's row."""
+    session.connection().execute(_SETTLE, {"key": job_id, **values})
 
 
 def note(
     session: Session,
-    row: JobRow,
+    row: AttemptedRow,
     outcome: Outcome,
     clock: float,
     *,
     seconds: float | None = None,
-    reason: str | None = None,
-    hardware: str = "",
+    failure: Failure | None = None,
+    result: JobResult | None = None,
     spent: Spent = NOTHING_SPENT,
 ) -> None:
     """Write down how an attempt ended; where nobody timed it, it lasted from its claim to now, or to its lease's end if that was before."""
-    began = row.began if row.began is not None else clock - (seconds or 0.0)
     if seconds is None:
-        seconds = max(0.0, min(clock, row.lease_until or clock) - began)
-    attempt = AttemptRow(
-        job_id=row.id,
-        number=row.attempts,
-        owner=row.owner or "",
-        began=began,
-        seconds=seconds,
-        outcome=outcome,
-        category=row.category if outcome == "failed" else None,
-        reason=reason,
-        hardware=hardware,
-        peak_memory_bytes=row.peak_memory_bytes or 0,
-        gpus=spent.gpus,
-        cost=spent.cost,
-        expected=row.expected,
-    )
-    session.add(attempt)
-
-
-def clear_failure(row: JobRow) -> None:
-    """Forget why a job failed the last time."""
-    row.error = row.reason = row.hint = row.log_tail = row.category = None
-    row.retryable = None
+        seconds = max(0.0, min(clock, row.lease_until or clock) - (row.began or clock))
+    attempt = {
+        "job_id": row.id,
+        "number": max(row.attempts, 1),
+        "owner": row.owner or "",
+        "began": row.began if row.began is not None else clock - seconds,
+        "seconds": seconds,
+        "outcome": outcome,
+        "category": failure.category if failure and outcome == "failed" else None,
+        "reason": failure.reason if failure else None,
+        "hardware": result.environment.hardware if result else "",
+        "peak_memory_bytes": result.peak_memory_bytes if result else 0,
+        "gpus": spent.gpus,
+        "cost": spent.cost,
+        "expected": row.expected,
+    }
+    session.connection().execute(_ADD_ATTEMPT, attempt)
 
 
 def _ready(kinds: Collection[JobKind]) -> tuple[ColumnElement[bool], ...]:
@@ -283,16 +306,18 @@ def _ended() -> ColumnElement[bool]:
     return JobRow.state.in_(("failed", "cancelled"))
 
 
-def _first(session: Session, ready: Select[JobRow], prefer: ModelRef | None) -> JobRow | None:
+def _first(session: Session, ready: Select[*tuple[Any, ...]], wanted: dict[str, Any], prefer: ModelRef | None) -> AttemptedRow | None:
+    run = session.connection().execute
     if prefer is not None:
-        model = select(Model.id).where(Model.repo_id == prefer.repo_id, Model.sha == prefer.sha).scalar_subquery()
-        if row := session.scalar(ready.where(JobRow.model_id == model)):
-            return row
-    return session.scalar(ready)
+        of_base = ready.where(_OF_BASE)
+        if row := run(of_base, {**wanted, "repo_id": prefer.repo_id, "sha": prefer.sha}).first():
+            return cast(AttemptedRow, row)
+    return cast("AttemptedRow | None", run(ready, wanted).first())
 
 
-def _held(session: Session, job: Job, owner: str) -> JobRow | None:
-    return session.scalar(select(JobRow).filter_by(id=job.id, state="running", owner=owner).with_for_update())
+def held(session: Session, job: Job, owner: str) -> AttemptedRow | None:
+    """Return the row of a job that runs for this owner; None when it is not, or no longer, its own."""
+    return cast("AttemptedRow | None", session.connection().execute(_HELD, {"key": job.id, "by": owner}).first())
 
 
 def _changed(session: Session, *conditions: ColumnElement[bool], values: Mapping[str, object]) -> int:
@@ -330,3 +355,25 @@ def _attempt(row: AttemptRow, document: str) -> Attempt:
         cost=row.cost,
         expected=from_json(Expectation, row.expected, where="the database's attempt") if row.expected else None,
     )
+
+
+# Made once: to make a statement takes longer than to run it.
+_JOBS = plain(JobRow)
+_COLUMNS = tuple(_JOBS.c[name] for name in AttemptedRow.__annotations__)
+_READY = (
+    select(*_COLUMNS)
+    .where(_JOBS.c.state == "planned", _JOBS.c.waits_for == 0, _JOBS.c.kind.in_(bindparam("kinds", expanding=True)))
+    .where(or_(_JOBS.c.not_before <= bindparam("clock"), _JOBS.c.updated_at > bindparam("stamp")))
+    .where(~select(ControlRow.name).where(ControlRow.name == PAUSED).exists())
+    .order_by(_JOBS.c.position, _JOBS.c.number)
+    .limit(1)
+    .with_for_update(skip_locked=True, of=_JOBS)
+)
+_OF_BASE = _JOBS.c.model_id == (
+    select(Model.id).where(Model.repo_id == bindparam("repo_id"), Model.sha == bindparam("sha")).scalar_subquery()
+)
+_HELD = (
+    select(*_COLUMNS).where(_JOBS.c.id == bindparam("key"), _JOBS.c.state == "running", _JOBS.c.owner == bindparam("by")).with_for_update()
+)
+_SETTLE = update(_JOBS).where(_JOBS.c.id == bindparam("key"))
+_ADD_ATTEMPT = insert(plain(AttemptRow))

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from typing import Protocol as Shape
 
-from sqlalchemy import Select, delete, func, select, update
-from sqlalchemy.orm import Session, aliased
+from sqlalchemy import Select, Update, bindparam, delete, func, insert, select, update
+from sqlalchemy.orm import Session
 
 from hub.codec import content_id, to_json
 from hub.domain import Artifact, Candidate, Environment, Job, JobResult, ModelRef, Recipe, Refusal, variant_id
@@ -25,7 +26,16 @@ from hub.tables import (
     RefusalRow,
     ScoresRow,
     Variant,
+    plain,
 )
+
+
+class SettledRow(Shape):
+    """What the rows of a result need of the job's: an object of it, or some of its columns."""
+
+    model_id: int
+    variant_id: str | None
+    protocol_id: str | None
 
 
 def now() -> str:
@@ -88,7 +98,7 @@ def protocol_row_id(session: Session, name: str, protocol: Protocol | None) -> s
     spelled = protocol if protocol and protocol.name == name else None
     key = content_id(spelled or name)
     known: set[str] = session.info.setdefault("protocols", set())
-    if key not in known and session.get(ProtocolRow, key) is None:
+    if key not in known and session.connection().execute(_KNOWN_PROTOCOL, {"id": key}).first() is None:
         session.add(ProtocolRow(id=key, name=name, document=to_json(spelled) if spelled else None))
         session.flush()
     known.add(key)
@@ -97,10 +107,9 @@ def protocol_row_id(session: Session, name: str, protocol: Protocol | None) -> s
 
 def environment_row_id(session: Session, environment: Environment) -> str:
     """Return the id of an environment whose row is there."""
-    if session.get(EnvironmentRow, environment.id) is None:
-        row = EnvironmentRow(id=environment.id, hardware=environment.hardware, device=environment.device, document=to_json(environment))
-        session.add(row)
-        session.flush()
+    if session.connection().execute(_KNOWN_ENVIRONMENT, {"id": environment.id}).first() is None:
+        row = {"id": environment.id, "hardware": environment.hardware, "device": environment.device, "document": to_json(environment)}
+        session.connection().execute(_ADD[EnvironmentRow], row)
     return environment.id
 
 
@@ -129,17 +138,13 @@ def snapshot(session: Session, candidate: Candidate, at: str, *, rank: int, scor
 
 def count_needs(session: Session, jobs: Select[str]) -> None:
     """Count anew how many needs of these jobs are not done. Counted, not counted off, so that no order of events makes it wrong."""
-    need = aliased(JobRow)
-    open_needs = select(func.count()).select_from(NeedRow).join(need, need.id == NeedRow.needs)
-    open_needs = open_needs.where(NeedRow.job_id == JobRow.id, need.state != "done")
-    counted = update(JobRow).where(JobRow.id.in_(jobs)).values(waits_for=open_needs.scalar_subquery())
-    session.execute(counted, execution_options={"synchronize_session": False})
+    session.flush()
+    session.connection().execute(_count_needs(jobs))
 
 
 def unblock(session: Session, job_id: str) -> None:
     """Count anew for those that wait for a job."""
-    session.flush()
-    count_needs(session, select(NeedRow.job_id).where(NeedRow.needs == job_id))
+    session.connection().execute(_UNBLOCK, {"done": job_id})
 
 
 def add_artifact(session: Session, job: Job, artifact: Artifact) -> None:
@@ -152,68 +157,77 @@ def add_artifact(session: Session, job: Job, artifact: Artifact) -> None:
                 hint="what was measured and released is the first one: keep it, or begin a new work folder",
             )
         return
-    row = ArtifactRow(variant_id=artifact.variant_id, job_id=job.id, digest=artifact.digest, parameters=artifact.parameters)
-    row.bytes, row.made_at, row.libraries = artifact.bytes, artifact.made_at, to_json(artifact.libraries)
-    row.steps = to_json(artifact.steps)
-    row.files = [FileRow(position=i, path=file.path, size=file.size, sha256=file.sha256) for i, file in enumerate(artifact.files)]
-    session.add(row)
+    run = session.connection().execute
+    row = {"variant_id": artifact.variant_id, "job_id": job.id, "digest": artifact.digest, "parameters": artifact.parameters}
+    row |= {
+        "bytes": artifact.bytes,
+        "made_at": artifact.made_at,
+        "libraries": to_json(artifact.libraries),
+        "steps": to_json(artifact.steps),
+    }
+    run(_ADD[ArtifactRow], row)
+    files = [
+        {"variant_id": artifact.variant_id, "position": i, "path": file.path, "size": file.size, "sha256": file.sha256}
+        for i, file in enumerate(artifact.files)
+    ]
+    if files:
+        run(_ADD[FileRow], files)
 
 
-def add_measurements(session: Session, job: Job, row: JobRow, result: JobResult) -> None:
+def add_measurements(session: Session, job: Job, row: SettledRow, result: JobResult) -> None:
     """Add the numbers of a result whose job and environment are there."""
-    for number in result.measurements:
-        session.add(
-            MeasurementRow(
-                job_id=job.id,
-                model_id=row.model_id,
-                variant_id=row.variant_id,
-                protocol_id=protocol_row_id(session, number.protocol, job.protocol),
-                environment_id=result.environment.id,
-                metric=number.metric,
-                value=number.value,
-                unit=number.unit,
-                higher_is_better=number.higher_is_better,
-                ci_low=number.ci_low,
-                ci_high=number.ci_high,
-                ci_method=number.interval,
-                samples=number.samples,
-                engine=number.engine,
-                measured_at=number.measured_at,
-                conditions=to_json(number.conditions),
-                percentiles=to_json(number.percentiles),
-                basis=number.basis,
-            )
-        )
+    protocols = {name: protocol_row_id(session, name, job.protocol) for name in {number.protocol for number in result.measurements}}
+    about = {"job_id": job.id, "model_id": row.model_id, "variant_id": row.variant_id, "environment_id": result.environment.id}
+    numbers = [
+        {
+            **about,
+            "protocol_id": protocols[number.protocol],
+            "metric": number.metric,
+            "value": number.value,
+            "unit": number.unit,
+            "higher_is_better": number.higher_is_better,
+            "ci_low": number.ci_low,
+            "ci_high": number.ci_high,
+            "ci_method": number.interval,
+            "samples": number.samples,
+            "engine": number.engine,
+            "measured_at": number.measured_at,
+            "conditions": to_json(number.conditions),
+            "percentiles": to_json(number.percentiles),
+            "basis": number.basis,
+        }
+        for number in result.measurements
+    ]
+    if numbers:
+        session.connection().execute(_ADD[MeasurementRow], numbers)
 
 
-def add_scores(session: Session, job: Job, row: JobRow, result: JobResult) -> None:
+def add_scores(session: Session, job: Job, row: SettledRow, result: JobResult) -> None:
     """Add the scores of a measuring job whose row is there."""
+    about = {"job_id": job.id, "model_id": row.model_id, "variant_id": row.variant_id, "protocol_id": row.protocol_id}
     for scores in result.scores:
-        session.add(
-            ScoresRow(
-                job_id=job.id,
-                model_id=row.model_id,
-                variant_id=row.variant_id,
-                protocol_id=row.protocol_id,
-                source=scores.source,
-                samples=scores.samples,
-                fingerprint=scores.fingerprint,
-                tokenizer_sha256=scores.tokenizer_sha256,
-                document=to_json(scores),
-            )
-        )
+        found = {"source": scores.source, "samples": scores.samples, "fingerprint": scores.fingerprint}
+        found |= {"tokenizer_sha256": scores.tokenizer_sha256, "document": to_json(scores)}
+        session.connection().execute(_ADD[ScoresRow], {**about, **found})
 
 
 def add_layer_errors(session: Session, job: Job, result: JobResult) -> None:
     """Add the layer errors of a variant's result whose job is there."""
-    for found in result.layers:
-        session.add(
-            LayerErrorRow(
-                job_id=job.id,
-                variant_id=job.variant_id,
-                layer=found.layer,
-                error=found.error,
-                tokens=found.tokens,
-                protocol=found.protocol,
-            )
-        )
+    about = {"job_id": job.id, "variant_id": job.variant_id}
+    found = [{**about, "layer": one.layer, "error": one.error, "tokens": one.tokens, "protocol": one.protocol} for one in result.layers]
+    if found:
+        session.connection().execute(_ADD[LayerErrorRow], found)
+
+
+def _count_needs(jobs: Select[str]) -> Update:
+    need = plain(JobRow).alias("need")
+    open_needs = select(func.count()).select_from(plain(NeedRow)).join(need, need.c.id == NeedRow.needs)
+    open_needs = open_needs.where(NeedRow.job_id == plain(JobRow).c.id, need.c.state != "done")
+    return update(plain(JobRow)).where(plain(JobRow).c.id.in_(jobs)).values(waits_for=open_needs.scalar_subquery())
+
+
+# Made once: what a job brings is many rows, and to make a statement takes longer than to run it.
+_ADD = {row: insert(plain(row)) for row in (EnvironmentRow, ArtifactRow, FileRow, MeasurementRow, ScoresRow, LayerErrorRow)}
+_KNOWN_ENVIRONMENT = select(plain(EnvironmentRow).c.id).where(plain(EnvironmentRow).c.id == bindparam("id"))
+_KNOWN_PROTOCOL = select(plain(ProtocolRow).c.id).where(plain(ProtocolRow).c.id == bindparam("id"))
+_UNBLOCK = _count_needs(select(NeedRow.job_id).where(NeedRow.needs == bindparam("done")))

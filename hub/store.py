@@ -19,7 +19,7 @@ from hub.domain import Candidate, Facts, Failure, Job, JobResult, Refusal, Score
 from hub.errors import StoreError
 from hub.history import BaseRecord, HubWrite, JobRecord, Listing, MeasuredJob, Release, VariantRecord, Verdict
 from hub.plans import forget_jobs, record_plan
-from hub.queue import LEASE_S, Queue, clear_failure, note, take
+from hub.queue import LEASE_S, NO_FAILURE, NO_OWNER, AttemptedRow, Queue, held, note, settle, take
 from hub.reader import Reader
 from hub.rows import (
     add_artifact,
@@ -34,7 +34,7 @@ from hub.rows import (
     stamp,
     unblock,
 )
-from hub.scheduling import NOTHING_SPENT, Outcome, Plan, Spent
+from hub.scheduling import NOTHING_SPENT, Plan, Spent
 from hub.screening import screen
 from hub.tables import (
     ArtifactRow,
@@ -130,7 +130,8 @@ class Store:
             row = job_row(session, job)
             if row.state in ("done", "running"):
                 return False
-            take(row, owners.own(), self._database.clock(session), LEASE_S)
+            session.flush()
+            take(session, row, owners.own(), self._database.clock(session), LEASE_S)
             return True
 
     def finish(self, job: Job, result: JobResult, *, owner: str | None = None, spent: Spent = NOTHING_SPENT) -> bool:
@@ -140,21 +141,29 @@ class Store:
         """
         screen(job, result)
         with self._database.writing() as session:
-            row = _settled(session, job, owner)
+            row = _open(session, job, owner)
             if row is None:
                 return False
-            row.environment_id = environment_row_id(session, result.environment)
-            clock, hardware = self._database.clock(session), result.environment.hardware
-            row.state, row.started_at, row.updated_at = "done", result.started_at, stamp(clock)
-            row.attempts = max(row.attempts, 1)
-            row.seconds, row.peak_memory_bytes, row.stages = result.seconds, result.peak_memory_bytes, to_json(result.stages)
-            row.facts = to_json(result.facts) if result.facts else None
-            row.notes, row.machine = to_json(result.notes), to_json(result.state)
-            row.cancel = False
-            clear_failure(row)
-            note(session, row, "done", clock, seconds=result.seconds, hardware=hardware, spent=spent)
-            row.owner = row.lease_until = row.began = None
-            session.flush()
+            clock = self._database.clock(session)
+            settle(
+                session,
+                job.id,
+                state="done",
+                environment_id=environment_row_id(session, result.environment),
+                started_at=result.started_at,
+                updated_at=stamp(clock),
+                attempts=max(row.attempts, 1),
+                seconds=result.seconds,
+                peak_memory_bytes=result.peak_memory_bytes,
+                stages=to_json(result.stages),
+                facts=to_json(result.facts) if result.facts else None,
+                notes=to_json(result.notes),
+                machine=to_json(result.state),
+                cancel=False,
+                **NO_FAILURE,
+                **NO_OWNER,
+            )
+            note(session, row, "done", clock, seconds=result.seconds, result=result, spent=spent)
             if result.artifact:
                 add_artifact(session, job, result.artifact)
             add_measurements(session, job, row, result)
@@ -180,19 +189,29 @@ class Store:
         False, and nothing is changed, when the job is done already, or is no longer that of `owner` (None: whoever has it).
         """
         with self._database.writing() as session:
-            row = _settled(session, job, owner)
+            row = _open(session, job, owner)
             if row is None:
                 return False
             clock = self._database.clock(session)
-            row.state, row.updated_at, row.seconds = "cancelled" if row.cancel else "failed", stamp(clock), failure.seconds
-            row.attempts = max(row.attempts, 1)
-            row.error, row.reason, row.hint = failure.error, failure.reason, failure.hint
-            row.log_tail, row.retryable, row.category = failure.log_tail, failure.retryable, failure.category
-            outcome: Outcome = "interrupted" if row.cancel else "failed"
-            note(session, row, outcome, clock, seconds=failure.seconds, reason=failure.reason, spent=spent)
-            row.owner = row.lease_until = row.began = None
-            if retry_after is not None and not row.cancel:
-                row.state, row.not_before, row.economy = "planned", clock + retry_after, economy
+            again = retry_after is not None and not row.cancel
+            settle(
+                session,
+                job.id,
+                state="cancelled" if row.cancel else "planned" if again else "failed",
+                updated_at=stamp(clock),
+                attempts=max(row.attempts, 1),
+                seconds=failure.seconds,
+                error=failure.error,
+                reason=failure.reason,
+                hint=failure.hint,
+                log_tail=failure.log_tail,
+                retryable=failure.retryable,
+                category=failure.category,
+                not_before=clock + (retry_after or 0.0) if again else 0.0,
+                economy=economy if again else row.economy,
+                **NO_OWNER,
+            )
+            note(session, row, "interrupted" if row.cancel else "failed", clock, seconds=failure.seconds, failure=failure, spent=spent)
             return True
 
     def put_back(self, job: Job) -> None:
@@ -346,9 +365,10 @@ class Store:
             raise StoreError(f"no variant {variant} is recorded", hint="record the plan that makes it first")
 
 
-def _settled(session: Session, job: Job, owner: str | None) -> JobRow | None:
+def _open(session: Session, job: Job, owner: str | None) -> AttemptedRow | None:
     """Return the row of a job that may be settled now: not done yet, and running for `owner` (None: for whom it may be)."""
-    if owner is None:
-        row = job_row(session, job)
-        return None if row.state == "done" else row
-    return session.scalar(select(JobRow).filter_by(id=job.id, state="running", owner=owner).with_for_update())
+    if owner is not None:
+        return held(session, job, owner)
+    row = job_row(session, job)
+    session.flush()
+    return None if row.state == "done" else row

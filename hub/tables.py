@@ -4,15 +4,30 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from sqlalchemy import BigInteger, ForeignKey, Index, MetaData, String, Text, UniqueConstraint, false
+from sqlalchemy import BigInteger, Dialect, ForeignKey, Index, MetaData, String, Text, TypeDecorator, UniqueConstraint, false
+from sqlalchemy import Table as SqlTable
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
 
 HEAD = "0004"
 """The newest revision in `hub/migrations/versions`, known without importing Alembic; a test keeps it so."""
 
+
+class AnyText(TypeDecorator[str]):
+    """Text that any database takes: a NUL character, or half of a surrogate pair, in a log or from the Hub is replaced."""
+
+    impl = Text
+    cache_ok = True
+
+    def process_bind_param(self, value: str | None, dialect: Dialect) -> str | None:  # noqa: ARG002 (SQLAlchemy's signature)
+        """Replace what PostgreSQL, or UTF-8, has no room for."""
+        if value is None or (value.isascii() and "\0" not in value):
+            return value
+        return value.replace("\0", "\ufffd").encode("utf-8", "replace").decode()
+
+
 Key = Annotated[str, mapped_column(String(40))]
 Time = Annotated[str, mapped_column(String(32))]
-Words = Annotated[str, mapped_column(Text)]
+Words = Annotated[str, mapped_column(AnyText)]
 Size = Annotated[int, mapped_column(BigInteger)]
 Number = Annotated[int, mapped_column(primary_key=True)]
 
@@ -28,6 +43,11 @@ class Table(DeclarativeBase):
             "pk": "pk_%(table_name)s",
         }
     )
+
+
+def plain(row: type[Table]) -> SqlTable:
+    """Return the table behind a class, for statements that make no objects."""
+    return Table.metadata.tables[row.__tablename__]
 
 
 class Model(Table):
