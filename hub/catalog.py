@@ -50,6 +50,12 @@ def since(now: datetime) -> str:
     return (now - timedelta(days=WINDOW_DAYS)).isoformat(timespec="seconds")
 
 
+def moment(now: datetime, history: History) -> datetime:
+    """Return the time of a discovery: now, or just after the newest snapshot where the clock was set back, so that it stays the newest."""
+    newest = max((datetime.fromisoformat(seen[-1].at) for seen in history.values() if seen), default=now)
+    return now if newest <= now else newest + timedelta(seconds=1)
+
+
 def discover(client: HubClient, settings: Settings, *, history: History | None = None, now: datetime | None = None) -> tuple[Ranked, ...]:
     """Return the models that the settings ask for, the pinned ones too, best first; nothing is judged yet.
 

@@ -63,6 +63,11 @@ class Score:
         return max(0.0, self.level + self.rise)
 
     @property
+    def expected_downloads(self) -> float:
+        """Downloads a month to be expected in a week: the present ones, with the rise."""
+        return float(10 ** (self.downloads + self.rise) - 1)
+
+    @property
     def trend(self) -> str:
         """In one word: `rising`, `falling` or `level`."""
         return "rising" if self.rise >= _NOTABLE else "falling" if self.rise <= -_NOTABLE else "level"

@@ -59,15 +59,16 @@ def discover(session: Session) -> Discovery:
     from hub import catalog
 
     with session.report.phase("discover", 0):
-        at = datetime.now(UTC)
         own = {release.repo_id for release in session.store.releases()}
-        past = session.store.popularity(since=catalog.since(at))
+        past = session.store.popularity(since=catalog.since(datetime.now(UTC)))
+        at = catalog.moment(datetime.now(UTC), past)
+        known = session.store.candidates()
         ranked = catalog.discover(session.client, session.settings, history=past, now=at)
         found = catalog.judge(
             [one for one in ranked if one.candidate.ref.repo_id not in own],
             session.client,
             session.settings,
-            known=lambda repo_id: session.store.candidates(repo_id).get(repo_id, ()),
+            known=lambda repo_id: known.get(repo_id, ()),
             free_bytes=shutil.disk_usage(session.folder).free,
         )
         scores = {repo_id: score.value for repo_id, score in found.scores.items()}

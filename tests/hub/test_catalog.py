@@ -1,3 +1,5 @@
+from __future__ import annotations
+
 import hashlib
 import json
 import struct
@@ -5,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import given, settings
@@ -19,7 +21,10 @@ from hub.listing import unreadable
 from hub.local.process import LocalHub
 from hub.policy import screen
 from hub.revisions import settle
-from hub.settings import HubSettings, PolicySettings, Settings
+from hub.settings import HubSettings, PolicySettings, PressSettings, Settings
+
+if TYPE_CHECKING:
+    from modelpress.session import Session
 
 NOW = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
 SNAPSHOTS = Path(__file__).parents[2] / "../shared/data/hub-snapshots"
@@ -261,3 +266,44 @@ def test_what_returns_to_an_earlier_state_keeps_the_earliest_commit_of_it(order:
     settled, revision = settle(at(now, "f" * 40), known)
     assert revision is None
     assert settled.ref == [one.ref for one, number in zip(known, order, strict=True) if number % 2 == now % 2][-1]
+
+
+@pytest.mark.integration
+def test_discoveries_keep_dated_snapshots_of_all_and_queue_new_revisions(tmp_path: Path) -> None:
+    from modelpress import pipeline
+    from modelpress.session import Session
+
+    wanted = Settings(press=PressSettings(work_dir=tmp_path / "work"), hub=HubSettings(port=0))
+    with Session(wanted, exclusive=True) as session:
+        _put(session.client, "modelpress/moving")
+        first = pipeline.discover(session)
+        listed = {one.ref.repo_id for one in (*first.accepted, *first.turned_away)}
+        assert set(session.store.popularity()) == listed
+        assert {one.repo_id for one in first.refused} == {one.ref.repo_id for one in first.turned_away} == _refused(session)
+        old = next(one.ref for one in first.accepted if one.ref.repo_id == "modelpress/moving")
+
+        _put(session.client, "modelpress/moving", README__md=CARD + b"More.")
+        assert _base(session, pipeline.discover(session)) == old
+        changed = _put(session.client, "modelpress/moving", model__safetensors=_weights(filler=1))
+        third = pipeline.discover(session)
+        assert [one.reason for one in third.revisions] == [f"model.safetensors changed since {old.sha[:8]}"]
+        assert _base(session, third) == changed.ref
+        assert not pipeline.discover(session).revisions  # it is known now
+        assert [one.ref for one in session.store.candidates()["modelpress/moving"]] == [changed.ref, old]
+        assert len({seen.at for seen in session.store.popularity()["modelpress-refusals/pickle-only"]}) >= 2
+
+        ahead = (datetime.now(UTC) + timedelta(days=3)).isoformat(timespec="seconds")
+        session.store.record_models([changed], ahead)  # as a clock that ran ahead would have
+        assert _base(session, pipeline.discover(session)) == changed.ref
+        assert len(session.store.bases(current=True)) == 4
+
+
+def _refused(session: Session) -> set[str]:
+    return {one.repo_id for one in session.store.refusals()}
+
+
+def _base(session: Session, found: Discovery) -> ModelRef:
+    """Return the commit at which the moving model is pressed: that found is that recorded."""
+    (recorded,) = (base.candidate.ref for base in session.store.bases(current=True) if base.candidate.ref.name == "moving")
+    assert recorded in [one.ref for one in found.accepted]
+    return recorded
