@@ -15,7 +15,7 @@ from typing import Protocol
 from hub import owners
 from hub.budget import Budget
 from hub.domain import Failure, Job, JobKind, JobResult, ModelRef
-from hub.errors import ModelPressError, OutOfDisk, StoreError
+from hub.errors import ModelPressError
 from hub.leases import Leases
 from hub.queue import LEASE_S
 from hub.scheduling import Claim, Renewal
@@ -107,14 +107,15 @@ def dispatch(
 ) -> Counts:
     """Run planned jobs until none is left that could still be done, and return what came of them.
 
-    Waits for jobs that are put off (`SOON_S` at the most), for other dispatchers' jobs that its own wait for, and through a pause
-    (`pause_s`). A job's failure, and an unforeseen exception of the farm, is stored and ends nothing; `hub.retries` says what is tried
-    again. What the budget refuses stays planned. Cancelled jobs are ended; what a job brings whose claim is lost is dropped.
+    Waits for jobs that are put off (`SOON_S` at the most), for other dispatchers' jobs (its own may wait for them, and who runs them may
+    be gone), and through a pause (`pause_s`). A job's failure, and an unforeseen exception of the farm, is stored and ends nothing;
+    `hub.retries` says what is tried again. What the budget refuses stays planned. Cancelled jobs are ended; what a job brings whose claim
+    is lost is dropped.
 
     When `stop` is set, nothing starts any more, running jobs are ended and put back, and it returns. Where the store refuses a result, it
-    is tried again for `patience_s`, then kept in the `spool` and taken in later: now, or by the next dispatch. Raises what the store
-    raised last where it does not come back; running jobs end first. An interruption puts running jobs back; whoever owns the farm then
-    closes it.
+    is tried again for `patience_s`, then kept in the `spool` and taken in later: now, or by the next dispatch. Raises what the store, or
+    the farm, raised last where it does not come back; running jobs end first. An interruption puts running jobs back; whoever owns the
+    farm then closes it.
     """
     settler = Settler(
         store=store,
@@ -181,12 +182,12 @@ class _Loop:
             self._recount()
             self._fill()
             going_on = bool(self._running) or self._worth_waiting()
-        except (StoreError, OutOfDisk) as error:
+        except ModelPressError as error:
             now = time.monotonic()
             self._trouble_since = self._trouble_since or now
             if not self._running and now - self._trouble_since >= self._settler.patience_s:
                 raise
-            self._say(f"the database cannot be used: {error.message}")
+            self._say(f"{error.message}; it is tried again for a while")
             return True
         self._trouble_since = None
         return going_on
@@ -240,15 +241,15 @@ class _Loop:
         now = time.monotonic()
         if seen.paused is not None:
             self._paused_since = self._paused_since or now
-            left = seen.ready + seen.put_off + seen.awaited
+            left = seen.ready + seen.put_off + seen.elsewhere
             self._say(f"paused: {seen.paused}; modelpress resume lets it go on")
             return left > 0 and now - self._paused_since < self._pause_s
         self._paused_since = None
         if len(self._refused) >= _LOOK_AHEAD:
             return False
-        if seen.awaited:
+        if seen.elsewhere:
             self._queue.recover()
-            self._say(f"waiting for {seen.awaited} jobs of other dispatchers")
+            self._say(f"other dispatchers run the last jobs, {seen.elsewhere} of them")
             return True
         if seen.due_in_s is not None and seen.due_in_s <= SOON_S:
             self._look_at = min(self._look_at, now + seen.due_in_s)
@@ -291,8 +292,8 @@ class _Loop:
 
     def _settle(self, run: Run, outcome: JobResult | Failure) -> None:
         """Store what an attempt came to, and look anew at what can start: the budget may have more left than was thought."""
-        self._leases.drop(run.claim.job.id)
         self._settler.settle(run, outcome)
+        self._leases.drop(run.claim.job.id)
         del self._running[run.claim.job.id]
         self._refused.clear()
         self._look_at = 0.0

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable
 from types import TracebackType
 
-from hub.errors import ModelPressError
 from hub.queue import Queue
 from hub.scheduling import Claim, Renewal
 
+_log = logging.getLogger(__name__)
 _MOST_S = 5.0
 """However long a lease is: a job that people cancel, or a pause, is noticed after so many seconds."""
 
@@ -56,6 +57,7 @@ class Leases:
                 continue
             try:
                 renewal = self._queue.renew(self._owner, list(held), lease_s=self._lease_s)
-            except ModelPressError:
+            except Exception as error:  # whatever it is: without this thread all leases would end
+                _log.warning("leases are not renewed now: %s", error)
                 continue  # a lease outlasts several tries; what is lost by then is told once the database is there again
             self._tell(renewal, held)

@@ -24,7 +24,7 @@ from hub.errors import BadDocument
 from hub.history import JobRecord, JobState
 from hub.rows import count_needs, now, stamp
 from hub.scheduling import NOTHING_SPENT, Attempt, Claim, Expectation, Outcome, Outlook, Renewal, Spent
-from hub.tables import AttemptRow, ControlRow, JobRow, Model, NeedRow, Variant, plain
+from hub.tables import AttemptRow, ControlRow, JobRow, Model, Variant, plain
 
 PAUSED = "paused"
 LEASE_S = 120.0
@@ -125,13 +125,12 @@ class Queue:
             due, unblocked = _due(clock), _ready(kinds)
             planned = (JobRow.state == "planned", JobRow.kind.in_(kinds))
             put_off, first = session.execute(select(func.count(), func.min(JobRow.not_before)).where(*unblocked, ~due)).one()
-            waiting = select(NeedRow.needs).join(JobRow, JobRow.id == NeedRow.job_id).where(*planned)
-            others = (JobRow.state == "running", JobRow.owner != owner, JobRow.id.in_(waiting))
+            others = (JobRow.state == "running", JobRow.kind.in_(kinds), JobRow.owner != owner)
             return Outlook(
                 ready=_count(session, *unblocked, due),
                 put_off=put_off,
                 blocked=_count(session, *planned, JobRow.waits_for > 0),
-                awaited=_count(session, *others),
+                elsewhere=_count(session, *others),
                 due_in_s=first - clock if put_off else None,
                 paused=session.scalar(select(ControlRow.value).where(ControlRow.name == PAUSED)),
             )

@@ -120,7 +120,7 @@ class Allowance:
 
 @dataclass(frozen=True, kw_only=True)
 class Outlook:
-    """What is left for a dispatcher: planned jobs by what holds them, and others' running jobs that some of them wait for.
+    """What is left for a dispatcher: planned jobs by what holds them, and how many run `elsewhere`, under other dispatchers.
 
     `ready` could start now, `put_off` are to be tried again later (the first in `due_in_s` seconds), `blocked` wait for jobs that are not
     done. `paused` is the reason of a pause; None: there is none.
@@ -129,6 +129,6 @@ class Outlook:
     ready: int
     put_off: int
     blocked: int
-    awaited: int
+    elsewhere: int
     due_in_s: float | None = None
     paused: str | None = None

@@ -33,10 +33,13 @@ class Spool:
         """Take the folder; it is made now where that is possible, so that there is room later."""
         self._folder = folder
         self._ballast = folder / "ballast"
-        with suppress(OSError):
+        try:
             folder.mkdir(parents=True, exist_ok=True)
             if not self._ballast.exists():
                 self._ballast.write_bytes(_BALLAST)
+        except OSError:  # there is no room for it: then it must not take the last of it
+            with suppress(OSError):
+                self._ballast.unlink(missing_ok=True)
 
     def keep(self, job: Job, result: JobResult, spent: Spent) -> None:
         """Keep a result: whole, or not at all, which raises OSError."""
@@ -58,7 +61,7 @@ class Spool:
                 if store.finish(kept.job, kept.result, spent=kept.spent):
                     taken.append((kept.job, kept.result))
             except BadDocument:
-                path.replace(path.with_suffix(".refused"))
+                _set_aside(path)
             else:
                 path.unlink(missing_ok=True)
         return taken
@@ -81,6 +84,12 @@ class Spool:
         for path in sorted(self._folder.glob("*.json")):
             try:
                 yield path, from_json(_Kept, path.read_bytes(), where=str(path))
-            except (BadDocument, OSError):
-                with suppress(OSError):
-                    path.replace(path.with_suffix(".refused"))
+            except OSError:
+                continue  # another dispatcher has just taken it in, or it can be read the next time
+            except BadDocument:
+                _set_aside(path)
+
+
+def _set_aside(path: Path) -> None:
+    with suppress(OSError):
+        path.replace(path.with_suffix(".refused"))

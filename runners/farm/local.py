@@ -90,7 +90,8 @@ class LocalFarm:
                 end = self._alive().run(to_json(order), log.resolve(), result.resolve(), space, ended)
             return self._read(job, result, end)
         except Exception as error:
-            return failures.failure(job.id, error, seconds=time.monotonic() - start, log_tail=failures.tail(log))
+            tail = failures.tail(log, space)
+            return failures.failure(job.id, error, seconds=time.monotonic() - start, log_tail=tail, workspace=space)
         finally:
             with self._lock:
                 self._ends.pop(job.id, None)
@@ -126,7 +127,7 @@ class LocalFarm:
         if "reason" not in json.loads(text):
             return from_json(JobResult, text, where=f"the result of {job.label}")
         failed = from_json(Failure, text, where=f"the failure of {job.label}")
-        tail = failures.tail(self._log_dir / f"{job.id}.log")
+        tail = failures.tail(self._log_dir / f"{job.id}.log", self._workspace)
         return Failure(**{**vars(failed), "log_tail": tail})
 
     def _alive(self) -> _Parent:
