@@ -65,7 +65,7 @@ class Score:
     @property
     def expected_downloads(self) -> float:
         """Downloads a month to be expected in a week: the present ones, with the rise."""
-        return float(10 ** (self.downloads + self.rise) - 1)
+        return max(0.0, float(10 ** (self.downloads + self.rise) - 1))
 
     @property
     def trend(self) -> str:

@@ -10,6 +10,7 @@ from hub.domain import Job, ModelRef, Recipe, variant_id
 from hub.errors import BadCheckpoint, HubNotFound, HubRefused, ModelPressError, UnfitModel
 from hub.planner import Worth
 from hub.predictions import Chances, History, Takes
+from hub.protocol import Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -31,6 +32,7 @@ class Estimates:
         self._session = session
         self._history = History(session.store.queue.attempts())
         self._presses: dict[str, Needs] = {}
+        self._measures: dict[tuple[ModelRef, Protocol, bool], Needs] = {}
         self._faults: dict[ModelRef, ModelPressError] = {}
 
     def misfit(self, model: ModelRef, recipe: Recipe) -> str | None:
@@ -51,7 +53,7 @@ class Estimates:
             return None
 
     def _takes(self, job: Job) -> Takes:
-        from runners.needs import LIBRARIES_BYTES, measuring
+        from runners.needs import LIBRARIES_BYTES
 
         shape = self._shape(job.base)
         saved = 0.0
@@ -60,7 +62,7 @@ class Estimates:
             saved = 1 - needs.made_bytes / shape.bytes
         else:
             assert job.protocol is not None
-            needs = measuring(job.protocol, shape, beside=shape if job.recipe else None)
+            needs = self._measure(job.base, job.protocol, paired=job.recipe is not None)
         return Takes(
             seconds=needs.seconds(self._session.threads),
             memory_bytes=LIBRARIES_BYTES + needs.memory_bytes,
@@ -77,6 +79,15 @@ class Estimates:
         if key not in self._presses:
             self._presses[key] = needs(recipe, self._shape(model))
         return self._presses[key]
+
+    def _measure(self, model: ModelRef, protocol: Protocol, *, paired: bool) -> Needs:
+        from runners.needs import measuring
+
+        key = (model, protocol, paired)
+        if key not in self._measures:
+            shape = self._shape(model)
+            self._measures[key] = measuring(protocol, shape, beside=shape if paired else None)
+        return self._measures[key]
 
     def _shape(self, model: ModelRef) -> ModelShape:
         """Return a model's shape; what is wrong with it is asked of the hub once, not for each recipe."""
@@ -105,7 +116,7 @@ def popularity(session: Session, bases: Sequence[BaseRecord]) -> dict[ModelRef, 
 
     now = datetime.now(UTC)
     ranked = catalog.rank([base.candidate for base in bases], now, session.store.popularity(since=catalog.since(now)))
-    return {one.candidate.ref: max(0.0, 10 ** (one.score.downloads + one.score.rise) - 1) for one in ranked}
+    return {one.candidate.ref: one.score.expected_downloads for one in ranked}
 
 
 def chances(session: Session) -> Chances:
