@@ -399,17 +399,39 @@ class Lines:
     def ended(self, job, why): print("ended", job.label, why, flush=True)
     def waiting(self, why): print("waiting", why, flush=True)
 
-farm = conftest.RoundingFarm(Path(sys.argv[3]), pause=0.05, slots=2)
+farm = conftest.RoundingFarm(Path(sys.argv[3]), pause=float(sys.argv[4]), slots=2)
 with Store(sys.argv[2]) as store:
     print("recovered", store.recover(), flush=True)
     print(dispatch(farm, store, Lines()), flush=True)
 """
 
 
+def dispatcher(url: str, folder: Path, *, pause: float) -> list[str]:
+    return [sys.executable, "-c", DISPATCHER, str(Path(__file__).with_name("conftest.py")), url, str(folder / "artifacts"), str(pause)]
+
+
+@pytest.mark.integration
+def test_who_waits_for_another_dispatcher_does_its_job_when_that_is_killed(
+    url: str, store: Store, farm: Any, planned: Any, tmp_path: Path
+) -> None:
+    planned(4)
+    child = subprocess.Popen(dispatcher(url, tmp_path, pause=600.0), stdout=subprocess.PIPE, text=True)
+    assert child.stdout is not None
+    for line in child.stdout:
+        if line.startswith("started"):
+            break
+    diary = Diary(at_wait=child.kill)
+    assert dispatch(farm, store, diary) == Counts(done=3)
+    assert diary.lines[0] == ("waiting", "other dispatchers run the last jobs, 1 of them")
+    assert child.wait(10) == -signal.SIGKILL
+    first = store.queue.attempts()[0]
+    assert (first.outcome, first.job.label) == ("lost", "measure m0 base")
+
+
 @pytest.mark.integration
 def test_kill_9_and_again_until_it_is_done(url: str, store: Store, planned: Any, tmp_path: Path) -> None:
     planned(2, 4, 8)
-    command = [sys.executable, "-c", DISPATCHER, str(Path(__file__).with_name("conftest.py")), url, str(tmp_path / "artifacts")]
+    command = dispatcher(url, tmp_path, pause=0.05)
     for victim in ("press m0 round-w2", "measure m0 round-w2", "press m0 round-w8"):
         child = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
         assert child.stdout is not None
