@@ -13,9 +13,9 @@ from hub.codec import to_json
 from hub.database import among
 from hub.domain import Job
 from hub.errors import UsageError
-from hub.rows import count_needs, model_row, protocol_row_id, refuse, stamp, variant_row_id
+from hub.rows import count_needs, model_row, protocol_row_id, refuse, stamp, variant_label
 from hub.scheduling import Plan
-from hub.tables import AttemptRow, JobRow, NeedRow, RefusalRow, Variant
+from hub.tables import AttemptRow, JobRow, NeedRow, RefusalRow, Variant, plain
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,27 +87,59 @@ def _write_jobs(
     when = stamp(clock)
     new: list[dict[str, Any]] = []
     moved: list[dict[str, Any]] = []
+    _write_variants(session, jobs.values())
     for position, (job_id, job) in enumerate(jobs.items(), start=1):
-        model = model_row(session, job.base)
-        variant = variant_row_id(session, job.base, job.recipe, model) if job.recipe else None
-        expected = to_json(plan.expected[job_id]) if job_id in plan.expected else None
-        present = (position, to_json(job), expected)
+        present = (position, to_json(job), to_json(plan.expected[job_id]) if job_id in plan.expected else None)
         row = known.get(job_id)
         if row is None and job_id not in done:
-            protocol = protocol_row_id(session, job.protocol.name, job.protocol) if job.protocol else None
-            new.append({"id": job_id, "kind": job.kind, "model_id": model.id, "variant_id": variant, "protocol_id": protocol})
-            new[-1] |= {"state": "planned", "updated_at": when, **_columns(present)}
+            about = {"model_id": model_row(session, job.base).id, "variant_id": job.variant_id}
+            about["protocol_id"] = protocol_row_id(session, job.protocol.name, job.protocol) if job.protocol else None
+            new.append({"id": job_id, "kind": job.kind, "state": "planned", "updated_at": when, **about, **_columns(present)})
         elif row is None or row.present != present:
             moved.append({"key": job_id, **_columns(present)})
     if new:
-        session.execute(insert(JobRow), new)
+        session.connection().execute(insert(plain(JobRow)), new)
     if moved:
+        table = plain(JobRow)
         changed: dict[str, Any] = {name: bindparam(name) for name in ("position", "document", "expected")}
-        session.connection().execute(update(JobRow.__table__).where(JobRow.__table__.c.id == bindparam("key")).values(changed), moved)  # type: ignore[arg-type]
+        session.connection().execute(update(table).where(table.c.id == bindparam("key")).values(changed), moved)
     again = {
         job_id for job_id in jobs if (row := known.get(job_id)) and (row.state == "failed" or (row.state == "cancelled" and not row.cancel))
     }
     session.execute(update(JobRow).where(JobRow.id.in_(among(session, again))).values(state="planned", not_before=0.0, updated_at=when))
+
+
+def _write_variants(session: Session, jobs: Iterable[Job]) -> None:
+    """Add the variants of jobs that are new, and bring the words of the others up to date."""
+    table = plain(Variant)
+    rows = session.execute(select(table.c.id, table.c.label, table.c.recipe_name, table.c.recipe))
+    known = {key: (name, recipe) for key, _, name, recipe in rows}
+    labels = {label: key for key, label in session.execute(select(table.c.id, table.c.label))}
+    documents: dict[int, str] = {}  # by the identity of the recipe: a plan names the same few again and again
+    new: dict[str, dict[str, Any]] = {}
+    changed: dict[str, dict[str, Any]] = {}
+    for job in jobs:
+        recipe, key = job.recipe, job.variant_id
+        if recipe is None or key is None:
+            continue
+        document = documents.get(id(recipe)) or documents.setdefault(id(recipe), to_json(recipe))
+        name, written = known.get(key, ("", ""))
+        if written == document:
+            continue
+        known[key] = (recipe.name, document)
+        words = {"recipe_name": recipe.name, "recipe": document}
+        if recipe.name != name:
+            words["label"] = variant_label(job.base, recipe, key, taken=lambda label, key=key: labels.get(label, key) != key)  # type: ignore[misc]
+            labels[words["label"]] = key
+        if name:
+            changed[key] = {"key": key, **words}
+        else:
+            about = {"method": recipe.method, "scheme": recipe.scheme, "format": recipe.format}
+            new[key] = {"id": key, "model_id": model_row(session, job.base).id, **about, **words}
+    if new:
+        session.connection().execute(insert(table), list(new.values()))
+    for words in changed.values():
+        session.connection().execute(update(table).where(table.c.id == bindparam("key")), words)
 
 
 def _columns(present: tuple[int, str, str | None]) -> dict[str, Any]:
@@ -123,4 +155,4 @@ def _write_needs(session: Session, jobs: Collection[str], needs: Iterable[tuple[
     for pair in present - wanted:
         session.execute(delete(NeedRow).where(tuple_(NeedRow.job_id, NeedRow.needs) == pair))
     if missing := sorted(wanted - present):
-        session.execute(insert(NeedRow), [{"job_id": job_id, "needs": need} for job_id, need in missing])
+        session.connection().execute(insert(plain(NeedRow)), [{"job_id": job_id, "needs": need} for job_id, need in missing])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Protocol as Shape
 
@@ -83,14 +84,20 @@ def variant_row_id(session: Session, base: ModelRef, recipe: Recipe, model: Mode
     if row is None:
         row = Variant(id=key, model_id=model.id, method=recipe.method, scheme=recipe.scheme, format=recipe.format)
     if row.recipe_name != recipe.name:
-        label = f"{base.name}-{recipe.name}"
-        row.label = f"{label}-{key[:8]}" if session.scalar(select(Variant.id).where(Variant.label == label, Variant.id != key)) else label
+        others = select(Variant.id).where(Variant.id != key)
+        row.label = variant_label(base, recipe, key, taken=lambda label: session.scalar(others.where(Variant.label == label)) is not None)
         row.recipe_name = recipe.name
     row.recipe = to_json(recipe)
     session.add(row)
     session.flush()
     written[key] = recipe
     return key
+
+
+def variant_label(base: ModelRef, recipe: Recipe, key: str, *, taken: Callable[[str], bool]) -> str:
+    """Return a variant's name for people; where another variant has it, with the beginning of the id."""
+    label = f"{base.name}-{recipe.name}"
+    return f"{label}-{key[:8]}" if taken(label) else label
 
 
 def protocol_row_id(session: Session, name: str, protocol: Protocol | None) -> str:
