@@ -137,7 +137,7 @@ def _logs(folder: Path, known: Known, left: list[str]) -> Iterator[Waste]:
     def over(kind: str) -> Callable[[Path], tuple[Group, str, str] | None]:
         def judged(path: Path) -> tuple[Group, str, str] | None:
             job = path.name.partition(".")[0]
-            if job in known.active or job == "farm":
+            if job in known.active or job == "farm" or path.suffix == ".lock":
                 return None
             return "logs", kind, "its job is over"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import itertools
 import re
 import unicodedata
 from dataclasses import asdict
@@ -127,7 +128,8 @@ def log_text(detail: JobDetail, log: Path) -> str:
 
     stored = detail.log_tail if detail.line.state == "failed" else ""
     lines = harmless(stored or ("" if log.is_symlink() else tail(log))).splitlines()
-    return "\n".join(lines[-_LOG_LINES:])
+    runs = [(line, sum(1 for _ in same)) for line, same in itertools.groupby(lines)]  # bars say the same again and again
+    return "\n".join(line if count == 1 else f"{line} ({count} times)" for line, count in runs[-_LOG_LINES:])
 
 
 def harmless(text: str) -> str:

@@ -136,7 +136,9 @@ def busy(work: Press) -> Press:
     needs = {held.id: frozenset({failed.id}), work.jobs["held twice"].id: frozenset({held.id})}
     work.plan(list(work.jobs.values()), needs)
     work.store.start(failed)
-    work.store.fail(failed, failure(failed, log="before\n\x1b[31mred\x1b[0m\x1b]0;title\x07 10%\r 20%\r100% \u202edone\x00\n  indented"))
+    work.store.fail(
+        failed, failure(failed, log="before\nbefore\n\x1b[31mred\x1b[0m\x1b]0;title\x07 10%\r 20%\r100% \u202edone\x08\n  indented")
+    )
     again = work.jobs["again"]
     work.store.start(again)
     work.store.fail(again, failure(again), retry_after=3000.0, economy=1)
@@ -276,7 +278,7 @@ def test_show_tells_everything_about_a_failed_job(busy: Press) -> None:
         f"waits      {busy.jobs['held'].id[:8]} {busy.jobs['held'].title}: planned",
     ):
         assert line in said
-    assert said.endswith("the end of its log\n  before\n  100% done\n    indented\n"), "no byte of the log steers the terminal"
+    assert said.endswith("the end of its log\n  before (2 times)\n  100% done\n    indented\n"), "no byte of the log steers the terminal"
     told = busy.json("jobs", "show", job.id)
     assert [(one["outcome"], one["category"], one["seconds"]) for one in told["tries"]] == [("failed", "out_of_memory", 3.0)]
     assert told["job"]["base"]["sha"] == BASE.sha
@@ -495,7 +497,7 @@ def test_prune_of_leftovers_logs_and_samples(work: Press) -> None:
     over, planned = press("bnb-nf4"), press("bnb-int8")
     work.plan([planned])
     old = time.time() - 40 * 24 * 3600
-    for name in (f"logs/{over.id}.log", f"logs/{planned.id}.log", "logs/farm.log", f"logs/{'0' * 16}.log"):
+    for name in (f"logs/{over.id}.log", f"logs/{planned.id}.log", "logs/farm.log", "logs/measuring.lock", f"logs/{'0' * 16}.log"):
         os.utime(put(work.folder / name), (old, old) if "0" * 16 not in name else None)
     for job in (over, planned):
         put(work.folder / "samples" / job.id / "task.json")
