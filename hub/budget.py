@@ -72,6 +72,7 @@ class Budget:
     ) -> None:
         self._settings, self._gpus, self._disk, self._clock, self._now = settings, gpus, disk, clock, now
         self._began = clock()
+        self._offset = clock() - now()
         self._measured: tuple[float, float] | None = None
         self._uses: list[_Use] = []
         self.recount(past)
@@ -79,12 +80,11 @@ class Budget:
     @property
     def since(self) -> float:
         """From when on attempts are to be counted, in epoch seconds: those that ended in the period may have begun a day before it."""
-        return self._now() - self._period_s - DAY
+        return min(self._now(), self._clock() - self._offset) - self._period_s - DAY
 
     def recount(self, past: Sequence[Attempt]) -> None:
         """Forget what was counted and count these attempts: what the database says now."""
-        offset = self._clock() - self._now()
-        uses = (self._use_of(attempt, offset) for attempt in past)
+        uses = map(self._use_of, past)
         latest = self._clock() + self._period_s  # dated later than that: written by a clock that was wrong
         self._uses = [use for use in uses if use.ended < latest]
 
@@ -141,11 +141,19 @@ class Budget:
     def _period(self) -> str:
         return f"in {self._settings.period_hours:g} h"
 
-    def _use_of(self, attempt: Attempt, offset: float) -> _Use:
+    def _use_of(self, attempt: Attempt) -> _Use:
         spent = Spent(gpus=attempt.gpus, cost=attempt.cost)
         if attempt.outcome in ("interrupted", "lost") and not (spent.gpus or spent.cost):  # nobody was there to note it
             spent = self.spent(attempt.seconds)
-        return self._use(attempt.began + attempt.seconds + offset, attempt.seconds, spent)
+        return self._use(self._ended(attempt.began + attempt.seconds), attempt.seconds, spent)
+
+    def _ended(self, at: float) -> float:
+        """Return when something ended by the monotonic clock, given when by the system's, which may have been set since we began.
+
+        So it was dated by the clock as it was then or as it is now: of the two the later counts, unless that is still to come.
+        """
+        then, now = at + self._offset, at + self._clock() - self._now()
+        return max((one for one in (then, now) if one <= self._clock()), default=min(then, now))
 
     @staticmethod
     def _use(ended: float, seconds: float, spent: Spent) -> _Use:

@@ -60,10 +60,11 @@ def needs(recipe: Recipe, shape: ModelShape) -> Needs:
         method.check(step, shape)
         promise = method.promise(step, shape)
         copies = int(getattr(method, "COPIES", _COPIES.get(method.WORKS, 0)))
-        memory = max(memory, _PROCESS + _memory(method.WORKS, copies, step, shape, base, promise.bytes))
-        disk = max(disk, before + promise.bytes)
+        made = promise.bytes  # a sum over all tensors
+        memory = max(memory, _PROCESS + _memory(method.WORKS, copies, step, shape, base, made))
+        disk = max(disk, before + made)
         operations += _operations(method.WORKS, step, shape, base)
-        before, shape = promise.bytes, promise.shape
+        before, shape = made, promise.shape
     return Needs(memory_bytes=memory, disk_bytes=disk, operations=operations, made_bytes=before)
 
 

@@ -126,12 +126,22 @@ def test_what_was_spent_before_the_period_counts_no_more(clock: Clock) -> None:
     assert clock.wall - budget.since >= DAY
 
 
-def test_a_clock_that_jumps_frees_nothing_and_blocks_nothing(clock: Clock) -> None:
-    budget = clock.budget(jobs=1, past=[attempt(clock, ago=0, seconds=1)])
-    clock.wall += 100 * DAY
+@pytest.mark.parametrize("days", [-3, 3, 400])
+def test_a_clock_that_jumps_frees_nothing(clock: Clock, days: float) -> None:
+    past = [attempt(clock, ago=60, seconds=1)]
+    budget = clock.budget(jobs=2, past=past)
+    clock.wall += days * DAY
+    assert budget.since <= past[0].began
+    past.append(attempt(clock, ago=0, seconds=1))
+    budget.recount(past)
     assert not budget.allow(None).allowed
-    from_the_future = attempt(clock, ago=-400 * DAY, seconds=1)
-    assert clock.budget(jobs=1, past=[from_the_future]).allow(None).allowed
+    clock.pass_(DAY + 1)
+    budget.recount(past)
+    assert budget.allow(None).allowed
+
+
+def test_what_a_wrong_clock_dated_far_ahead_blocks_nothing(clock: Clock) -> None:
+    assert clock.budget(jobs=1, past=[attempt(clock, ago=-400 * DAY, seconds=1)]).allow(None).allowed
 
 
 def test_a_job_over_the_whole_budget_is_refused_in_a_sentence(clock: Clock) -> None:
