@@ -16,7 +16,7 @@ from hub.local.config import HubConfig
 Files = dict[str, bytes]
 
 FAMILIES = ("sample-llama", "sample-qwen3-chat", "sample-gpt2")
-GOOD = tuple(f"{owner}/{family.removeprefix('sample-')}-{depth}" for owner in ("good", "twin") for family in FAMILIES for depth in (1, 2))
+GOOD = tuple(f"{name}{family.removeprefix('sample-')}-{depth}" for name in ("good/", "twin/my-") for family in FAMILIES for depth in (1, 2))
 """The good models: each family cut to one and to two layers, and the same bytes under other names."""
 RAN = "remote-code-was-run"
 _CREATED = "2026-05-01T09:00:00.000Z"
@@ -30,7 +30,7 @@ def plant(root: Path, *, good: Iterable[str], bad: Iterable[str]) -> None:
     hub = open_hub(root, HubConfig())
     families = {name: _sample(name) for name in FAMILIES}
     for number, repo_id in enumerate(good):
-        family, depth = repo_id.rpartition("/")[2].rsplit("-", 1)
+        family, depth = repo_id.rpartition("/")[2].removeprefix("my-").rsplit("-", 1)
         seed.put(
             hub, {"id": repo_id, "created_at": _CREATED, "downloads": 9000 - 100 * number}, cut(families[f"sample-{family}"], int(depth))
         )
