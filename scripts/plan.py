@@ -165,12 +165,16 @@ def time(seconds: Prediction) -> str:
 
 
 def total(jobs: Sequence[Job], planned: Plan, budget: BudgetSettings) -> str:
-    """Return what jobs come to, with the most memory that one of them takes; the error is as if each job erred for itself."""
+    """Return what jobs come to, with the most memory that one of them takes.
+
+    Jobs that are predicted from shapes alone may all be off the same way, so their errors add up; the others err each for itself.
+    """
     known = [planned.expected[job.id] for job in jobs if job.id in planned.expected]
     if not known:
         return f"{len(jobs)} jobs"
     seconds = sum(one.seconds.value for one in known)
-    off = sum((one.seconds.value * (one.seconds.factor - 1)) ** 2 for one in known) ** 0.5
+    errors = [(one.seconds.value * (one.seconds.factor - 1), one.seconds.samples) for one in known]
+    off = sum(error for error, samples in errors if not samples) + sum(error**2 for error, samples in errors if samples) ** 0.5
     parts = [
         f"{len(jobs)} jobs, {duration(seconds)} ×÷{number(1 + off / seconds, 2)} one after another",
         f"at most {size(max(one.memory_bytes.value for one in known))} of memory",
