@@ -45,7 +45,7 @@ def look(cache: Path) -> Cache:
     if not cache.is_dir() or cache.is_symlink():
         return Cache()
     found = _scanned(cache)
-    repos = [repo for repo in sorted(found.repos, key=lambda repo: str(repo.repo_path)) if _closed(repo)]
+    repos = [repo for repo in sorted(found.repos, key=lambda repo: str(repo.repo_path)) if _closed(cache, repo)]
     downloads = tuple(_download(found, repo, revision) for repo in repos for revision in repo.revisions)
     sound = {repo.repo_path for repo in found.repos}
     damaged = [path for path in sorted(cache.iterdir()) if path.name.startswith(_PREFIXES) and path.is_dir() and path not in sound]
@@ -62,7 +62,7 @@ def forget(cache: Path, download: Download) -> None:
     marks.unlink(missing_ok=True)
     found = _scanned(cache)
     for repo in found.repos:  # by repository: copies of a repository share its commits' names
-        if repo.repo_path == download.folder and _closed(repo):
+        if repo.repo_path == download.folder and _closed(cache, repo):
             if len(repo.revisions) == 1:
                 shutil.rmtree(cache / ".locks" / repo.repo_path.name, ignore_errors=True)
             replace(found, repos=frozenset({repo})).delete_revisions(download.sha).execute()
@@ -84,11 +84,11 @@ def _download(found: Any, repo: Any, revision: Any) -> Download:
     )
 
 
-def _closed(repo: Any) -> bool:
-    """Whether all that a repository's snapshots point to lies in it."""
-    inside = repo.repo_path.resolve()
+def _closed(cache: Path, repo: Any) -> bool:
+    """Whether all that a repository's snapshots point to lies in it, and its bytes in the cache."""
     files = {file.blob_path for revision in repo.revisions for file in revision.files}
-    return not repo.repo_path.is_symlink() and all(path.resolve().is_relative_to(inside) for path in files)
+    inside = all(path.is_relative_to(repo.repo_path) and path.resolve().is_relative_to(cache.resolve()) for path in files)
+    return inside and not repo.repo_path.is_symlink()
 
 
 def _orphans(cache: Path, repo: Any) -> Iterator[Path]:

@@ -110,12 +110,16 @@ class Wanted:
 
 @dataclass(frozen=True, kw_only=True)
 class Used:
-    """What attempts that ended since some time used, those that run now included; what was put on the Hub since some time, and in all."""
+    """What attempts that ended since some time used, and those that run; what was put on the Hub since some time, and in all.
+
+    `unpriced_hours` are of tries that run, or whose dispatcher is gone: nobody noted what they cost.
+    """
 
     jobs: int
     job_hours: float
     gpu_hours: float
     money: float
+    unpriced_hours: float
     repos: int
     commits: int
     stored_bytes: int

@@ -96,21 +96,31 @@ class Reader:
         """Return what was used in the last `period_s` seconds, and what was put on the Hub in the last `hub_period_s`."""
         with self._database.reading() as session:
             clock = self._database.clock(session)
-            ended = AttemptRow.began + AttemptRow.seconds > clock - period_s
-            sums = (func.count(), func.sum(AttemptRow.seconds), func.sum(AttemptRow.seconds * AttemptRow.gpus), func.sum(AttemptRow.cost))
-            tried, seconds, gpu_seconds, money = session.execute(select(*sums).where(ended)).one()
+            seconds, lost = AttemptRow.seconds, AttemptRow.outcome.in_(("interrupted", "lost"))
+            sums = (
+                func.count(),
+                func.sum(seconds),
+                func.sum(seconds * AttemptRow.gpus),
+                func.sum(AttemptRow.cost),
+                func.sum(case((lost & (AttemptRow.cost == 0), seconds), else_=0.0)),
+            )
+            ended = AttemptRow.began + seconds > clock - period_s
+            tried, *used = session.execute(select(*sums).where(ended)).one()
             running, began = session.execute(select(func.count(), func.sum(JobRow.began)).where(JobRow.state == "running")).one()
+            job_s, gpu_s, money, unpriced_s = (float(one or 0) for one in used)
+            running_s = running * clock - float(began or 0)
             writes = select(HubWriteRow.action, func.count()).where(HubWriteRow.at > clock - hub_period_s).group_by(HubWriteRow.action)
             sent = _counted(session, writes)
             stored = session.scalar(select(func.sum(ArtifactRow.bytes)).join(ReleaseRow, ReleaseRow.variant_id == ArtifactRow.variant_id))
             return Used(
                 jobs=tried + running,
-                job_hours=((seconds or 0.0) + running * clock - (began or 0.0)) / 3600,
-                gpu_hours=(gpu_seconds or 0.0) / 3600,
-                money=money or 0.0,
+                job_hours=(job_s + running_s) / 3600,
+                gpu_hours=gpu_s / 3600,
+                money=money,
+                unpriced_hours=(unpriced_s + running_s) / 3600,
                 repos=sent.get("repo", 0),
                 commits=sent.get("commit", 0),
-                stored_bytes=stored or 0,
+                stored_bytes=int(stored or 0),
             )
 
     def ids(self, wish: Wish = ANY, *, states: Collection[JobState] = ()) -> list[str]:
@@ -233,16 +243,16 @@ def _blocked(session: Session, clock: float, most: int) -> tuple[Blocked, ...]:
         .cte("held", recursive=True)
     )
     held = held.union(select(held.c.root, NeedRow.job_id).join(NeedRow, NeedRow.needs == held.c.job))
-    count = func.count().label("jobs")
+    count = func.count().label("held_up")
     query = (
         select(held.c.root, count)
         .join(waiting, waiting.id == held.c.job)
         .where(waiting.state == "planned")
         .group_by(held.c.root)
-        .order_by(literal_column("jobs").desc())
+        .order_by(literal_column("held_up").desc())
         .limit(most)
     )
-    counts: dict[str, int] = {row.root: row.jobs for row in session.execute(query)}
+    counts: dict[str, int] = {row.root: row.held_up for row in session.execute(query)}
     lines = _lines(session, _select().where(JobRow.id.in_(counts)), clock)
     return tuple(Blocked(job=line, jobs=counts[line.id]) for line in sorted(lines, key=lambda line: -counts[line.id]))
 

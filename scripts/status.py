@@ -53,7 +53,8 @@ def status(
             return
     if not total:
         typer.echo(NOTHING)
-        return
+        if seen.paused is None:
+            return
     out = console()
     if listed:
         out.print(job_table(listed))
@@ -92,8 +93,8 @@ def budget_lines(session: Session) -> list[str]:
     farm = (
         (used.jobs, budget.jobs, "jobs"),
         (used.job_hours, budget.job_hours, "hours of jobs"),
-        (used.gpu_hours, budget.gpu_hours, "GPU hours"),
-        (used.money, budget.money, budget.currency),
+        (used.gpu_hours + used.unpriced_hours * session.settings.farm.gpus, budget.gpu_hours, "GPU hours"),
+        (used.money + used.unpriced_hours * budget.price_per_hour, budget.money, budget.currency),
     )
     hub = ((used.repos, budget.repos_per_day, "repositories"), (used.commits, budget.commits_per_day, "commits"))
     held = folder_bytes(session.folder) if budget.disk_gib else 0
@@ -212,6 +213,6 @@ def view(session: Session) -> Group:
 
     seen = look(session)
     head = f"[bold]modelpress[/] at {datetime.now(UTC).astimezone().strftime('%H:%M:%S')}"
-    if not seen.states:
+    if not seen.states and seen.paused is None:
         return Group(head, NOTHING)
     return Group(head, glance(seen, budget_lines(session)))
