@@ -200,8 +200,8 @@ class _Loop:
             self._held = claim
             if self._running and self._alone(claim.job):
                 return  # it holds back all after it until the others have ended
-            self._held = None
             self._begin(claim)
+            self._held = None
 
     def _room(self) -> bool:
         alone = any(self._alone(run.claim.job) for run in self._running.values())
@@ -218,12 +218,15 @@ class _Loop:
         return claim
 
     def _begin(self, claim: Claim) -> None:
-        """Start a claimed job, if the budget allows it."""
+        """Start a claimed job, if the budget allows it, and if it is not one that no dispatcher outlives."""
         job = claim.job
+        if self._settler.give_up(claim):
+            self._leases.drop(job.id)
+            return
         allowance = self._budget.allow(claim.expected, running=[run.claim.expected for run in self._running.values()])
         if not allowance.allowed:
-            self._refused[job.id] = allowance.reason
             self._decline(claim)
+            self._refused[job.id] = allowance.reason
             return
         run = self._running[job.id] = Run(claim=claim, began=time.monotonic())
         self._base, self._said = job.base, ""
@@ -317,14 +320,14 @@ class _Loop:
 
     def _let_go(self) -> None:
         """Give the held claim back: it was not begun."""
-        claim, self._held = self._held, None
-        if claim is not None:
+        if self._held is not None:
             with suppress(ModelPressError):
-                self._decline(claim)
+                self._decline(self._held)
+                self._held = None
 
     def _decline(self, claim: Claim) -> None:
-        self._leases.drop(claim.job.id)
         self._queue.decline(claim.job, self._owner)
+        self._leases.drop(claim.job.id)
 
     def _sum(self) -> Counts:
         """Return the counts, with what is left and why."""

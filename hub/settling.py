@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Literal
 
 from hub import retries
 from hub.domain import Failure, Job, JobResult
-from hub.errors import BadDocument, ModelPressError, OutOfDisk, StoreError
+from hub.errors import BadDocument, JobDied, ModelPressError, OutOfDisk, StoreError
 from hub.scheduling import Claim
 
 if TYPE_CHECKING:
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from hub.store import Store
 
 LOG_TAIL = 4000
+DEADLY = 5
+"""A job is given up when so many dispatchers one after the other died while it ran: it may be what kills them."""
 Ending = Literal["", "cancelled", "lost", "interrupted"]
 
 
@@ -69,6 +71,21 @@ class Settler:
         self.store.queue.put_back(run.claim.job, self.owner, spent=self.budget.spent(time.monotonic() - run.began))
         self.counts["interrupted"] += 1
         self.progress.ended(run.claim.job, "interrupted, and put back")
+
+    def give_up(self, claim: Claim) -> bool:
+        """Record a job as failed during which dispatcher after dispatcher died; False, and nothing is done, where that is not so."""
+        tries = [one.outcome for one in self.store.queue.attempts_of(claim.job.id)][-DEADLY:]
+        if len(tries) < DEADLY or set(tries) != {"lost"}:
+            return False
+        error = JobDied(
+            f"{DEADLY} dispatchers one after the other died while it ran, so it is taken to be the reason.",
+            hint="Look into the system's log (its memory may have run out); modelpress retry tries it again.",
+        )
+        failure = replace(unforeseen(claim.job, error, 0.0), log_tail="", retryable=False)
+        if self.store.fail(claim.job, failure, owner=self.owner, economy=claim.economy):
+            self.counts["failed"] += 1
+            self.progress.failed(claim.job, failure)
+        return True
 
     def take_in(self) -> None:
         """Store what was kept, of earlier dispatches too; raises what the store raises, and what is not stored stays kept."""

@@ -10,7 +10,7 @@ import traceback
 from pathlib import Path
 from typing import NoReturn
 
-from runners.farm.processes import die_with_parent
+from runners.farm.processes import die_with_parent, go_first
 
 
 def run(parent: int, order: str, log: str, result: str) -> NoReturn:
@@ -19,6 +19,7 @@ def run(parent: int, order: str, log: str, result: str) -> NoReturn:
     try:
         os.setsid()
         die_with_parent(parent)
+        go_first()
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # the farm decides when a job ends
         _redirect(log)
         code = _work(order, Path(result))

@@ -6,6 +6,7 @@ import ctypes
 import os
 import signal
 from contextlib import suppress
+from pathlib import Path
 
 import psutil
 
@@ -18,6 +19,12 @@ def die_with_parent(parent: int) -> None:
         ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
         os._exit(1)
+
+
+def go_first() -> None:
+    """Have a system that runs out of memory kill this process, and what it starts, before its dispatcher and before other programs."""
+    with suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text("800", encoding="ascii")
 
 
 def kill_tree(pid: int) -> None:

@@ -22,6 +22,7 @@ from hub.domain import Failure, Job, JobResult
 from hub.errors import JobDied, OutOfMemory, StoreError
 from hub.scheduling import Plan
 from hub.settings import BudgetSettings
+from hub.settling import DEADLY
 from hub.spool import Spool
 from hub.store import Store
 
@@ -377,6 +378,21 @@ def test_two_dispatchers_share_the_work(url: str, store: Store, farm: Any, plann
     assert all(one.done for one in counts)
     begun = [job.id for event, job in farm.events if event == "begin"]
     assert len(begun) == len(set(begun)) == 14
+
+
+def test_a_job_that_no_dispatcher_outlives_is_given_up_and_the_others_are_done(store: Store, farm: Any, planned: Any) -> None:
+    planned(4, models=2)
+    for _ in range(DEADLY):
+        claim = store.queue.claim("nobody:1:1", kinds=("measure",), lease_s=-1.0)
+        assert claim
+        assert claim.job.label == "measure m0 base"
+        store.recover()
+    assert dispatch(farm, store, Diary()) == Counts(done=3, failed=1, not_started={"blocked": 2})
+    (failed,) = [record for record in store.jobs() if record.state == "failed"]
+    assert failed.failure
+    assert failed.failure.reason.startswith(f"{DEADLY} dispatchers")
+    store.queue.retry([failed.job.id])
+    assert dispatch(farm, store, Diary()) == Counts(done=3)
 
 
 DISPATCHER = """

@@ -147,6 +147,7 @@ def test_a_job_is_told_how_sparing_to_be(farm: LocalFarm, stories: Path, monkeyp
 def test_a_cancelled_job_says_so_and_another_goes_on(farm: LocalFarm, stories: Path) -> None:
     thread, found = in_background(farm, LONG, stories)
     child = child_of(farm)
+    assert Path(f"/proc/{child.pid}/oom_score_adj").read_text() == "800\n"  # a system without memory kills it first
     waiting, never = in_background(farm, replace(LONG, subject="waits"), stories)  # it measures too, so it waits for the first to end
     farm.cancel("no such job")
     for job in (replace(LONG, subject="waits"), LONG):
