@@ -15,6 +15,8 @@ from hub.settings import PressSettings, Settings
 from modelpress.session import Session
 from modelpress.stopping import Stopping, Terminated
 
+from .conftest import Folder
+
 
 def session(folder: Path, **hold: bool) -> Session:
     return Session(Settings(press=PressSettings(work_dir=folder)), **hold)
@@ -37,6 +39,21 @@ def test_one_plans_any_number_help_and_who_takes_away_is_alone(tmp_path: Path, f
                 pass
     with session(tmp_path, **second):  # all is free again
         pass
+
+
+def test_a_helper_works_beside_who_planned_and_takes_the_plan_as_it_is(folder: Folder) -> None:
+    with session(folder.press, exclusive=True):
+        assert folder.json("work", "--no-plan") == {
+            **dict.fromkeys(("done", "failed", "retried", "cancelled", "lost"), 0),
+            "not_started": {},
+            "reasons": {},
+            "refused_by_gate": [],
+            "not_judged": [],
+        }
+        assert folder.run("work").returncode == WorkFolderBusy.exit_code
+        chosen = folder.run("work", "--no-plan", "--quick")
+    assert chosen.returncode == 2
+    assert "--no-plan takes what is planned as it is" in chosen.stderr
 
 
 def interrupted(number: int) -> None:
