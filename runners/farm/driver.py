@@ -301,7 +301,7 @@ def _reach(address: str) -> None:
 
 def _no_cluster(address: str, said: str) -> Unavailable:
     where = f"at {address}" if address else "on this machine"
-    hint = "Start one (ray start --head), and set farm.ray_address to its address."
+    hint = "Start one (ray start --head) and set farm.ray_address to its address; where it asks for a token, set RAY_AUTH_MODE=token."
     return Unavailable(f"There is no Ray cluster {where}: {said}", hint=hint)
 
 
