@@ -12,6 +12,7 @@ from hub.domain import Candidate, HubFile, ModelRef
 CUSTOM_CODE = "custom_code"
 _MAX_ITEMS = 500
 _MAX_TEXT = 200
+_MAX_COUNT = 2**53
 
 
 def candidate(info: Any, *, config: Mapping[str, Any] | None = None, trending_score: float | None = None) -> Candidate:
@@ -30,7 +31,7 @@ def candidate(info: Any, *, config: Mapping[str, Any] | None = None, trending_sc
         ref=ModelRef(repo_id=str(info.id), sha=str(info.sha or "")),
         downloads=_count(info.downloads),
         likes=_count(info.likes),
-        trending_score=float(score) if isinstance(score, int | float) else 0.0,
+        trending_score=_number(score),
         created_at=_stamp(info.created_at),
         last_modified=_stamp(info.last_modified),
         license=_license(card, tags),
@@ -101,7 +102,7 @@ def _license(card: Mapping[str, Any], tags: Iterable[str]) -> str | None:
 
 def _parameters(safetensors: Any) -> int | None:
     total = getattr(safetensors, "total", None)
-    return total if isinstance(total, int) and not isinstance(total, bool) and total > 0 else None
+    return _count(total) or None
 
 
 def _mapping(value: Any) -> dict[str, Any]:
@@ -119,7 +120,13 @@ def _texts(value: Any) -> tuple[str, ...]:
 
 
 def _count(value: Any) -> int:
-    return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else 0
+    return min(value, _MAX_COUNT) if isinstance(value, int) and not isinstance(value, bool) and value > 0 else 0
+
+
+def _number(value: Any) -> float:
+    """Return a finite number; no true one of a listing comes near the limit."""
+    known = isinstance(value, int | float) and abs(value) <= _MAX_COUNT  # NaN is not
+    return float(value) if known else 0.0
 
 
 def _stamp(value: Any) -> str:

@@ -24,7 +24,7 @@ from hub.domain import Candidate, Refusal
 from hub.errors import BadDocument, UsageError
 from hub.history import Listing
 from hub.listing import unreadable
-from hub.popularity import Score
+from hub.popularity import WINDOW_DAYS, Score
 from hub.settings import Settings
 
 MAX_BYTES = 64 << 20
@@ -148,7 +148,7 @@ def replay(listings: Iterable[DatedListing], settings: Settings, limits: Limits)
             refusals=tuple(refusal for refusal in refusals.values() if refusal),
         )
         for name, entry in entries.items():
-            history[name].append(_seen(entry, at))
+            history[name] = [*history[name][-int(WINDOW_DAYS) :], _seen(entry, at)]  # one a day: no more of them count
 
 
 def _picks(accepted: Sequence[Ranked], pressed: Collection[str], limits: Limits) -> tuple[Pick, ...]:

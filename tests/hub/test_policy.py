@@ -1,4 +1,5 @@
 import json
+import math
 import re
 from collections import Counter
 from dataclasses import replace
@@ -6,10 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from huggingface_hub.hf_api import ModelInfo
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from hub import names
+from hub import listing, names
+from hub.codec import to_json
 from hub.derivatives import pressed_word
 from hub.domain import Candidate, HubFile, ModelRef, Recipe, Step, Thresholds, variant_id
 from hub.errors import UsageError
@@ -375,16 +378,22 @@ def test_foreign_text_is_shown_in_plain_ascii(value: str) -> None:
     assert len(text) < 1000
 
 
+@pytest.mark.parametrize("number", [math.nan, math.inf, -math.inf, 10**400, "many", None, True, [1], -5])
+def test_numbers_that_cannot_be_harm_neither_ranking_nor_database(number: Any) -> None:
+    info = ModelInfo(id="a/b", sha="0" * 40, downloads=number, likes=number, trendingScore=number, siblings=[])
+    candidate = listing.candidate(info)
+    assert 0 <= candidate.downloads <= 2**53
+    assert 0 <= candidate.likes <= 2**53
+    assert math.isfinite(candidate.trending_score)
+    assert json.loads(to_json(candidate))["ref"]["repo_id"] == "a/b"
+
+
 # -- real answers of the real Hub
 
 
 @pytest.mark.shared
 @pytest.mark.skipif(not RECORDED.exists(), reason="needs ../shared/data/hf-api-recorded")
 def test_recorded_answers_of_the_real_hub_become_candidates_and_are_screened() -> None:
-    from huggingface_hub.hf_api import ModelInfo
-
-    from hub import listing
-
     bodies = [entry["json"] for entry in json.loads(RECORDED.read_text(encoding="utf-8")) if isinstance(entry.get("json"), dict)]
     infos = [body for body in bodies if "siblings" in body and "id" in body]
     assert len(infos) > 40
