@@ -48,6 +48,8 @@ def keeping(folder: Path | None) -> Iterator[None]:
     """Keep what is finished inside below `folder`, None: nowhere. Folders beside it that nobody touched for a week are removed."""
     if folder is not None:
         with suppress(OSError):
+            for left in folder.glob("scratch-*"):  # by a process that was killed; a job is done by one at a time
+                shutil.rmtree(left, ignore_errors=True)
             for other in folder.parent.glob("*"):
                 if other != folder and time.time() - other.stat().st_mtime > KEPT_SECONDS:
                     shutil.rmtree(other, ignore_errors=True)
@@ -56,6 +58,14 @@ def keeping(folder: Path | None) -> Iterator[None]:
         yield
     finally:
         _folder.reset(token)
+
+
+def begin(folder: Path, anew: Sequence[str]) -> None:
+    """Note that a job is begun; where it was before, and stopped, say in the log which of its methods cannot go on but begin `anew`."""
+    if folder.is_dir() and anew:
+        _log.warning("An earlier try was stopped; %s cannot go on in the middle and begins anew.", " and ".join(anew))
+    with suppress(OSError):
+        folder.mkdir(parents=True, exist_ok=True)
 
 
 def drop(folder: Path) -> None:
@@ -69,8 +79,6 @@ def scratch() -> Iterator[Path]:
     beside = _folder.get()
     if beside is not None:
         beside.mkdir(parents=True, exist_ok=True)
-        for path in beside.glob("scratch-*"):  # of a process that was killed; a job is done by one at a time
-            shutil.rmtree(path, ignore_errors=True)
     with tempfile.TemporaryDirectory(prefix="scratch-", dir=beside, ignore_cleanup_errors=True) as folder:
         yield Path(folder)
 
@@ -102,7 +110,7 @@ class Layers:
         while self.count and not (self._entering(self.count) or self.whole):
             self.count -= 1
         if self.count:
-            _log.warning("Going on after decoder layer %d, which an earlier try finished.", self.count)
+            _log.warning("Going on: an earlier try finished %d decoder layers.", self.count)
 
     @property
     def whole(self) -> bool:

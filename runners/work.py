@@ -160,6 +160,7 @@ def _places(order: JobOrder) -> Places:
 
 
 def _press(order: JobOrder, base: Path, stages: Stages) -> Artifact:
+    from runners import methods
     from runners.press import press
 
     recipe, target, cache = _recipe(order), _artifact_folder(order), Path(order.workspace.cache_dir)
@@ -168,7 +169,8 @@ def _press(order: JobOrder, base: Path, stages: Stages) -> Artifact:
     try:
         if not target.exists():
             with stages.stage("check"):
-                _require_finite(base, recipe)
+                _require_sound(base, recipe)
+        unfinished.begin(kept, [step.method for step in recipe.steps if methods.get(step.method).RESUMES == "no"])
         with unfinished.keeping(kept):
             artifact = press(order.job.base, base, recipe, target, stages=stages.seconds, cache=cache / "derived")
     except Exception as error:
@@ -179,16 +181,17 @@ def _press(order: JobOrder, base: Path, stages: Stages) -> Artifact:
     return artifact
 
 
-def _require_finite(base: Path, recipe: Recipe) -> None:
-    """Raise `Unstable` where a base's weights hold NaN or infinity: it predicts nothing, and no variant of it would pass the gate.
+def _require_sound(base: Path, recipe: Recipe) -> None:
+    """Raise before any work what is wrong with a base: what forbids the recipe, a senseless config, wrong shapes, and last its numbers.
 
-    What forbids the recipe on the base's shape is met before, since that takes no reading of weights.
+    `Unstable` where its weights hold NaN or infinity: it predicts nothing, and no variant of it would pass the gate.
     """
-    from runners import formats
+    from runners import dense, formats
     from runners.press import check
 
     checkpoint.check(base)
     check(recipe, checkpoint.shape(base))
+    dense.require_whole(base)
     if broken := formats.non_finite(base):
         raise Unstable(
             f"{len(broken)} of the base's tensors hold NaN or infinity, {broken[0]} among them.", hint="Choose another base model."

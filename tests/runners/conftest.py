@@ -10,6 +10,25 @@ OneShot = Callable[[Any, Any, Path, Sequence[list[int]]], None]
 
 
 @pytest.fixture(scope="session")
+def small(samples: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random Llama of three layers with the sample's tokenizer: every method takes it, and within a second or two."""
+    import torch
+    import transformers
+
+    from runners import checkpoint
+
+    folder = tmp_path_factory.mktemp("models") / "small"
+    torch.manual_seed(0)
+    config = transformers.LlamaConfig(
+        hidden_size=128, intermediate_size=256, num_hidden_layers=3, num_attention_heads=4, num_key_value_heads=4, vocab_size=2048,
+        max_position_embeddings=512, tie_word_embeddings=True,
+    )  # fmt: skip
+    transformers.LlamaForCausalLM(config).to(torch.bfloat16).save_pretrained(folder)
+    checkpoint.carry_over(samples / "sample-llama", folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
 def one_shot() -> OneShot:
     """Return what applies one of llm-compressor's modifiers to a model in memory, shown windows of tokens if any, and saves the model."""
 
