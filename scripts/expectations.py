@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from runners.checkpoint import ModelShape
     from runners.needs import Needs
 
+HISTORY_S = 90 * 86_400.0
+"""How far back attempts tell of those to come: libraries and machines change."""
 _MODEL_FAULTS = (UnfitModel, BadCheckpoint, HubNotFound, HubRefused)
 """What is wrong with one model or recipe, and stops no other."""
 
@@ -30,7 +33,7 @@ class Estimates:
 
     def __init__(self, session: Session) -> None:
         self._session = session
-        self._history = History(session.store.queue.attempts())
+        self._history = History(session.store.queue.attempts(since=time.time() - HISTORY_S))
         self._presses: dict[str, Needs] = {}
         self._measures: dict[tuple[ModelRef, Protocol, bool], Needs] = {}
         self._faults: dict[ModelRef, ModelPressError] = {}

@@ -12,7 +12,7 @@ import typer
 
 from leaderboard.text import duration, size
 from modelpress.options import AsJson, console, emit
-from modelpress.plan import Models, Quick, Recipes, RetryFailed
+from modelpress.plan import Models, Quick, Recipes, RetryFailed, total
 from modelpress.work import left
 
 if TYPE_CHECKING:
@@ -63,6 +63,8 @@ def everything(session: Session, selection: Selection) -> dict[str, Any]:
         session.report.say(f"  skipped {refusal.repo_id}: {refusal.reason}")
     planned = pipeline.plan(session, selection)
     session.report.say(f"plan: {len(planned.jobs)} jobs to run, {planned.done} done, {len(planned.refusals)} not possible")
+    if planned.jobs:
+        session.report.say(f"  predicted: {total(planned.jobs, planned, session.settings.budget)}")
     for refusal in planned.refusals:
         session.report.say(f"  skipped {refusal.recipe} on {refusal.repo_id}: {refusal.reason}")
     counts = pipeline.work(session)
