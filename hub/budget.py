@@ -247,12 +247,12 @@ def hub_refusal(settings: BudgetSettings, writes: Sequence[HubWrite], *, stored_
     `writes` are those of the last `DAY`, of all who share the database; `stored_bytes` is what all releases take on the Hub.
     """
     for action, words, most in (
-        ("repo", "repositories were made", settings.repos_per_day),
-        ("commit", "commits were sent", settings.commits_per_day),
+        ("repo", "repositories were made on", settings.repos_per_day),
+        ("commit", "commits were sent to", settings.commits_per_day),
     ):
         count = sum(write.action == action for write in writes)
         if most and count >= most:
-            return f"{count} {words} on the Hub in the last 24 hours, and {most} are allowed"
+            return f"{count} {words} the Hub in the last 24 hours, and {most} are allowed"
     if settings.storage_gib and stored_bytes + wanted_bytes > settings.storage_gib * GIB:
         held = f"{stored_bytes / GIB:.3g} of {settings.storage_gib:g} GiB"
         return f"the releases take {held} on the Hub, and this one would take {wanted_bytes / GIB:.3g} GiB more"
