@@ -44,12 +44,13 @@ class Waste:
 
 @dataclass(frozen=True, kw_only=True)
 class Known:
-    """What the database says. `useless` holds by variant id why its artifact is not needed any more.
+    """What the database says. `useless` holds by variant id why its artifact is not needed any more; `made` has all that have one.
 
     `bases` are the base models that are still needed, `active` the ids of jobs that are planned or run, `pressing` their variants.
     """
 
     useless: Mapping[str, str] = field(default_factory=dict)
+    made: frozenset[str] = frozenset()
     bases: frozenset[ModelRef] = frozenset()
     active: frozenset[str] = frozenset()
     pressing: frozenset[str] = frozenset()
@@ -149,6 +150,8 @@ def _logs(folder: Path, known: Known, left: list[str]) -> Iterator[Waste]:
 
 def _artifacts(folder: Path, known: Known, left: list[str]) -> Iterator[Waste]:
     def judged(path: Path) -> tuple[Group, str, str] | None:
+        if path.name not in known.made | known.pressing and ".partial-" not in path.name:
+            left.append(f"artifacts/{path.name} is not known to the database")
         if path.name in known.pressing or path.name not in known.useless:
             return None
         return "artifacts", "artifact", known.useless[path.name]

@@ -76,7 +76,8 @@ def look(session: Session, older_s: float | None) -> Found:
     records = [record for record in session.store.variants() if record.artifact]
     useless = {record.variant_id: reason for record in records if (reason := why_useless(record))}
     bases = wanted.bases | {record.base for record in records if record.variant_id not in useless}
-    known = Known(useless=useless, bases=bases, active=wanted.jobs, pressing=wanted.variants)
+    made = frozenset(record.variant_id for record in records)
+    known = Known(useless=useless, made=made, bases=bases, active=wanted.jobs, pressing=wanted.variants)
     return housekeeping.find(session.folder, known, older_s=older_s)
 
 

@@ -419,6 +419,7 @@ def test_prune_frees_artifacts_that_nobody_needs_and_no_others(work: Press, arti
     before = tree(work.folder)
     told = work.json("prune", "--artifacts")
     assert {Path(one["path"]).name for one in told["chosen"]} == {artifacts["verified"], artifacts["refused"]}
+    assert told["left_alone"] == ["artifacts/0123456789abcdef is not known to the database"]
     assert told["freed"] == 0
     assert tree(work.folder) == before, "without --yes nothing goes"
     assert "can be freed: --yes does it" in work.says("prune", "--artifacts")
