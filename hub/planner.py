@@ -80,6 +80,7 @@ class _Past:
     done: frozenset[str]
     failed: Mapping[str, tuple[int, bool]]
     retry_failed: bool
+    max_attempts: int
 
     def is_done(self, item: _Item) -> bool:
         return item.id in self.done
@@ -88,7 +89,7 @@ class _Past:
         if self.retry_failed or self.is_done(item) or item.id not in self.failed:
             return False
         attempts, retryable = self.failed[item.id]
-        return not retryable or attempts >= MAX_ATTEMPTS
+        return not retryable or attempts >= self.max_attempts
 
 
 def plan(
@@ -101,6 +102,7 @@ def plan(
     failed: Mapping[str, tuple[int, bool]] = NOTHING_FAILED,
     fits: Fits = fits_always,
     retry_failed: bool = False,
+    max_attempts: int = MAX_ATTEMPTS,
     worth: Worth | None = None,
 ) -> Plan:
     """Return the jobs to do now, per base model: its measurement, then press and measurement of each recipe's variant.
@@ -110,11 +112,11 @@ def plan(
     `further` protocols are taken of the base, and of each variant unless the base's job under it is given up; whether one of them succeeds
     decides nothing about the other jobs.
 
-    Left out are jobs that are done (`done` holds ids); jobs that failed for good, or `MAX_ATTEMPTS` times, with all that builds on them,
+    Left out are jobs that are done (`done` holds ids); jobs that failed for good, or `max_attempts` times, with all that builds on them,
     unless `retry_failed`; recipes that do not fit (refused with the reason that `fits` gives; asked only about variants not yet complete);
     and a recipe that does the same as an earlier one under another name (refused).
     """
-    past = _Past(done=frozenset(done), failed=failed, retry_failed=retry_failed)
+    past = _Past(done=frozenset(done), failed=failed, retry_failed=retry_failed, max_attempts=max_attempts)
     refused: list[Refusal] = []
     families = [_family(model, recipes, (protocol, *further), past, fits, refused) for model in dict.fromkeys(models)]
     expected: dict[str, Expectation] = {}

@@ -62,7 +62,7 @@ class Estimates:
         saved = 0.0
         if job.kind == "press" and job.recipe:
             needs = self._press(job.base, job.recipe)
-            saved = 1 - needs.made_bytes / shape.bytes
+            saved = 1 - needs.made_bytes / max(1, shape.bytes)
         else:
             assert job.protocol is not None
             needs = self._measure(job.base, job.protocol, paired=job.recipe is not None)

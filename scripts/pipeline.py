@@ -126,6 +126,7 @@ def plan(session: Session, selection: Selection) -> Plan:
             further=[protocols.load(name) for name in further],
             failed=session.store.failed_attempts(),
             retry_failed=selection.retry_failed,
+            max_attempts=session.settings.farm.max_attempts,
             fits=estimates.misfit,
             worth=worth(session, bases, estimates),
         )

@@ -133,6 +133,12 @@ def test_a_failed_press_is_tried_again_only_while_it_may_help(attempts: int, ret
     assert [job.label for job in made.jobs] == ["measure a base"] + ["press a w2", "measure a w2"] * planned
 
 
+def test_how_often_a_job_is_tried_is_a_setting() -> None:
+    press = Job(kind="press", base=MODELS[0], recipe=RECIPES[0])
+    planned = [len(plan(MODELS[:1], RECIPES[:1], PROTOCOL, (), failed={press.id: (4, True)}, max_attempts=most).jobs) for most in (4, 5)]
+    assert planned == [1, 3]
+
+
 def test_nothing_is_pressed_of_a_base_that_cannot_be_measured() -> None:
     base = Job(kind="measure", base=MODELS[0], protocol=PROTOCOL)
     assert plan(MODELS[:1], RECIPES, PROTOCOL, (), failed={base.id: (1, False)}).jobs == ()
