@@ -99,7 +99,7 @@ class Queue:
         with self._database.claiming() as session:
             own = (JobRow.id.in_(among(session, jobs)), JobRow.owner == owner, JobRow.state == "running")
             session.execute(update(JobRow).where(*own).values(lease_until=self._database.clock(session) + lease_s))
-            held = dict(session.execute(select(JobRow.id, JobRow.cancel).where(*own)).tuples().all())
+            held = {row.id: row.cancel for row in session.execute(select(JobRow.id, JobRow.cancel).where(*own))}
             return Renewal(
                 lost=frozenset(jobs) - frozenset(held),
                 cancelled=frozenset(job for job, cancel in held.items() if cancel),

@@ -24,6 +24,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from sqlalchemy.engine import make_url
 
 from hub.domain import (
     Artifact,
@@ -43,6 +44,7 @@ from hub.domain import (
 from hub.errors import JobDied, TimedOut, UnfitModel
 from hub.protocol import Memory, Protocol, Quality, Speed, Text
 from hub.store import Store
+from hub.tables import HEAD, Table
 
 WEIGHTS = 512
 
@@ -280,7 +282,7 @@ def farm(tmp_path: Path) -> RoundingFarm:
 
 
 class PostgreSQL:
-    """A real PostgreSQL server of its own in a scratch folder, reached by a socket there; `url()` makes a database in it.
+    """A real PostgreSQL server of its own in a scratch folder, reached by a socket there.
 
     It keeps nothing safe (no fsync), and the kernel ends it with the process that started it.
     """
@@ -290,7 +292,7 @@ class PostgreSQL:
         self._user = {"user": "postgres", "group": "postgres", "extra_groups": ()} if os.geteuid() == 0 else {}
         self._folder = Path(tempfile.mkdtemp(prefix="modelpress-postgresql-", dir="/tmp"))  # a socket's path must be short
         self._numbers = itertools.count()
-        self._template = ""
+        self._shared = ""
         if self._user:
             shutil.chown(self._folder, "postgres", "postgres")
         make = [binaries / "initdb", "-D", self._folder / "data", "-U", "postgres", "-A", "trust", "-E", "UTF8", "--locale=C", "-N"]
@@ -320,23 +322,42 @@ class PostgreSQL:
         self._server.wait(60)
         shutil.rmtree(self._folder, ignore_errors=True)
 
-    def run(self, statement: str) -> None:
-        """Run a statement of the server as a whole."""
+    def run(self, statement: str, database: str = "postgres") -> None:
+        """Run statements as the server's superuser."""
         subprocess.run(
-            [self._binaries / "psql", "-qX", "-h", self._folder, "-U", "postgres", "-v", "ON_ERROR_STOP=1", "-c", statement],
+            [
+                self._binaries / "psql",
+                "-qX",
+                "-h",
+                self._folder,
+                "-U",
+                "postgres",
+                "-d",
+                database,
+                "-v",
+                "ON_ERROR_STOP=1",
+                "-c",
+                statement,
+            ],
             check=True,
             capture_output=True,
         )
 
-    def url(self, *, empty: bool = False) -> str:
-        """Return the address of a new database, migrated already (a copy: it takes less time) or `empty`."""
-        if not empty and not self._template:
-            self._template = f"test_{next(self._numbers)}"
-            self.run(f"CREATE DATABASE {self._template}")
-            Store(self._address(self._template)).close()
+    def url(self) -> str:
+        """Return the address of a new database, which holds nothing."""
         name = f"test_{next(self._numbers)}"
-        self.run(f"CREATE DATABASE {name} TEMPLATE {'template0' if empty else self._template}")
+        self.run(f"CREATE DATABASE {name}")
         return self._address(name)
+
+    def migrated(self) -> str:
+        """Return the address of the one database that tests share in turn, migrated and emptied: a new one would be 7 MiB for each."""
+        if not self._shared:
+            self._shared = self.url()
+            Store(self._shared).close()
+        tables = ", ".join(Table.metadata.tables)
+        name = make_url(self._shared).database or ""
+        self.run(f"UPDATE alembic_version SET version_num = '{HEAD}'; TRUNCATE {tables} RESTART IDENTITY", name)
+        return self._shared
 
     def _address(self, name: str) -> str:
         return f"postgresql+psycopg://postgres@/{name}?host={self._folder}"
@@ -373,7 +394,7 @@ def either(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """The address of a new database of each kind in turn."""
     if request.param == "sqlite":
         return f"sqlite:///{tmp_path / 'modelpress.db'}"
-    return str(request.getfixturevalue("postgresql").url())
+    return str(request.getfixturevalue("postgresql").migrated())
 
 
 @pytest.fixture
@@ -381,7 +402,7 @@ def empty(either: str, request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """The address of a database of the same kind as `either` that holds nothing yet."""
     if either.startswith("sqlite"):
         return f"sqlite:///{tmp_path / 'empty.db'}"
-    return str(request.getfixturevalue("postgresql").url(empty=True))
+    return str(request.getfixturevalue("postgresql").url())
 
 
 @pytest.fixture

@@ -559,6 +559,7 @@ class TestOpening:
             assert store.file == file
         assert [path.name for path in tmp_path.iterdir()] == [file.name]
 
+    @only_sqlite
     def test_opening_a_current_database_is_fast_and_needs_no_alembic(self, filled: Store, url: str) -> None:
         code = (
             "import sys, time; from hub.store import Store; t = time.perf_counter(); Store(sys.argv[1]).close();"
