@@ -101,8 +101,9 @@ def train(
             group["lr"] = learning_rate * rate(number, steps)
         batch = next(stream)
         last = 0.0
-        for part in batch.split(economy.together(len(batch))) if additive else (batch,):
-            value = loss(part) * (len(part) / len(batch))
+        parts = batch.split(economy.together(len(batch))) if additive else (batch,)  # all of one length
+        for part in parts:
+            value = loss(part) / len(parts)
             last += float(value.detach())
             if not math.isfinite(last):
                 raise _diverged("the loss", last, number, steps)

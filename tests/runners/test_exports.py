@@ -502,3 +502,17 @@ def test_only_openvino_s_own_numbers_may_end_in_bin(tmp_path: Path) -> None:
     weights.write_bytes(b"\x00" * 16)
     (tmp_path / "model.safetensors").write_bytes(b"")
     assert not readers.harmless(weights)
+
+
+@pytest.mark.integration
+def test_vectors_that_are_equal_keep_their_names_and_values(small: Path, tmp_path: Path) -> None:
+    """The exporter stores equal tensors once; the norms of a fresh model are all ones."""
+    from safetensors.torch import load_file
+
+    from runners import onnx_graph
+
+    stored = {name: tensor.float().numpy() for name, tensor in load_file(small / "model.safetensors").items() if tensor.dim() == 1}
+    assert len({array.tobytes() for array in stored.values()}) < len(stored)
+    onnx_graph.export(small, tmp_path / "exported.onnx")
+    found = onnx_graph.vectors(tmp_path / "exported.onnx")
+    assert {name: array.tobytes() for name, array in found.items()} == {name: array.tobytes() for name, array in stored.items()}
