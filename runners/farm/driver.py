@@ -8,120 +8,28 @@ stdin ends, all actors are killed, and with them what they started.
 
 from __future__ import annotations
 
-import importlib
 import json
 import os
 import socket
-import subprocess
 import sys
-import tempfile
 import threading
 import time
-from collections.abc import Mapping
-from contextlib import suppress
-from dataclasses import dataclass, replace
-from pathlib import Path
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import replace
 from typing import Any
 
 from hub.codec import from_json, to_json
 from hub.domain import Job
 from hub.errors import JobDied, ModelPressError, OutOfMemory, TimedOut, Unavailable
 from runners import failures
-from runners.farm import scratch
+from runners.farm import agent
+from runners.farm.demand import Demand, fits, resources, shown, slots, threads_of
 from runners.farm.node import Answer, Task
 
 _LOOK_S = 0.5
 _REACH_S = 10.0
 _OBJECTS_BYTES = 80 * 2**20  # the least that Ray takes: jobs pass words, not tensors
-
-
-@dataclass(frozen=True, kw_only=True)
-class Demand:
-    """Which cluster, and what each job asks of it; `threads` 0: a node's CPUs / `workers`, `memory_bytes` 0: not asked for.
-
-    A job waits for its place for `start_s` at the most. `address` empty: a cluster of this machine alone is started.
-    """
-
-    farm: str
-    address: str
-    threads: int
-    workers: int
-    memory_bytes: int
-    gpus: float
-    start_s: float
-
-
-def resources(demand: Demand, job: Job | None, nodes: list[Mapping[str, float]]) -> dict[str, float]:
-    """Return what a job asks for: a measuring job all CPUs of the largest node that has the rest, so that nothing disturbs its times."""
-    threads = threads_of(demand, nodes)
-    whole = job is not None and job.kind == "measure"
-    return {"CPU": float(max(threads, _largest(demand, nodes)) if whole else threads), **_beside(demand)}
-
-
-def threads_of(demand: Demand, nodes: list[Mapping[str, float]]) -> int:
-    """Return the threads of each job."""
-    return demand.threads or max(1, _largest(demand, nodes) // demand.workers)
-
-
-def _beside(demand: Demand) -> dict[str, float]:
-    return {"GPU": demand.gpus, "memory": float(demand.memory_bytes)}
-
-
-def _largest(demand: Demand, nodes: list[Mapping[str, float]]) -> int:
-    return max((int(node.get("CPU", 0.0)) for node in nodes if fits(_beside(demand), node)), default=0)
-
-
-def fits(asked: Mapping[str, float], node: Mapping[str, float]) -> bool:
-    """Whether a node could ever hold what is asked for."""
-    return all(node.get(name, 0.0) >= amount for name, amount in asked.items())
-
-
-def slots(demand: Demand, nodes: list[Mapping[str, float]]) -> int:
-    """Return how many pressing jobs the nodes hold at once; at least 1, so that the job is sent and its refusal seen."""
-    asked = resources(demand, None, nodes)
-    holds = (min(int(node.get(name, 0.0) // amount) for name, amount in asked.items() if amount) for node in nodes)
-    return max(1, sum(holds))
-
-
-class Agent:
-    """The Ray actor of a job or of a node's keeper: a thin parent of the process that does the work."""
-
-    def where(self) -> tuple[str, str]:
-        """Return the node's id and its host's name."""
-        ray = _ray()
-
-        return ray.get_runtime_context().get_node_id(), socket.gethostname()
-
-    def keep(self, farm: str, node: str) -> str:
-        """Have the node's scratch folder kept until this worker ends; return the folder."""
-        root = scratch.folder(farm, node)
-        self._keeper = _start("runners.farm.scratch", root, subprocess.DEVNULL)
-        assert self._keeper.stdout is not None
-        if not self._keeper.stdout.readline():
-            raise RuntimeError(f"{socket.gethostname()} gives no scratch folder {root}")
-        return str(root)
-
-    def run(self, task: str, root: str) -> tuple[str, str]:
-        """Do a task (JSON) to its end; return its answer (JSON) and what was said on stderr, the one empty where it died."""
-        with tempfile.TemporaryFile() as said:
-            process = _start("runners.farm.node", Path(root), said)
-            assert process.stdin is not None
-            assert process.stdout is not None
-            with suppress(BrokenPipeError):
-                process.stdin.write(task.encode() + b"\n")
-                process.stdin.flush()
-            answer = process.stdout.read().decode()  # stdin stays open: its end is the end of the job
-            said.seek(0)
-            return answer, said.read().decode("utf-8", "replace")
-
-
-def _start(module: str, root: Path, stderr: Any) -> subprocess.Popen[bytes]:
-    import runners
-
-    paths = (str(Path(str(runners.__file__)).parents[1]), os.environ.get("PYTHONPATH", ""))
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
-    command = [sys.executable, "-m", module, str(root)]
-    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=stderr, env=environment, start_new_session=True)
 
 
 class Driver:
@@ -130,12 +38,12 @@ class Driver:
     def __init__(self, demand: Demand, answers: int) -> None:
         """Take what jobs ask for; answer on the file descriptor `answers`."""
         self._demand, self._answers = demand, answers
+        self._slots = 1
         self._cancelled: dict[int, threading.Event] = {}
         self._keepers: dict[str, tuple[Any, str]] = {}
         self._seen: dict[str, Mapping[str, float]] = {}
-        self._turn = (
-            threading.Lock()
-        )  # one job at a time looks for a place: else small ones would for ever keep a whole node from a large one
+        # Jobs look for a place one by one: else small ones would keep a large one from ever finding a whole node.
+        self._turn = threading.Lock()
         self._keeping = threading.Lock()
         self._saying = threading.Lock()
 
@@ -143,7 +51,8 @@ class Driver:
         """Connect, then serve until stdin ends."""
         try:
             connect(self._demand.address)
-            self._say({"ready": slots(self._demand, self._nodes())})
+            self._slots = slots(self._demand, self._nodes())
+            self._say({"ready": self._slots})
         except ModelPressError as error:
             self._say({"refused": [error.name, error.message, error.hint]})
             return
@@ -158,7 +67,7 @@ class Driver:
 
     def close(self) -> None:
         """Kill the keepers and leave the cluster: Ray ends the actors of a driver that leaves."""
-        ray = _ray()
+        ray = agent.ray()
 
         for actor, _ in self._keepers.values():
             with suppress(Exception):
@@ -174,15 +83,18 @@ class Driver:
             failed = failures.failure(task.order.job.id, error, seconds=time.monotonic() - began)
             answer = to_json(Answer(outcome=failed))
         del self._cancelled[ticket]
-        self._say({"ticket": ticket, "answer": answer, "slots": slots(self._demand, self._nodes())})
+        with suppress(Exception):  # a cluster that is gone has no nodes to count; the answer is said all the same
+            self._slots = slots(self._demand, self._nodes())
+        self._say({"ticket": ticket, "answer": answer, "slots": self._slots})
 
     def _run(self, task: Task, cancelled: threading.Event) -> str:
-        ray = _ray()
+        ray = agent.ray()
 
         actor: Any = None
         host = "no node yet"
         try:
-            with self._turn:
+            self._asked(task.order.job)  # what can never be is said at once, not when its turn comes
+            with self._in_turn(cancelled):
                 asked = self._asked(task.order.job)
                 threads = threads_of(self._demand, self._nodes())
                 actor = _actor(asked)
@@ -204,6 +116,15 @@ class Driver:
             raise JobDied(f"The job's parent process on its node died: {_last(said)}", hint="Run it again; logs/ray.log says where it was.")
         return str(answer)
 
+    @contextmanager
+    def _in_turn(self, cancelled: threading.Event) -> Iterator[None]:
+        while not self._turn.acquire(timeout=_LOOK_S):
+            _stop_if(cancelled)
+        try:
+            yield
+        finally:
+            self._turn.release()
+
     def _asked(self, job: Job) -> dict[str, float]:
         """Return what a job asks for; raise where no node could ever hold it."""
         nodes = self._nodes()
@@ -211,16 +132,16 @@ class Driver:
         if any(fits(asked, node) for node in nodes):
             return asked
         if any(fits(asked, node) for node in self._seen.values()):
-            raise JobDied(f"{_shown(asked)} are asked for, and the nodes that have that are lost.", hint="Start them again.")
-        has = "; ".join(_shown(node) for node in nodes) or "no nodes at all"
+            raise JobDied(f"{shown(asked)} are asked for, and the nodes that have that are lost.", hint="Start them again.")
+        has = "; ".join(shown(node) for node in nodes) or "no nodes at all"
         raise Unavailable(
-            f"No node of the cluster can ever hold the job: it asks for {_shown(asked)}. The nodes have: {has}.",
+            f"No node of the cluster can ever hold the job: it asks for {shown(asked)}. The nodes have: {has}.",
             hint="Lower farm.threads, farm.memory_gib or farm.gpus, or add a larger node.",
         )
 
     def _placed(self, actor: Any, asked: Mapping[str, float], cancelled: threading.Event) -> tuple[str, str]:
         """Wait until the actor runs; return its node's id and host."""
-        ray = _ray()
+        ray = agent.ray()
 
         spot, until = actor.where.remote(), time.monotonic() + self._demand.start_s
         while not ray.wait([spot], timeout=_LOOK_S)[0]:
@@ -228,16 +149,16 @@ class Driver:
             if not any(fits(asked, node) for node in self._nodes()):
                 raise JobDied("The nodes that could hold the job were lost before it began.", hint="Start them again.")
             if time.monotonic() > until:
-                free = _shown(ray.available_resources())
+                free = shown(ray.available_resources())
                 raise TimedOut(
-                    f"The job was not given {_shown(asked)} within {self._demand.start_s:g} s. Free now: {free}.",
+                    f"The job was not given {shown(asked)} within {self._demand.start_s:g} s. Free now: {free}.",
                     hint="See what else runs on the cluster, or add nodes.",
                 )
         node, host = ray.get(spot)
         return str(node), str(host)
 
     def _wait(self, reference: Any, cancelled: threading.Event) -> tuple[str, str]:
-        ray = _ray()
+        ray = agent.ray()
 
         while not ray.wait([reference], timeout=_LOOK_S)[0]:
             _stop_if(cancelled)
@@ -246,7 +167,7 @@ class Driver:
 
     def _kept(self, node: str) -> str:
         """Return the node's scratch folder, kept by an actor there that takes no resources."""
-        ray = _ray()
+        ray = agent.ray()
 
         with self._keeping:
             if node in self._keepers:
@@ -254,7 +175,7 @@ class Driver:
                     ray.get(self._keepers[node][0].where.remote(), timeout=_REACH_S)
                     return self._keepers[node][1]
             actor = (
-                ray.remote(Agent)
+                ray.remote(agent.Agent)
                 .options(num_cpus=0, scheduling_strategy=ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(node, soft=False))
                 .remote()
             )
@@ -263,7 +184,7 @@ class Driver:
             return str(root)
 
     def _nodes(self) -> list[Mapping[str, float]]:
-        ray = _ray()
+        ray = agent.ray()
 
         alive = {node["NodeID"]: node["Resources"] for node in ray.nodes() if node["Alive"]}
         self._seen.update(alive)
@@ -277,7 +198,7 @@ class Driver:
 def connect(address: str) -> None:
     """Join the cluster at `address`, or start one; raise `Unavailable` with what Ray said."""
     try:
-        ray = _ray()
+        ray = agent.ray()
     except ImportError as error:
         raise Unavailable(f"Ray cannot be imported: {error}.", hint="Run: pip install 'modelpress[ray]'") from error
     _reach(address)
@@ -307,7 +228,7 @@ def _no_cluster(address: str, said: str) -> Unavailable:
 
 def explained(error: Exception) -> ModelPressError:
     """Return what Ray raised as an error of ours; the addresses of nodes that Ray's words hold stay in the driver's log."""
-    exceptions = _ray().exceptions
+    exceptions = agent.ray().exceptions
     if isinstance(error, exceptions.OutOfMemoryError):
         hint = "Give a node less to do at once: raise farm.memory_gib or farm.threads."
         return OutOfMemory("The job's node ran out of memory, and Ray ended the job.", hint=hint)
@@ -316,16 +237,11 @@ def explained(error: Exception) -> ModelPressError:
     return JobDied("The job's node or its Ray worker was lost, and the job with it.", hint="Run it again; logs/ray.log says which it was.")
 
 
-def _ray() -> Any:
-    """Return the library, whose own types fit neither how it decorates nor how it is called."""
-    return importlib.import_module("ray")
-
-
 def _actor(asked: Mapping[str, float]) -> Any:
-    ray = _ray()
+    ray = agent.ray()
 
     options = {"num_cpus": asked["CPU"], "num_gpus": asked["GPU"], "memory": asked["memory"] or None}
-    return ray.remote(Agent).options(**options, max_restarts=0, max_task_retries=0).remote()
+    return ray.remote(agent.Agent).options(**options, max_restarts=0, max_task_retries=0).remote()
 
 
 def _stop_if(cancelled: threading.Event) -> None:
@@ -336,11 +252,6 @@ def _stop_if(cancelled: threading.Event) -> None:
 def on_request() -> JobDied:
     """Return the error of a job that was cancelled."""
     return JobDied("The job was ended on request.", hint="It is as if it had not run: plan it again.")
-
-
-def _shown(amounts: Mapping[str, float]) -> str:
-    memory = f"{amounts.get('memory', 0.0) / 2**30:.2f} GiB of memory"
-    return f"{amounts.get('CPU', 0.0):g} CPUs, {amounts.get('GPU', 0.0):g} GPUs, {memory}"
 
 
 def _last(text: str) -> str:

@@ -71,6 +71,8 @@ class Place:
         self._job = task.order.job
         self._own = root / "jobs" / f"{self._job.id}-{os.getpid()}"
         self._workspace = self._placed(task.order.workspace)
+        (self._own / "tmp").mkdir(parents=True, exist_ok=True)
+        os.environ["TMPDIR"] = str(self._own / "tmp")  # what libraries leave there goes with the job
         self._farm = LocalFarm(self._workspace, self._own, read_token=task.read_token, cold=True)
 
     def run(self) -> Answer:

@@ -25,7 +25,8 @@ from hub.errors import JobDied, ModelPressError, Unavailable
 from runners import checkpoint, failures
 from runners.farm import artifacts
 from runners.farm.artifacts import Depot
-from runners.farm.driver import Demand, on_request
+from runners.farm.demand import Demand
+from runners.farm.driver import on_request
 from runners.farm.node import Answer, Task, looks_at_artifact, version
 
 if TYPE_CHECKING:
@@ -107,7 +108,8 @@ class RayFarm:
             order = JobOrder(job=job, workspace=limits, folder=str(folder.resolve()) if folder else None, economy=economy)
             task = self._task(order)
             answer = from_json(Answer, self._joined().run(job.id, to_json(task), ended), where=f"the answer of the cluster on {job.label}")
-            (self._log_dir / f"{job.id}.log").write_text(answer.log, encoding="utf-8")
+            with suppress(OSError):  # a disk too full for a log is no reason to lose a result
+                (self._log_dir / f"{job.id}.log").write_text(answer.log, encoding="utf-8")
             if isinstance(answer.outcome, Failure):
                 return replace(answer.outcome, log_tail=failures.tail(self._log_dir / f"{job.id}.log"))
             if self._depot and answer.outcome.artifact:

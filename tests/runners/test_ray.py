@@ -25,6 +25,7 @@ from hub.local.process import LocalHub
 from hub.protocol import Quality, Speed
 from hub.settings import FarmSettings
 from runners import checkpoint, protocols, recipes
+from runners.farm.demand import Demand, resources, slots
 from runners.farm.local import LocalFarm
 from runners.farm.ray import RayFarm
 
@@ -40,6 +41,7 @@ SHORT = replace(
 ENDLESS = replace(
     SHORT, speed=Speed(batches=(1,), contexts=(16,), modes=("eager",), new_tokens=2, repeats=10**9, seconds=0.0, warmup=10**9)
 )
+BASE = ModelRef(repo_id="owner/name", sha="0" * 40)
 PLAIN = FarmSettings(kind="ray", threads=1)
 
 
@@ -328,3 +330,18 @@ def test_no_token_but_the_readers_leaves_the_dispatcher(site: Site, tmp_path: Pa
     with site.farm(tmp_path, read_token="reader") as farm:
         assert farm._link
         assert "writer-of-all" not in psutil.Process(farm._link._process.pid).environ().values()
+
+
+def test_what_jobs_ask_for_fits_the_nodes() -> None:
+    gib = 2**30
+    nodes = [{"CPU": 16.0, "memory": 64.0 * gib}, {"CPU": 8.0, "memory": 32.0 * gib, "GPU": 2.0}, {"memory": 8.0 * gib}]
+    plain = Demand(farm="f", address="", threads=0, workers=2, memory_bytes=0, gpus=0.0, start_s=1.0)
+    pressing, measuring = Job(kind="press", base=BASE, recipe=RECIPE), Job(kind="measure", base=BASE, protocol=SHORT)
+    assert resources(plain, pressing, nodes) == {"CPU": 8.0, "GPU": 0.0, "memory": 0.0}  # the largest node's CPUs / workers
+    assert resources(plain, measuring, nodes)["CPU"] == 16.0
+    assert slots(plain, nodes) == 3
+    on_gpus = replace(plain, gpus=1.0)
+    assert resources(on_gpus, measuring, nodes)["CPU"] == 8.0  # the largest of those that have the rest
+    assert slots(on_gpus, nodes) == 2
+    assert slots(replace(plain, threads=4, memory_bytes=20 * gib), nodes) == 3 + 1
+    assert slots(replace(plain, threads=32), nodes) == 1  # it is sent, and refused with the reason
