@@ -168,7 +168,7 @@ class RayFarm:
                 except Unavailable as error:
                     if not again:
                         raise
-                    raise JobDied(f"The cluster was lost. {error.message}", hint=error.hint) from error
+                    raise JobDied("The Ray cluster was lost, and is not back.", hint="Start it again; see logs/ray.log.") from error
             return self._link
 
 
@@ -287,9 +287,8 @@ class _Link:
             raise self._gone() from error
 
     def _gone(self) -> JobDied:
-        return JobDied(
-            f"The connection with the Ray cluster ended, and the job with it. {self._last_words()}", hint="Run it again when it is back."
-        )
+        hint = "Run it again when it is back; see logs/ray.log."  # the last words there hold addresses, which are not for the store
+        return JobDied("The connection with the Ray cluster ended, and the job with it.", hint=hint)
 
     def _last_words(self) -> str:
         lines = failures.tail(self._log).strip().splitlines()
