@@ -147,6 +147,7 @@ class _Loop:
         self._held: Claim | None = None
         self._refused: dict[str, str] = {}
         self._base: ModelRef | None = None
+        self._elsewhere = 0
         self._look_at = self._recount_at = 0.0
         self._trouble_since: float | None = None
         self._paused_since: float | None = None
@@ -223,7 +224,8 @@ class _Loop:
         if self._settler.give_up(claim):
             self._leases.drop(job.id)
             return
-        allowance = self._budget.allow(claim.expected, running=[run.claim.expected for run in self._running.values()])
+        running = [run.claim.expected for run in self._running.values()]
+        allowance = self._budget.allow(claim.expected, running=running + self._queue.expected_elsewhere(self._owner))
         if not allowance.allowed:
             self._decline(claim)
             self._refused[job.id] = allowance.reason
@@ -248,6 +250,10 @@ class _Loop:
             self._say(f"paused: {seen.paused}; modelpress resume lets it go on")
             return left > 0 and now - self._paused_since < self._pause_s
         self._paused_since = None
+        if seen.elsewhere != self._elsewhere:  # what others spend and free has changed, so the budget is asked again
+            self._elsewhere, self._recount_at = seen.elsewhere, 0.0
+            self._refused.clear()
+            return True
         if len(self._refused) >= _LOOK_AHEAD:
             return False
         if seen.elsewhere:

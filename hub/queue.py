@@ -135,6 +135,12 @@ class Queue:
                 paused=session.scalar(select(ControlRow.value).where(ControlRow.name == PAUSED)),
             )
 
+    def expected_elsewhere(self, owner: str) -> list[Expectation | None]:
+        """Return what is expected of each job that runs under another dispatcher, None of one of which nothing is."""
+        with self._database.reading() as session:
+            rows = session.scalars(select(JobRow.expected).where(JobRow.state == "running", JobRow.owner != owner))
+            return [from_json(Expectation, row, where="the database's job") if row else None for row in rows]
+
     def recover(self) -> int:
         """Put back the jobs whose dispatcher lives no more; return how many. Those cancelled meanwhile are cancelled."""
         running = select(JobRow).where(JobRow.state == "running")

@@ -211,6 +211,22 @@ def test_what_the_budget_refuses_is_left_and_what_fits_is_done(store: Store, far
     assert dispatch(farm, store, Diary()).done == 3
 
 
+def test_what_others_run_counts_in_the_budget_until_it_has_ended(store: Store, farm: Any, planned: Any) -> None:
+    planned(4, models=2)
+    claim = store.queue.claim("elsewhere:1:1", kinds=("measure",), lease_s=600.0)
+    assert claim
+    diary = Diary()
+
+    def let_go() -> None:
+        assert not diary.lines[1:]
+        store.queue.decline(claim.job, "elsewhere:1:1")
+
+    diary.at_wait = let_go
+    counts = dispatch(farm, store, diary, budget=Budget(BudgetSettings(jobs=1)))
+    assert counts == Counts(done=1, not_started=counts.not_started, reasons=counts.reasons)
+    assert "of 1 jobs" in counts.reasons["budget"]
+
+
 def test_a_budget_shortens_what_a_job_may_take(store: Store, farm: Any, planned: Any) -> None:
     farm.pause = 30.0
     planned(4)
