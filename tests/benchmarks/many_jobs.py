@@ -1,8 +1,8 @@
 """The queue and the store at 100,000 jobs: jobs/s for claim + record, the plan, what people look at; SQLite, and PostgreSQL where it is.
 
-python tests/benchmarks/queue.py                    # minutes on two cores
-python tests/benchmarks/queue.py --jobs 10000       # quicker
-python tests/benchmarks/queue.py --only sqlite
+python tests/benchmarks/many_jobs.py                    # minutes on two cores
+python tests/benchmarks/many_jobs.py --jobs 10000       # quicker
+python tests/benchmarks/many_jobs.py --only sqlite
 
 Each number of SQLite stands beside a loop of plain INSERTs of rows as many and as large, one transaction a job, in the same kind of file.
 """
