@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import socket
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from hub.store import Store
+
+from .operating import Press
 
 
 def free_port() -> int:
@@ -79,3 +84,25 @@ def quick_run(tmp_path_factory: pytest.TempPathFactory) -> QuickRun:
     done = folder.run("run", "--quick", "--json")
     assert done.returncode == 0, done.stderr[-3000:]
     return QuickRun(folder, json.loads(done.stdout), done.stderr)
+
+
+@pytest.fixture
+def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Press]:
+    """A work folder with an empty database, and this process in it as a user would be."""
+    monkeypatch.chdir(tmp_path)
+    for name in [name for name in os.environ if name.startswith(("MODELPRESS_", "HF_"))]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("COLUMNS", "200")
+    (tmp_path / "press").mkdir()
+    with Store(tmp_path / "press" / "modelpress.db") as store:
+        yield Press(tmp_path, store)
+
+
+@pytest.fixture
+def another(work: Press) -> Iterator[None]:
+    """Another process at work: it holds the folder's lock."""
+    with (work.folder / "lock").open("a+") as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        handle.write("4711")
+        handle.flush()
+        yield
