@@ -2,7 +2,7 @@
 
 It holds `<variant>/<digest>/<path>` and, written last, `<variant>/modelpress.json`, the manifest: an artifact without one does not exist.
 As its files lie in a folder named by their checksums, two machines that push the same variant at once never mix. What is no artifact (a
-local base model, a downloaded release) lies in `inputs/<digest>/<path>`; whoever fetches it is told what it holds.
+local base model, a downloaded release) lies in `inputs/<name>/<path>` for one job; whoever fetches it is told what it holds.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any
 from uuid import uuid4
 
 from hub import names
-from hub.codec import content_id, from_json
+from hub.codec import from_json
 from hub.domain import Artifact, ArtifactFile
 from hub.errors import BadCheckpoint, BadDocument, HubUnreachable, ModelPressError, SettingsError, Unavailable
 from hub.transfer import require_room
@@ -104,27 +104,27 @@ class Depot:
             self._fetch(self._folder(artifact), artifact.files, target, artifact)
         return artifact
 
-    def push_input(self, folder: Path) -> tuple[ArtifactFile, ...]:
-        """Send a folder that is no artifact, and return what it holds."""
+    def push_input(self, folder: Path, name: str) -> tuple[ArtifactFile, ...]:
+        """Send a folder that is no artifact under a name of its own, and return what it holds."""
         files = tuple(checkpoint.describe(path, folder) for path in sorted(folder.rglob("*")) if path.is_file())
-        self._send(folder, files, self._input(files))
+        self._send(folder, files, self._input(name))
         return files
 
-    def pull_input(self, files: Sequence[ArtifactFile], target: Path) -> None:
+    def pull_input(self, name: str, files: Sequence[ArtifactFile], target: Path) -> None:
         """Bring what `push_input` sent to the folder `target`."""
-        self._fetch(self._input(files), files, target, None)
+        self._fetch(self._input(name), files, target, None)
 
-    def remove_input(self, files: Sequence[ArtifactFile]) -> None:
+    def remove_input(self, name: str) -> None:
         """Remove what `push_input` sent."""
         with self._errors():
-            if self._fs.exists(self._input(files)):
-                self._fs.rm(self._input(files), recursive=True)
+            if self._fs.exists(self._input(name)):
+                self._fs.rm(self._input(name), recursive=True)
 
     def _folder(self, artifact: Artifact) -> str:
         return f"{self._root}/{artifact.variant_id}/{artifact.digest}"
 
-    def _input(self, files: Sequence[ArtifactFile]) -> str:
-        return f"{self._root}/{INPUTS}/{content_id(tuple(files))}"
+    def _input(self, name: str) -> str:
+        return f"{self._root}/{INPUTS}/{name}"
 
     def _size(self, path: str) -> int | None:
         try:

@@ -32,8 +32,8 @@ class Task:
     """An order as it goes to a cluster's machine.
 
     `version` is the dispatcher's. `artifacts` is the depot's address; empty: the work folder is shared, which the file `marker` proves.
-    `inputs` are the files of the order's folder in the depot, None where it has none or is the variant's artifact. `digest` is that of
-    the artifact to look at, empty where the dispatcher knows of none.
+    `inputs` are the files of the order's folder, in the depot under the name `input_name`; None where it has none or is the variant's
+    artifact. `digest` is that of the artifact to look at, empty where the dispatcher knows of none.
     """
 
     order: JobOrder
@@ -42,6 +42,7 @@ class Task:
     artifacts: str = ""
     marker: str = ""
     inputs: tuple[ArtifactFile, ...] | None = None
+    input_name: str = ""
     digest: str = ""
     read_token: str | None = None
 
@@ -128,7 +129,7 @@ class Place:
             return named
         if task.inputs is not None:
             folder = self._own / "input"
-            Depot(task.artifacts).pull_input(task.inputs, folder)
+            Depot(task.artifacts).pull_input(task.input_name, task.inputs, folder)
             return folder
         if looks_at_artifact(self._job):
             Depot(task.artifacts).pull(str(self._job.variant_id), self._artifact, digest=task.digest)

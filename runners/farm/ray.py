@@ -100,13 +100,13 @@ class RayFarm:
     def run(self, job: Job, *, folder: Path | None = None, economy: int = 0, timeout_s: float | None = None) -> JobResult | Failure:
         """Run a job to its end and return what came of it; never raises for what happens in the job, on its node or on the way."""
         began = time.monotonic()
-        task: Task | None = None
+        name = uuid4().hex
         with self._lock:
             ended = self._ends[job.id] = threading.Event()
         try:
             limits = self._workspace if timeout_s is None else replace(self._workspace, timeout_s=_shorter(timeout_s, self._workspace))
             order = JobOrder(job=job, workspace=limits, folder=str(folder.resolve()) if folder else None, economy=economy)
-            task = self._task(order)
+            task = self._task(order, name)
             answer = from_json(Answer, self._joined().run(job.id, to_json(task), ended), where=f"the answer of the cluster on {job.label}")
             with suppress(OSError):  # a disk too full for a log is no reason to lose a result
                 (self._log_dir / f"{job.id}.log").write_text(answer.log, encoding="utf-8")
@@ -120,9 +120,9 @@ class RayFarm:
         finally:
             with self._lock:
                 self._ends.pop(job.id, None)
-            if self._depot and task and task.inputs is not None:
+            if self._depot and folder:
                 with suppress(ModelPressError):
-                    self._depot.remove_input(task.inputs)
+                    self._depot.remove_input(name)
 
     def cancel(self, job_id: str) -> None:
         """End a running job: its `run` returns a `Failure` of the category `killed`. One that does not run is left alone."""
@@ -132,8 +132,8 @@ class RayFarm:
                 if self._link:
                     self._link.cancel(job_id)
 
-    def _task(self, order: JobOrder) -> Task:
-        """Return the order as it goes to a node, with what it looks at brought to the depot."""
+    def _task(self, order: JobOrder, name: str) -> Task:
+        """Return the order as it goes to a node, with what it looks at brought to the depot, under this name where it is no artifact."""
         task = Task(
             order=order,
             version=version(),
@@ -146,7 +146,7 @@ class RayFarm:
             return task
         artifact = self._artifact(order.job)
         if order.folder is not None and not (looks_at_artifact(order.job) and Path(order.folder) == artifact):
-            return replace(task, inputs=self._depot.push_input(Path(order.folder)))
+            return replace(task, inputs=self._depot.push_input(Path(order.folder), name), input_name=name)
         if not looks_at_artifact(order.job):
             return task
         known = checkpoint.read_manifest(artifact) if artifacts.whole(artifact, None) else None

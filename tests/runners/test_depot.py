@@ -137,11 +137,11 @@ def test_another_artifact_than_the_one_meant_is_refused(depot: Depot, artifact: 
 
 
 def test_a_folder_travels_and_is_removed(depot: Depot, samples: Path, tmp_path: Path) -> None:
-    files = depot.push_input(samples / "sample-gpt2")
-    depot.pull_input(files, tmp_path / "there")
+    files = depot.push_input(samples / "sample-gpt2", "one")
+    depot.pull_input("one", files, tmp_path / "there")
     assert {path.name for path in (tmp_path / "there").iterdir()} == {path.name for path in (samples / "sample-gpt2").iterdir()}
-    depot.remove_input(files)
-    depot.remove_input(files)
+    depot.remove_input("one")
+    depot.remove_input("one")
     assert not [*(tmp_path / "depot" / "inputs").iterdir()]
 
 
@@ -155,7 +155,7 @@ def test_addresses_that_cannot_be_are_explained(tmp_path: Path, monkeypatch: pyt
         Depot("s3://bucket/artifacts")
     (tmp_path / "file").write_text("")
     with pytest.raises(HubUnreachable, match="cannot be read or written"):
-        Depot(str(tmp_path / "file")).push_input(tmp_path)
+        Depot(str(tmp_path / "file")).push_input(tmp_path, "one")
 
 
 @pytest.mark.integration

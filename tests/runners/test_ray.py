@@ -197,6 +197,17 @@ def test_the_same_jobs_give_the_same_results_on_the_cluster_and_here(site: Site,
         assert again.facts == inspected.facts
 
 
+def test_a_shared_work_folder_needs_no_depot_and_one_that_is_not_shared_is_told(site: Site, farm: RayFarm) -> None:
+    settings = PLAIN.model_copy(update={"ray_address": site.cluster.address})
+    with RayFarm(farm._workspace, farm._log_dir, settings) as shared:
+        again = done(shared.run(press(site))).artifact  # pressed before: found where the first test left it
+        assert again == checkpoint.read_manifest(Path(farm._workspace.artifacts_dir) / str(press(site).variant_id))
+        shared._marker.unlink()
+        alone = failed(shared.run(press(site)))
+    assert (alone.error, alone.retryable) == ("SettingsError", False)
+    assert "farm.artifacts" in alone.hint
+
+
 def test_a_folder_that_only_the_dispatcher_has_travels_to_the_node_and_is_removed(site: Site, farm: RayFarm, samples: Path) -> None:
     base = checkpoint.folder_ref(samples / "sample-gpt2")
     refused = failed(farm.run(Job(kind="press", base=base, recipe=RECIPE), folder=samples / "sample-gpt2"))
