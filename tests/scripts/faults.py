@@ -27,7 +27,7 @@ Rows = dict[str, list[tuple[object, ...]]]
 
 SAME = (
     "perplexity", "perplexity_ratio", "delta_perplexity", "bits_per_byte", "kl_divergence", "same_top_token", "delta_probability",
-    "rms_delta_probability", "disk_size", "bits_per_weight", "entropy_coded_size", "weight_memory",
+    "rms_delta_probability", "disk_size", "bits_per_weight", "entropy_coded_size",
 )  # fmt: skip
 """The metrics whose values do not depend on how long things took or on what else ran."""
 
@@ -45,8 +45,8 @@ QUERIES = {
     "verdicts": "select v.variant_id, v.stage, v.passed, c.name, c.passed from verdicts v join checks c on c.verdict_id = v.id",
     "releases": "select variant_id, repo_id, artifact_digest, verified_at is not null from releases",
 }
-"""What must be equal, by table. Left out: times, machine states, the commits of releases (made of times), and how a plan was carried out:
-attempts, and what jobs waited for, which a later plan does not repeat for what is done."""
+"""What must be equal, by table. Left out: times, memory, machine states, the commits of releases (made of times), and how a plan was
+carried out: attempts, and what jobs waited for, which a later plan does not repeat for what is done."""
 
 
 def end_state(database: Path) -> Rows:
@@ -150,14 +150,19 @@ class Running:
         """Wait until there are so many lines; fail where the command ends before."""
         self._until(lambda: len(self.lines) >= lines, f"before line {lines}")
 
-    def _until(self, reached: Callable[[], bool], what: str, timeout: float = 200) -> None:
+    def _until(self, reached: Callable[[], bool], what: str, timeout: float = 400) -> None:
         with self._more:
             until = time.monotonic() + timeout
             while not reached():
-                ended = self.process.poll() is not None and not self._reader.is_alive()
-                assert not ended, f"ended with {self.process.returncode} {what}:\n{self.text}"
-                assert time.monotonic() < until, f"waited for {timeout:g} s {what}:\n{self.text}"
+                if self.process.poll() is not None and not self._reader.is_alive():
+                    raise self._failed(f"ended with {self.process.returncode} {what}")
+                if time.monotonic() > until:
+                    raise self._failed(f"waited for {timeout:g} s {what}")
                 self._more.wait(0.2)
+
+    def _failed(self, why: str) -> AssertionError:
+        self.process.kill()  # else it would work on beside the next test
+        return AssertionError(f"{why}:\n{self.text}")
 
     @property
     def text(self) -> str:
@@ -186,7 +191,7 @@ class Running:
         except psutil.NoSuchProcess:
             return []
 
-    def job(self, timeout: float = 60) -> psutil.Process:
+    def job(self, timeout: float = 400) -> psutil.Process:
         """Return the process of the job that runs now, once there is one: a child of the farm's warm parent, which has its command line."""
         until = time.monotonic() + timeout
         while time.monotonic() < until:
@@ -197,7 +202,7 @@ class Running:
                 except (psutil.Error, AttributeError):
                     continue
             time.sleep(0.02)
-        raise AssertionError(f"no job ran in {timeout:g} s:\n{self.text}")
+        raise self._failed(f"no job ran in {timeout:g} s")
 
 
 def finish(folder: Folder, *words: str) -> str:
