@@ -21,6 +21,8 @@ from hub.errors import ModelPressError, OutOfDisk, StoreError
 from hub.tables import HEAD
 
 BUSY_SECONDS = 30
+LOG_PAGES = 8000
+"""A job's result touches some 60 pages. SQLite would copy its log to the file, and sync both, every 1000: now every 32 MiB."""
 WRITE_LOCK = 0x6D707265
 _migrating = threading.Lock()
 
@@ -211,6 +213,8 @@ def _configure_sqlite(connection: DBAPIConnection, _: ConnectionPoolEntry) -> No
     cursor.execute(f"PRAGMA busy_timeout = {BUSY_SECONDS * 1000}")
     cursor.execute("PRAGMA foreign_keys = ON")
     cursor.execute("PRAGMA synchronous = FULL")
+    cursor.execute(f"PRAGMA wal_autocheckpoint = {LOG_PAGES}")
+    cursor.execute("PRAGMA cache_size = -65536")  # KiB
     cursor.close()
 
 
