@@ -104,9 +104,10 @@ class OutOfDisk(ModelPressError):
 
 
 class OutOfMemory(ModelPressError):
-    """A job used more memory than it may."""
+    """A job used more memory than it may; a more sparing try may do with less (`JobOrder.economy`)."""
 
     exit_code = 12
+    retryable = True
     category: FailureClass = "out_of_memory"
 
 

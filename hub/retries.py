@@ -24,7 +24,7 @@ class Retry:
 def decide(failure: Failure, attempt: int, economy: int, max_attempts: int) -> Retry | None:
     """Say when and how a job is tried again whose try number `attempt` (from 1), with this economy, ended so; None: it is not.
 
-    Out of memory: at once, one step more sparing each time; never the same again. Timed out: once more, as a try on a quieter machine, or
+    Out of memory: at once, one step more sparing each time, where there is a more sparing way; never the same again. Timed out: once more, as a try on a quieter machine, or
     one that goes on from a checkpoint, may end in time. Killed: the same again, then more sparing, because a system that is short of
     memory kills without saying so. Hub and disk: where the error says that another try may help, or room may be made. A fault that nobody
     foresaw: only where the machine, not the job, may be at fault. Unsupported, unstable, calibration, gated, licence: never.
@@ -33,7 +33,8 @@ def decide(failure: Failure, attempt: int, economy: int, max_attempts: int) -> R
         return None
     match failure.category:
         case "out_of_memory":
-            return Retry(after_s=0.0, economy=economy + 1) if economy < MOST_ECONOMY else None
+            smaller = failure.retryable and economy < MOST_ECONOMY
+            return Retry(after_s=0.0, economy=economy + 1) if smaller else None
         case "timed_out":
             return Retry(after_s=0.0, economy=economy) if attempt == 1 else None
         case "killed":

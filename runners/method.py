@@ -24,7 +24,10 @@ INSTALL = "pip install 'modelpress[press]'"
 
 @dataclass(frozen=True, kw_only=True)
 class MethodInfo:
-    """A line of the listing: what a method is, and whether it can be used here, why not, and what installs it."""
+    """A line of the listing: what a method is, and whether it can be used here, why not, and what installs it.
+
+    `resumes`: a killed press goes on from its last finished layer; `spares`: it can take less memory for more time (see `Method`).
+    """
 
     name: str
     family: str
@@ -34,6 +37,8 @@ class MethodInfo:
     available: bool
     reason: str
     install: str
+    resumes: bool = False
+    spares: bool = False
 
 
 class PressContext:

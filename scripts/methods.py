@@ -47,7 +47,8 @@ def show(found: list[MethodInfo]) -> None:
         typer.echo(family)
         for info in group:
             mark = "yes" if info.available else "NO "
-            typer.echo(f"  {mark} {info.name:<16} {', '.join(info.schemes)}")
+            resumes = "  (a killed press goes on from its last finished layer)" if info.resumes else ""
+            typer.echo(f"  {mark} {info.name:<16} {', '.join(info.schemes)}{resumes}")
             typer.echo(f"      {info.summary if info.available else info.reason}")
 
 

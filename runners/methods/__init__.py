@@ -37,6 +37,8 @@ def _info(name: str) -> MethodInfo:
             available=not missing,
             reason=f"not installed here: {', '.join(missing)}" if missing else "",
             install=getattr(method, "INSTALL", INSTALL) if missing else "",
+            resumes=method.RESUMES == "layers",
+            spares=method.SPARES,
         )
     except (ModelPressError, AttributeError) as error:
         return MethodInfo(

@@ -24,7 +24,8 @@ def test_what_no_other_try_can_help_is_never_tried_again(category: FailureClass,
 
 
 def test_out_of_memory_goes_down_in_steps_and_stops() -> None:
-    assert [decide(failure("out_of_memory", retryable=False), 1 + step, step, 99) for step in range(3)] == [
+    assert decide(failure("out_of_memory", retryable=False), 1, 0, 99) is None, "no smaller way is known"
+    assert [decide(failure("out_of_memory"), 1 + step, step, 99) for step in range(3)] == [
         Retry(after_s=0.0, economy=1),
         Retry(after_s=0.0, economy=2),
         None,
