@@ -24,10 +24,11 @@ class Retry:
 def decide(failure: Failure, attempt: int, economy: int, max_attempts: int) -> Retry | None:
     """Say when and how a job is tried again whose try number `attempt` (from 1), with this economy, ended so; None: it is not.
 
-    Out of memory: at once, one step more sparing each time, where there is a more sparing way; never the same again. Timed out: once more, as a try on a quieter machine, or
-    one that goes on from a checkpoint, may end in time. Killed: the same again, then more sparing, because a system that is short of
-    memory kills without saying so. Hub and disk: where the error says that another try may help, or room may be made. A fault that nobody
-    foresaw: only where the machine, not the job, may be at fault. Unsupported, unstable, calibration, gated, licence: never.
+    Out of memory: at once, one step more sparing each time, where there is a more sparing way; never the same again. Timed out: once more,
+    as a try on a quieter machine, or one that goes on from a checkpoint, may end in time. Killed: the same again, then more sparing,
+    because a system that is short of memory kills without saying so. Hub and disk: where the error says that another try may help, or
+    room may be made. A fault that nobody foresaw: only where the machine, not the job, may be at fault. Unsupported, unstable,
+    calibration, gated, licence: never.
     """
     if attempt >= max_attempts:
         return None
