@@ -10,7 +10,7 @@ from typing import TypeVar
 
 from hub.codec import content_id
 from hub.domain import Environment, Measurement, Recipe, Refusal
-from hub.history import BaseRecord, JobRecord, VariantRecord
+from hub.history import BaseRecord, JobRecord, JobState, VariantRecord
 from hub.protocol import Protocol
 from hub.store import Store
 from leaderboard.choices import Choice, choose
@@ -24,6 +24,9 @@ Measured = TypeVar("Measured", BaseRecord, VariantRecord)
 
 MOST_ROWS = 16
 """The most rows of one base model that the front page shows; its own page has all of them."""
+
+STATES: tuple[JobState, ...] = ("failed", "running", "planned", "cancelled", "done")
+"""The states of jobs in the order in which the Jobs page shows them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -175,7 +178,7 @@ def read_board(store: Store) -> Board:
         as_of=max(_times(bases, variants, jobs), default=""),
         pages=pages,
         recipes=_recipe_pages(pages),
-        jobs={state: tuple(j for j in jobs if j.state == state) for state in ("failed", "running", "planned", "done")},
+        jobs={state: tuple(j for j in jobs if j.state == state) for state in STATES},
         refusals=tuple(refusals),
         protocols=_unique(record.job.protocol for record in jobs),
         environments=_unique(place for one in (*bases, *variants) for place in (one.environment, *one.environments.values())),

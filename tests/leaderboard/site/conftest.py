@@ -22,7 +22,6 @@ from hub.domain import (
     LayerError,
     Measurement,
     ModelRef,
-    Plan,
     Recipe,
     Refusal,
     Step,
@@ -32,6 +31,7 @@ from hub.domain import (
 )
 from hub.history import Check, Release, Verdict
 from hub.protocol import Memory, Protocol, Quality, Speed, Text
+from hub.scheduling import Plan
 from hub.store import Store
 from leaderboard.exports import copy_sqlite
 
