@@ -5,36 +5,44 @@ from __future__ import annotations
 import os
 import socket
 from functools import cache
+from pathlib import Path
+
+_FIRST_SPACE = 0xEFFFFFFC  # the machine's own PID namespace, on every Linux
 
 
 @cache
 def own() -> str:
-    """Return the name of this process: `host:pid:began`, with when it began in epoch seconds.
+    """Return the name of this process: `host:pid:began`, with when it began in seconds since the machine did.
 
     Raises nothing; the same for the life of a process. A forked child must not use its parent's.
     """
-    return f"{socket.gethostname()}:{os.getpid()}:{_began(os.getpid()) or 0:.2f}"
+    return f"{host()}:{os.getpid()}:{began(os.getpid()) or 0:.2f}"
 
 
 def lives(owner: str) -> bool | None:
     """Whether the process lives; None where that cannot be told, because it is of another host (or container)."""
-    host, _, rest = owner.rpartition(":")[0].rpartition(":")
-    began = owner.rpartition(":")[2]
-    if host != socket.gethostname():
+    where, _, pid = owner.rpartition(":")[0].rpartition(":")
+    if where != host():
         return None
     try:
-        now = _began(int(rest))
-        return now is not None and abs(now - float(began)) < 1  # another process with its number began at another time
+        now = began(int(pid))
+        return (
+            now is not None and abs(now - float(owner.rpartition(":")[2])) < 0.005
+        )  # another process with its number began at another time
     except ValueError:
         return None
 
 
-def _began(pid: int) -> float | None:
-    """Return when a process began; None when it lives no more."""
-    import psutil
+def host() -> str:
+    """Return this host's name; inside a container, with its space of process numbers, where the same number is another process."""
+    space = Path("/proc/self/ns/pid").stat().st_ino
+    return socket.gethostname() if space == _FIRST_SPACE else f"{socket.gethostname()}/{space}"
 
+
+def began(pid: int) -> float | None:
+    """Return when a process began, in seconds since the machine did: no clock that is set moves that. None when it lives no more."""
     try:
-        process = psutil.Process(pid)
-        return None if process.status() == psutil.STATUS_ZOMBIE else float(process.create_time())
-    except psutil.NoSuchProcess:
+        state, *facts = Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()
+    except (FileNotFoundError, ProcessLookupError):
         return None
+    return None if state in "ZX" else int(facts[18]) / os.sysconf("SC_CLK_TCK")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import socket
 import subprocess
 import sys
 import time
@@ -170,7 +169,7 @@ class TestFencing:
         assert store.queue.claim(owners.own(), kinds=KINDS, lease_s=-1e9)
         assert store.recover() == 0
         store.queue.put_back(planned.jobs[0], owners.own())
-        assert store.queue.claim(f"{socket.gethostname()}:999999999:0.00", kinds=KINDS, lease_s=1e9)
+        assert store.queue.claim(f"{owners.host()}:999999999:0.00", kinds=KINDS, lease_s=1e9)
         assert store.recover() == 1
 
 

@@ -1,6 +1,7 @@
 """A queue that several dispatchers share: needs, leases, retries, attempts; the popularity of every listed model; what was sent to the Hub.
 
-A job that was running when the database is migrated is put back: its dispatcher was of an older program, which is gone.
+Jobs that were planned or running when the database is migrated are left out until the next plan names them: nobody wrote down what they
+wait for, and the dispatcher of a running one was of an older program, which is gone.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ def _jobs() -> None:
         sa.Column("category", sa.Text(), nullable=True),
     ):
         op.add_column("jobs", column)
-    op.execute("UPDATE jobs SET state = 'planned', started_at = NULL WHERE state = 'running'")
+    op.execute("UPDATE jobs SET state = 'cancelled', started_at = NULL WHERE state IN ('running', 'planned')")
     op.execute("UPDATE jobs SET position = number")
     op.drop_column("jobs", "pid")
     op.drop_column("jobs", "process_started_at")
