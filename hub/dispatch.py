@@ -149,6 +149,7 @@ class _Loop:
         self._base: ModelRef | None = None
         self._elsewhere = 0
         self._look_at = self._recount_at = 0.0
+        self._newest = 0  # the latest attempt of another dispatcher that the budget knows
         self._trouble_since: float | None = None
         self._paused_since: float | None = None
         self._said = ""
@@ -224,14 +225,16 @@ class _Loop:
         if self._settler.give_up(claim):
             self._leases.drop(job.id)
             return
-        running = [run.claim.expected for run in self._running.values()]
-        allowance = self._budget.allow(claim.expected, running=running + self._queue.expected_elsewhere(self._owner))
+        # First what others run, then what was spent: a job that ends in between counts twice, not never.
+        running = [run.claim.expected for run in self._running.values()] + self._queue.expected_elsewhere(self._owner)
+        self._recount()
+        allowance = self._budget.allow(claim.expected, running=running)
         if not allowance.allowed:
             self._decline(claim)
             self._refused[job.id] = allowance.reason
             return
         run = self._running[job.id] = Run(claim=claim, began=time.monotonic())
-        self._base, self._said = job.base, ""
+        self._base, self._said, self._paused_since = job.base, "", None
         self._progress.started(job)
 
         def attempt() -> None:
@@ -267,10 +270,11 @@ class _Loop:
         return seen.ready > len(self._refused)  # became ready, or was locked, as it was asked for
 
     def _recount(self) -> None:
-        """Have the budget count what all dispatchers spent."""
-        if time.monotonic() >= self._recount_at:
+        """Have the budget count what all dispatchers spent, where another has ended a job, and every now and then."""
+        newest = self._queue.newest_elsewhere(self._owner)
+        if newest != self._newest or time.monotonic() >= self._recount_at:
             self._budget.recount(self._queue.attempts(since=self._budget.since))
-            self._recount_at = time.monotonic() + _RECOUNT_S
+            self._newest, self._recount_at = newest, time.monotonic() + _RECOUNT_S
 
     def _say(self, why: str) -> None:
         if why.partition(",")[0] != self._said:

@@ -88,7 +88,7 @@ class Queue:
                         "error": error.name,
                         "reason": error.message,
                         "hint": "make a new plan",
-                        "retryable": False,
+                        "retryable": True,
                         "category": "bug",
                     }
                     settle(session, row.id, state="failed", updated_at=stamp(clock), **failure)
@@ -140,6 +140,11 @@ class Queue:
         with self._database.reading() as session:
             rows = session.scalars(select(JobRow.expected).where(JobRow.state == "running", JobRow.owner != owner))
             return [from_json(Expectation, row, where="the database's job") if row else None for row in rows]
+
+    def newest_elsewhere(self, owner: str) -> int:
+        """Return the number of the latest attempt of another dispatcher; 0: there is none."""
+        with self._database.reading() as session:
+            return session.scalar(select(func.max(AttemptRow.id)).where(AttemptRow.owner != owner)) or 0
 
     def recover(self) -> int:
         """Put back the jobs whose dispatcher lives no more; return how many. Those cancelled meanwhile are cancelled."""
