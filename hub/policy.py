@@ -32,7 +32,8 @@ _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".h5", ".msgpack"
 _TOKENIZERS = ({"tokenizer.json"}, {"tokenizer.model"}, {"spiece.model"}, {"vocab.txt"}, {"vocab.json", "merges.txt"})
 _MAX_LISTED = 4
 # Numbers of a config that shapes are computed from; none of a real model comes near the limit.
-_SIZES = ("hidden_size", "n_embd", "num_hidden_layers", "n_layer", "num_attention_heads", "n_head", "intermediate_size", "vocab_size")
+_SIZES = ("hidden_size", "n_embd", "num_hidden_layers", "n_layer", "num_attention_heads", "n_head", "intermediate_size", "vocab_size",
+          "n_inner", "n_positions", "max_position_embeddings", "num_key_value_heads", "head_dim")  # fmt: skip
 _MAX_SIZE = 2**24
 
 Rule = Callable[[Candidate, PolicySettings], str | None]

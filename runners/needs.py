@@ -95,7 +95,7 @@ def measuring(protocol: Protocol, shape: ModelShape, *, beside: ModelShape | Non
             longest = max(longest, context)
     if protocol.memory:
         read += float(shape.bytes) * protocol.memory.loads
-        longest = max(longest, *(context for context in (0, *protocol.memory.contexts) if context <= shape.context))
+        longest = max([longest, *(context for context in protocol.memory.contexts if context <= shape.context)])
     memory = _PROCESS + size + longest * (shape.vocab_size + 4 * shape.hidden_size) * _FLOAT * len(models)
     disk = 0 if beside else shape.bytes + kept
     return Needs(memory_bytes=memory, disk_bytes=disk, operations=operations, read_bytes=read)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from hub.budget import Budget, folder_bytes
 from hub.domain import Job, ModelRef, Recipe, variant_id
-from hub.errors import BadCheckpoint, HubNotFound, HubRefused, ModelPressError, UnfitModel
+from hub.errors import BadCheckpoint, HubError, HubNotFound, HubRefused, HubUnreachable, ModelPressError, PolicyRefusal, UnfitModel
 from hub.planner import Worth
 from hub.predictions import Chances, History, Takes
 from hub.protocol import Protocol
@@ -80,7 +82,8 @@ class Estimates:
 
         key = variant_id(model, recipe)
         if key not in self._presses:
-            self._presses[key] = needs(recipe, self._shape(model))
+            with _sane(model):
+                self._presses[key] = needs(recipe, self._shape(model))
         return self._presses[key]
 
     def _measure(self, model: ModelRef, protocol: Protocol, *, paired: bool) -> Needs:
@@ -89,7 +92,8 @@ class Estimates:
         key = (model, protocol, paired)
         if key not in self._measures:
             shape = self._shape(model)
-            self._measures[key] = measuring(protocol, shape, beside=shape if paired else None)
+            with _sane(model):
+                self._measures[key] = measuring(protocol, shape, beside=shape if paired else None)
         return self._measures[key]
 
     def _shape(self, model: ModelRef) -> ModelShape:
@@ -98,9 +102,21 @@ class Estimates:
             raise self._faults[model]
         try:
             return self._session.shape(model)
-        except _MODEL_FAULTS as error:
-            self._faults[model] = error
+        except HubUnreachable:
             raise
+        except (*_MODEL_FAULTS, HubError, PolicyRefusal) as error:
+            fault = error if isinstance(error, _MODEL_FAULTS) else BadCheckpoint(error.message, hint=error.hint)
+            self._faults[model] = fault
+            raise fault from error
+
+
+@contextmanager
+def _sane(model: ModelRef) -> Iterator[None]:
+    """Take sizes that cannot be reckoned with, however they came into a config, for a fault of that model alone."""
+    try:
+        yield
+    except (ArithmeticError, TypeError, ValueError) as error:
+        raise BadCheckpoint(f"{model.repo_id}: its config.json has sizes that cannot be.", hint="Choose another base model.") from error
 
 
 def worth(session: Session, bases: Sequence[BaseRecord], estimates: Estimates) -> Worth:
