@@ -39,10 +39,10 @@ def execute(order: JobOrder) -> JobResult:
         except Exception as error:
             if not failures.out_of_memory(error):
                 raise
-            raise _out_of_memory(order, error) from error
+            raise out_of_memory(order, error) from error
 
 
-def _out_of_memory(order: JobOrder, error: Exception) -> OutOfMemory:
+def out_of_memory(order: JobOrder, error: Exception) -> OutOfMemory:
     """Return the error that says whether a smaller way is left; it is retryable if so."""
     from runners import methods
 
@@ -174,8 +174,8 @@ def _press(order: JobOrder, base: Path, stages: Stages) -> Artifact:
         with unfinished.keeping(kept):
             artifact = press(order.job.base, base, recipe, target, stages=stages.seconds, cache=cache / "derived")
     except Exception as error:
-        if not (failures.out_of_memory(error) or failures.disk_full(error)):
-            unfinished.drop(kept)  # another try would fail as this one did
+        if not failures.out_of_memory(error):
+            unfinished.drop(kept)  # another try would fail as this one did; on a full disk this makes room for it
         raise
     unfinished.drop(kept)
     return artifact

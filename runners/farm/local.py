@@ -16,12 +16,13 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, TextIO
 
 from hub.codec import from_json, to_json
 from hub.domain import Failure, Job, JobOrder, JobResult, Workspace
 from hub.errors import JobDied, ModelPressError, OutOfMemory, TimedOut
-from runners import failures
+from runners import economy as sparing
+from runners import failures, work
 from runners.farm.processes import MemoryWatch, kill_tree
 
 _LOOK_S = 0.25
@@ -87,9 +88,14 @@ class LocalFarm:
         try:
             result.unlink(missing_ok=True)
             with self._solitude(job, ended):
+                if timeout_s is not None:  # what it waited, in whole seconds, is gone from what the budget left it
+                    space = _shortened(self._workspace, timeout_s - int(time.monotonic() - start))
                 end = self._alive().run(to_json(order), log.resolve(), result.resolve(), space, ended)
             return self._read(job, result, end)
         except Exception as error:
+            if isinstance(error, OutOfMemory):  # by the farm's limit: only the method knows whether there is a smaller way
+                with sparing.use(economy):
+                    error = work.out_of_memory(order, error)
             tail = failures.tail(log, space)
             return failures.failure(job.id, error, seconds=time.monotonic() - start, log_tail=tail, workspace=space)
         finally:
@@ -108,14 +114,10 @@ class LocalFarm:
     @contextmanager
     def _solitude(self, job: Job, ended: threading.Event) -> Iterator[None]:
         """Keep measuring jobs apart from all others on this machine."""
-        with (self._log_dir / "measuring.lock").open("a") as file:
-            while True:
-                try:
-                    fcntl.flock(file, (fcntl.LOCK_EX if job.kind == "measure" else fcntl.LOCK_SH) | fcntl.LOCK_NB)
-                    break
-                except BlockingIOError:
-                    if ended.wait(_LOOK_S):
-                        raise _on_request() from None
+        with (self._log_dir / "turn.lock").open("a") as turn, (self._log_dir / "measuring.lock").open("a") as file:
+            _held(turn, fcntl.LOCK_EX, ended)  # who waits to be alone lets nobody in before it
+            _held(file, fcntl.LOCK_EX if job.kind == "measure" else fcntl.LOCK_SH, ended)
+            fcntl.flock(turn, fcntl.LOCK_UN)
             yield
 
     def _read(self, job: Job, result: Path, end: _End) -> JobResult | Failure:
@@ -273,6 +275,16 @@ def _shortened(workspace: Workspace, timeout_s: float | None) -> Workspace:
     if timeout_s is None or 0 < workspace.timeout_s <= timeout_s:
         return workspace
     return replace(workspace, timeout_s=max(timeout_s, _LOOK_S))
+
+
+def _held(file: TextIO, how: int, ended: threading.Event) -> None:
+    """Wait for a lock; raise where the job is cancelled meanwhile."""
+    while True:
+        try:
+            return fcntl.flock(file, how | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if ended.wait(_LOOK_S):
+                raise _on_request() from None
 
 
 def _on_request() -> JobDied:
