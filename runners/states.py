@@ -41,7 +41,8 @@ class OnDisk(MutableSequence[Any]):
 
     def __setitem__(self, place: Any, tensor: Any) -> None:
         """Write another in place of one."""
-        tensor.detach().contiguous().numpy().tofile(self._file(place))
+        data = memoryview(tensor.detach().contiguous().numpy().reshape(-1)).cast("B")
+        self._file(place).write_bytes(data)  # numpy's tofile hides a full disk
         self._shapes[place] = tensor.shape
 
     def insert(self, index: int, value: Any) -> None:

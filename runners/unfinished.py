@@ -66,6 +66,7 @@ def begin(folder: Path, anew: Sequence[str]) -> None:
         _log.warning("An earlier try was stopped; %s cannot go on in the middle and begins anew.", " and ".join(anew))
     with suppress(OSError):
         folder.mkdir(parents=True, exist_ok=True)
+        os.utime(folder)  # its age counts anew, so that no other job takes it for left behind
 
 
 def drop(folder: Path) -> None:
