@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib
+import re
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -34,18 +35,21 @@ class Depot:
 
     def __init__(self, address: str) -> None:
         """Open an address such as `s3://bucket/artifacts` or a folder; raise `SettingsError` or `Unavailable` where that cannot be."""
+        shown = re.sub(r"(?<=://)[^/@\s]*@", "", address)  # a password in it is not for messages
         try:
             fsspec: Any = importlib.import_module("fsspec")  # it has no types
             self._fs, root = fsspec.url_to_fs(address)
         except ImportError as error:
             hint = "pip install 'modelpress[ray]', and the library that fsspec names, on every machine of the cluster."
-            raise Unavailable(f"The artifacts' address {address} cannot be opened: {error}.", hint=hint) from error
+            why = str(error).replace(address, shown)
+            raise Unavailable(f"The artifacts' address {shown} cannot be opened: {why}.", hint=hint) from error
         except Exception as error:
-            raise SettingsError(f"farm.artifacts: {address} cannot be opened: {error}", hint="Give an fsspec address.") from error
+            why = str(error).replace(address, shown)
+            raise SettingsError(f"farm.artifacts: {shown} cannot be opened: {why}", hint="Give an fsspec address.") from error
         if "memory" in _protocols(self._fs):
             raise SettingsError("farm.artifacts: memory:// is seen by one process alone", hint="Give an address that all machines see.")
         self._root = str(root).rstrip("/")
-        self._address = address
+        self._address = shown
 
     def manifest(self, variant: str) -> Artifact | None:
         """Return the manifest of a variant, None where there is none."""

@@ -44,6 +44,7 @@ class Driver:
         self._seen: dict[str, Mapping[str, float]] = {}
         # Jobs look for a place one by one: else small ones would keep a large one from ever finding a whole node.
         self._turn = threading.Lock()
+        self._holding: set[str] = set()  # the jobs that have a place
         self._keeping = threading.Lock()
         self._saying = threading.Lock()
 
@@ -99,6 +100,7 @@ class Driver:
                 threads = threads_of(self._demand, self._nodes())
                 actor = _actor(asked)
                 node, host = self._placed(actor, asked, cancelled)
+                self._holding.add(task.order.job.id)
             workspace = replace(task.order.workspace, threads=threads, memory_bytes=self._demand.memory_bytes)
             text = to_json(replace(task, order=replace(task.order, workspace=workspace)))
             answer, said = self._wait(actor.run.remote(text, self._kept(node)), cancelled)
@@ -108,6 +110,7 @@ class Driver:
             print(f"{task.order.job.title} on {host}: {error}", file=sys.stderr, flush=True)  # noqa: T201
             raise explained(error) from error
         finally:
+            self._holding.discard(task.order.job.id)
             if actor is not None:
                 with suppress(Exception):
                     ray.kill(actor)
@@ -148,6 +151,8 @@ class Driver:
             _stop_if(cancelled)
             if not any(fits(asked, node) for node in self._nodes()):
                 raise JobDied("The nodes that could hold the job were lost before it began.", hint="Start them again.")
+            if self._holding:  # jobs of this farm have limits of their own, and free their places when they end
+                until = time.monotonic() + self._demand.start_s
             if time.monotonic() > until:
                 free = shown(ray.available_resources())
                 raise TimedOut(

@@ -94,8 +94,8 @@ class RayFarm:
 
     @property
     def slots(self) -> int:
-        """How many pressing jobs the cluster holds at once, as it was seen last."""
-        return self._link.slots if self._link else self._joined().slots
+        """How many pressing jobs the cluster holds at once; raises while it is away, so that no job is begun only to fail."""
+        return self._joined().slots
 
     def run(self, job: Job, *, folder: Path | None = None, economy: int = 0, timeout_s: float | None = None) -> JobResult | Failure:
         """Run a job to its end and return what came of it; never raises for what happens in the job, on its node or on the way."""

@@ -51,7 +51,7 @@ def _still(handle: TextIO, path: Path) -> bool:
 
 
 def keep(root: Path) -> None:
-    """Make the folder, say so, and remove it when stdin ends and nobody else holds it, or does not let go of it for long."""
+    """Make the folder, say so, and remove it when stdin ends and nobody else holds it; else the next sweep does."""
     handle = use(root)
     sweep(root.parent)
     os.write(1, b"kept\n")
@@ -60,7 +60,8 @@ def keep(root: Path) -> None:
     until = time.monotonic() + _LAST_USERS_S
     while not _alone(handle) and time.monotonic() < until:
         time.sleep(0.1)
-    shutil.rmtree(root, ignore_errors=True)
+    if _alone(handle):
+        shutil.rmtree(root, ignore_errors=True)
     with suppress(OSError):  # other farms have theirs in it
         root.parent.rmdir()
 
