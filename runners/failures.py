@@ -24,7 +24,7 @@ _NO_MEMORY = re.compile(
     re.I,
 )
 _NO_FACTOR = ("LinAlgError", "_LinAlgError")
-_PATH = re.compile(r"(?<![\w:/.~-])(?:/[^\s/'\"<>:,;()\[\]{}|]+){2,}")
+_PATH = re.compile(r"(?:(?<=file://)|(?<![\w/.~-]))(?:/[^\s/'\"<>:,;()\[\]{}|]+){2,}")
 _LIBRARY = re.compile(r".*/(?:site-packages|dist-packages|lib/python3\.\d+)/")
 _OURS = str(Path(__file__).resolve().parents[1])
 
