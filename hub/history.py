@@ -12,6 +12,7 @@ from hub.scheduling import Expectation
 
 JobState = Literal["planned", "running", "done", "failed", "cancelled"]
 Stage = Literal["artifact", "release"]
+ChangeKind = Literal["released", "replaced", "card", "retired"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +42,11 @@ class Verdict:
 
 @dataclass(frozen=True, kw_only=True)
 class Release:
-    """An artifact published at a commit; `verified_at` is set when the downloaded bytes passed the gate."""
+    """An artifact published at a commit; `verified_at` is set when the downloaded bytes passed the gate.
+
+    `sha` is the newest commit of ours that holds it: a new card makes another one. `card_sha256` is that of the README.md there, None of an
+    older program's. `retired_at` and `retired_why`: it was deprecated, not deleted. `new_version`: the repository to take in its place.
+    """
 
     variant_id: str
     repo_id: str
@@ -50,6 +55,43 @@ class Release:
     url: str
     released_at: str
     verified_at: str | None = None
+    card_sha256: str | None = None
+    retired_at: str | None = None
+    retired_why: str | None = None
+    new_version: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReleaseChange:
+    """A line of a repository's changelog: when (ISO-8601), what became of it, in a sentence.
+
+    `content` is the SHA-256 of all that the commit was to hold but for the card, with which a change is found again whose commit landed
+    while its sender died; `sha` is the commit, None until that is known.
+    """
+
+    repo_id: str
+    at: str
+    kind: ChangeKind
+    what: str
+    content: str
+    sha: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Audit:
+    """A published release looked at again: downloaded at `sha`, loaded with the `libraries` of that day, a sample of it measured again.
+
+    `reason` says what broke, empty where all passed; `measurements` are those taken again.
+    """
+
+    variant_id: str
+    repo_id: str
+    sha: str
+    at: str
+    passed: bool
+    reason: str
+    libraries: Mapping[str, str]
+    measurements: tuple[Measurement, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

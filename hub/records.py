@@ -170,6 +170,10 @@ def release(row: ReleaseRow) -> Release:
         url=row.url,
         released_at=row.released_at,
         verified_at=row.verified_at,
+        card_sha256=row.card_sha256,
+        retired_at=row.retired_at,
+        retired_why=row.retired_why,
+        new_version=row.new_version,
     )
 
 

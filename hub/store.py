@@ -19,6 +19,7 @@ from hub.domain import Candidate, Facts, Failure, Job, JobResult, Refusal, Score
 from hub.errors import StoreError
 from hub.history import BaseRecord, HubWrite, JobRecord, Listing, MeasuredJob, Release, VariantRecord, Verdict
 from hub.plans import forget_jobs, record_plan
+from hub.published import Published
 from hub.queue import LEASE_S, NO_FAILURE, NO_OWNER, AttemptedRow, Queue, held, note, settle, take
 from hub.reader import Reader
 from hub.rows import (
@@ -65,6 +66,7 @@ class Store:
         self._database = Database(where)
         self.queue = Queue(self._database)
         self.reader = Reader(self._database)
+        self.published = Published(self._database)
 
     def __enter__(self) -> Store:
         return self

@@ -8,7 +8,7 @@ from sqlalchemy import BigInteger, Dialect, ForeignKey, Index, MetaData, String,
 from sqlalchemy import Table as SqlTable
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
 
-HEAD = "0004"
+HEAD = "0005"
 """The newest revision in `hub/migrations/versions`, known without importing Alembic; a test keeps it so."""
 
 
@@ -363,6 +363,42 @@ class ReleaseRow(Table):
     url: Mapped[Words]
     released_at: Mapped[Time]
     verified_at: Mapped[Time | None]
+    card_sha256: Mapped[str | None] = mapped_column(Text)
+    retired_at: Mapped[Time | None]
+    retired_why: Mapped[Words | None]
+    new_version: Mapped[Words | None]
+
+
+class ReleaseChangeRow(Table):
+    """A line of a repository's changelog; `sha` NULL while its commit is on its way."""
+
+    __tablename__ = "release_changes"
+    __table_args__ = (Index(None, "repo_id"),)
+
+    id: Mapped[Number]
+    repo_id: Mapped[Words]
+    at: Mapped[Time]
+    kind: Mapped[Words]
+    what: Mapped[Words]
+    content: Mapped[Words]
+    sha: Mapped[Words | None]
+
+
+class AuditRow(Table):
+    """A published release looked at again; `libraries` and `measurements` are JSON."""
+
+    __tablename__ = "audits"
+    __table_args__ = (Index(None, "variant_id"),)
+
+    id: Mapped[Number]
+    variant_id: Mapped[str] = mapped_column(ForeignKey("variants.id"))
+    repo_id: Mapped[Words]
+    sha: Mapped[Words]
+    at: Mapped[Time]
+    passed: Mapped[bool]
+    reason: Mapped[Words]
+    libraries: Mapped[Words]
+    measurements: Mapped[Words]
 
 
 class RefusalRow(Table):

@@ -320,7 +320,7 @@ class TestRecords:
         with pytest.raises(StoreError, match="released already as us/tiny-w4"):
             filled.record_release(replace(release, repo_id="us/other"))
         with pytest.raises(IntegrityError):
-            write(url, "INSERT INTO releases SELECT variant_id, 'us/other', sha, artifact_digest, url, released_at, NULL FROM releases")
+            write(url, "INSERT INTO releases (variant_id, repo_id, sha, artifact_digest, url, released_at) SELECT variant_id, 'us/other', sha, artifact_digest, url, released_at FROM releases")
         filled.mark_verified(record.variant_id, "2026-01-02T00:00:00+00:00")
         filled.record_release(release)
         verified = replace(release, verified_at="2026-01-02T00:00:00+00:00")
