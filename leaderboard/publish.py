@@ -1,4 +1,4 @@
-"""Releases: what passed the gate goes to the Hub in one commit, and the gate looks again at the bytes that the Hub serves.
+"""Releases: what passed the gate goes to the Hub in one commit; `leaderboard.verify` looks again at the bytes that the Hub serves.
 
 This is the only module that writes to the Hub. Publishing is idempotent: the head's manifest says which artifact lies
 there, so a run that was killed after its commit adopts that commit, and different bytes are never replaced in silence.
@@ -6,9 +6,7 @@ there, so a run that was killed after its commit adopts that commit, and differe
 
 from __future__ import annotations
 
-import copy
 import hashlib
-import shutil
 import stat
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -18,16 +16,15 @@ from typing import TYPE_CHECKING
 
 from hub import policy
 from hub.codec import from_json
-from hub.domain import Artifact, ArtifactFile, Failure, HubFile, Job, ModelRef
-from hub.errors import BadCheckpoint, BadDocument, GateRefusal, HubConflict, PolicyRefusal, StoreError
-from hub.history import BaseRecord, Release, VariantRecord, Verdict
+from hub.domain import Artifact, ArtifactFile, HubFile
+from hub.errors import BadCheckpoint, BadDocument, GateRefusal, HubConflict, PolicyRefusal
+from hub.history import BaseRecord, Release, VariantRecord
 from hub.protocol import Protocol
 from leaderboard import cards, gate, stats
 from leaderboard.cards import Change, Extras
 
 if TYPE_CHECKING:
     from hub.client import HubClient
-    from hub.dispatch import Farm
     from hub.settings import Settings
     from hub.store import Store
 
@@ -111,39 +108,6 @@ def publish(
     store.record_release(release)
     recorded = store.variant(record.variant_id)
     return recorded.release if recorded and recorded.release else release
-
-
-def verify(release: Release, record: VariantRecord, *, store: Store, client: HubClient, farm: Farm, scratch: Path) -> Verdict:
-    """Judge the bytes that the Hub serves for a release: downloaded to an empty cache, compared, inspected in a clean process.
-
-    The verdict is recorded, and the release marked as verified when it passed. `scratch` is emptied before and removed after.
-    Raises `GateRefusal` when the inspection could not be made.
-    """
-    base = next((base for base in store.bases() if base.candidate.ref == record.base), None)
-    if base is None or record.artifact is None:
-        raise StoreError(
-            f"the database holds no base or no artifact of the released variant {record.variant_id}", hint="run modelpress discover"
-        )
-    shutil.rmtree(scratch, ignore_errors=True)
-    try:
-        reader = copy.copy(client)
-        reader.cache_dir = scratch / "cache"
-        folder = reader.download(ModelRef(repo_id=release.repo_id, sha=release.sha), into=scratch / "checkpoint")
-        wrong = [file.path for file in record.artifact.files if not _is_file(folder / file.path, file)]
-        outcome = farm.run(Job(kind="inspect", base=record.base, recipe=record.recipe, subject=release.sha), folder=folder)
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
-    if isinstance(outcome, Failure) or outcome.facts is None:
-        reason, hint = (outcome.reason, outcome.hint) if isinstance(outcome, Failure) else ("the inspection gave no facts", "")
-        raise GateRefusal(
-            f"{release.repo_id} at {release.sha[:8]} could not be inspected: {reason}", hint=hint or "run modelpress verify again"
-        )
-    facts = replace(outcome.facts, checksum_errors=tuple(dict.fromkeys((*wrong, *outcome.facts.checksum_errors))))
-    verdict = gate.judge(record, facts, base=base, stage="release", subject=release.sha, at=_now())
-    store.record_verdict(verdict)
-    if verdict.passed:
-        store.mark_verified(record.variant_id, verdict.judged_at)
-    return verdict
 
 
 def _now() -> str:

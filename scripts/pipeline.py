@@ -253,7 +253,7 @@ def hub_limit(session: Session, *, stored_bytes: float, wanted_bytes: float) -> 
 
 def verify(session: Session, *, again: bool = False) -> tuple[list[Verdict], list[Refused]]:
     """Download each release to an empty cache and put the gate on those bytes; `again` also those verified before."""
-    from leaderboard.publish import verify as verify_one
+    from leaderboard.verify import verify as verify_one
 
     records = [record for record in session.store.variants() if record.release and (again or record.release.verified_at is None)]
     verdicts: list[Verdict] = []

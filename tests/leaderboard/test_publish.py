@@ -29,7 +29,8 @@ from hub.scheduling import Plan
 from hub.settings import Settings
 from hub.store import Store
 from leaderboard import gate
-from leaderboard.publish import publish, verify
+from leaderboard.publish import publish
+from leaderboard.verify import verify
 from modelpress import pipeline
 from modelpress.progress import Reporter
 
