@@ -253,6 +253,11 @@ class HubClient:
         if gated:
             self._ask(f"the gate of {repo_id}", lambda: self._api().update_repo_settings(repo_id, gated=gated))
 
+    def delete(self, repo_id: str) -> None:
+        """Delete a model repository with all that it holds, for ever; one that is gone already is left gone."""
+        _require_repo_id(repo_id)
+        self.call(f"the deletion of {repo_id}", lambda api: api.delete_repo(repo_id, missing_ok=True))
+
     def commit(self, repo_id: str, files: Mapping[str, Path | bytes], *, message: str, parent: str | None, replace: bool = False) -> str:
         """Put files into a repository in one atomic commit and return its sha; `replace` deletes all others but .gitattributes.
 
@@ -303,6 +308,13 @@ class HubClient:
         return head if same else None
 
     # -- the library
+
+    def call(self, subject: str, action: Callable[[Any], T]) -> T:
+        """Return what `action` gets from the library's API, its errors as ours; asked again where the answer was lost.
+
+        The door for other modules of `hub`: only for what is safe to ask twice.
+        """
+        return self._ask(subject, lambda: action(self._api()))
 
     def _api(self) -> Any:
         hub = library(self.endpoint)
