@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from itertools import combinations
 from statistics import median
@@ -26,6 +26,7 @@ WINDOW_DAYS = 30.0
 _YOUNGEST_DAYS = 3.0
 _AHEAD_DAYS = 7.0
 _MOST_RISE = 0.7
+_KEPT_DAYS = 7.0  # so long a listing may be kept by somebody and shown again
 _NEWEST = 16
 _LIKES = 0.5
 _TRENDING = 0.25
@@ -80,28 +81,32 @@ def score(latest: Sighting, history: Iterable[Sighting] = (), *, created_at: str
     Sightings outside the window, or later than the latest, say nothing. A count of 0 after a positive one is unknown, as no model
     loses all its downloads or likes within days: the last known number stands. Never raises.
     """
-    past = _window(latest, history)
+    past = _window(latest, history, created_at)
     downloads = [(_days(seen.at, latest), math.log10(1 + _velocity(seen, created_at))) for seen in past if seen.downloads > 0]
     likes = [(_days(seen.at, latest), _LIKES * math.log10(1 + seen.likes)) for seen in past if seen.likes > 0]
     rise = _AHEAD_DAYS * (_slope(downloads) + _slope(likes))
+    known = next((seen for seen in reversed(past) if seen.downloads > 0), latest)
+    counted = known if _days(latest.at, known) <= _KEPT_DAYS else replace(known, at=latest.at)
     return Score(
-        downloads=downloads[-1][1] if downloads else 0.0,
+        downloads=math.log10(1 + _velocity(counted, created_at)),
         likes=likes[-1][1] if likes else 0.0,
         trending=_TRENDING * math.log10(1 + max(latest.trending_score, 0.0)),
         rise=max(-_MOST_RISE, min(_MOST_RISE, rise)),
     )
 
 
-def _window(latest: Sighting, history: Iterable[Sighting]) -> list[Sighting]:
+def _window(latest: Sighting, history: Iterable[Sighting], created_at: str) -> list[Sighting]:
     """Return the sightings that count, oldest first, ending with the latest.
 
     Of equal counts in a row only the first stays: the Hub counts once a day, and listings are kept and shown again, so a number that
-    did not move at all is an old one, not a model that stands still.
+    did not move at all is an old one, not a model that stands still. For a week: the downloads of a young model are counted since it was
+    made, so its pace falls with each day that adds none, and by those of its first days it would be taken for another.
     """
     known = sorted((seen for seen in history if 0 < _days(latest.at, seen) <= WINDOW_DAYS), key=lambda seen: seen.at)
     kept: list[Sighting] = []
     for seen in (*known, latest):
-        if not kept or (seen.downloads, seen.likes) != (kept[-1].downloads, kept[-1].likes):
+        again = bool(kept) and (seen.downloads, seen.likes) == (kept[-1].downloads, kept[-1].likes)
+        if not again or (_days(seen.at, kept[-1]) > _KEPT_DAYS and _age_days(created_at, kept[-1].at) < WINDOW_DAYS):
             kept.append(seen)
     return _thinned(kept)
 
@@ -115,7 +120,7 @@ def _thinned(sightings: list[Sighting]) -> list[Sighting]:
 def _velocity(seen: Sighting, created_at: str) -> float:
     """Return downloads a month; of a model younger than that, those so far at the same pace (an hour is no pace: at least 3 days)."""
     age = _age_days(created_at, seen.at)
-    return seen.downloads * WINDOW_DAYS / min(WINDOW_DAYS, max(_YOUNGEST_DAYS, age))
+    return max(seen.downloads, 0) * WINDOW_DAYS / min(WINDOW_DAYS, max(_YOUNGEST_DAYS, age))
 
 
 def _slope(points: Sequence[tuple[float, float]]) -> float:

@@ -87,6 +87,26 @@ def test_a_young_model_does_not_rise_by_its_window_filling_up() -> None:
     assert found.downloads == pytest.approx(math.log10(3001), abs=1e-3)
 
 
+def test_standing_counts_of_a_young_model_are_no_pace() -> None:
+    made = (NOW - timedelta(days=28)).isoformat()
+    alone = score(_seen(900, likes=5), created_at=made)
+    burst = [_seen(100, ago=27, likes=5), _seen(900, ago=25, likes=5)]
+    for past in (burst[1:], burst, [*burst, *(_seen(900, ago=ago, likes=5) for ago in range(1, 25))]):
+        found = score(_seen(900, likes=5), past, created_at=made)
+        assert found.downloads == pytest.approx(alone.downloads, abs=0.02)
+        assert found.rise <= 0
+    fresh = score(_seen(900, ago=22, likes=5), burst[1:], created_at=made)  # for some days the very same counts are an old listing's
+    assert fresh.downloads == score(burst[1], created_at=made).downloads
+    unknown = score(_seen(0, likes=5), burst[1:], created_at=made)  # a count that fell to nothing: the last known, at the age of today
+    assert unknown.downloads == alone.downloads
+    grown_up = score(_seen(900, likes=5), [_seen(900, ago=12, likes=5)], created_at=(NOW - timedelta(days=40)).isoformat())
+    assert grown_up.downloads == pytest.approx(math.log10(901))  # 28 days old when the counts were first seen, 40 now
+
+
+def test_what_two_snapshots_within_hours_gained_is_added_once() -> None:
+    assert _over(999, 1999, every=1 / 24).rise == pytest.approx(math.log10(2), rel=0.01)
+
+
 def test_one_wrong_number_moves_little() -> None:
     steady = [1000, 1003, 1001, 1004, 1002, 1005, 1003, 1006]
     assert _over(*steady).trend == "level"
