@@ -1,0 +1,270 @@
+"""The commands that a card prints under "Use it", run as a stranger would: in an empty folder, with an empty cache and no token.
+
+No shell is started. `hf download` and the Python blocks run in processes of their own; `pip install` is compared with what is installed;
+an unknown command fails, as nobody has tried it. Only a card that is ours is run: see `TrustedCard`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import shlex
+import shutil
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from hub.errors import GateRefusal
+from hub.history import Check
+from runners.confined import Limits, run_confined
+
+SECTION = "Use it"
+CHECK = "commands"
+_PUBLIC = "https://huggingface.co"
+_SERVERS = ("llama-server",)
+# Of this process's environment only these are passed on: where things are and how to reach the network, but no token and no settings.
+_KEPT = (
+    "LANG", "LC_ALL", "LC_CTYPE", "TZ", "OMP_NUM_THREADS", "GOMP_SPINCOUNT", "CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER", "CUDA_HOME",
+    "LD_LIBRARY_PATH", "SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE",
+)  # fmt: skip
+_PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrustedCard:
+    """A card that may be run: `content`, its bytes, have the SHA-256 that the caller expects.
+
+    The expected one comes from the record (`Release.card_sha256`, or the card rendered from the record), never from where the card came
+    from. Raises `GateRefusal` where the two differ.
+    """
+
+    content: bytes = field(repr=False)
+    expected_sha256: str
+
+    def __post_init__(self) -> None:
+        """Compare the two."""
+        found = hashlib.sha256(self.content).hexdigest()
+        if found != self.expected_sha256:
+            raise GateRefusal(
+                f"the card has SHA-256 {found[:12]}, not {self.expected_sha256[:12]}: it is not the one that was written from the record, "
+                "so its commands are not run",
+                hint="see who changed README.md on the hub",
+            )
+
+    @property
+    def text(self) -> str:
+        """The card as text."""
+        return self.content.decode("utf-8")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Block:
+    """A fenced block of a card: the language that it names, and its lines."""
+
+    language: str
+    code: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What came of one command: a line of a shell block, or a Python block.
+
+    `detail` says why it was not run (`ran` False), or what came of it. `output` is the end of what it printed, without absolute paths.
+    `missing`: packages that the card asks for and that are not installed here, which is no fault of the card's.
+    """
+
+    command: str
+    ran: bool
+    passed: bool
+    detail: str
+    exit_code: int | None = None
+    seconds: float = 0.0
+    output: str = ""
+    missing: tuple[str, ...] = ()
+
+
+def blocks(card: TrustedCard) -> tuple[Block, ...]:
+    """Return the fenced blocks of the card's section "Use it", in order."""
+    found: list[Block] = []
+    lines: list[str] = []
+    inside, language = False, None
+    for line in card.text.splitlines():
+        if language is not None:
+            if line.rstrip() == "```":
+                found += [Block(language=language, code="\n".join(lines) + "\n")] if inside else []
+                language = None
+            else:
+                lines.append(line)
+        elif fence := re.fullmatch(r"```(\w*)\s*", line):
+            language, lines = fence[1], []
+        elif heading := re.fullmatch(r"##? (.+?)\s*", line):
+            inside = heading[1] == SECTION
+    return tuple(found)
+
+
+def run(card: TrustedCard, *, endpoint: str, scratch: Path, timeout_s: float, memory_bytes: int) -> tuple[Outcome, ...]:
+    """Run what the card prints, in order, and return what came of each command; after the first that fails nothing more is run.
+
+    `endpoint` is the hub's address, `timeout_s` (0: none) holds for all commands together, `memory_bytes` (0: none) for each. `scratch` is
+    emptied before and removed after.
+    """
+    shutil.rmtree(scratch, ignore_errors=True)
+    place = _Place(scratch=scratch.absolute(), endpoint=endpoint.rstrip("/"), limits=Limits.until(timeout_s, memory_bytes))
+    outcomes: list[Outcome] = []
+    try:
+        for folder in (place.here, place.home, place.temporary):
+            folder.mkdir(parents=True)
+        commands = _commands(blocks(card))
+        if fault := _unreachable(commands, place.endpoint):
+            return (fault,)
+        for command in commands:
+            if outcomes and not outcomes[-1].passed:
+                outcomes.append(Outcome(command=_words(command), ran=False, passed=False, detail="Not run: the one before it failed."))
+                break
+            outcomes.append(_python(command, place) if command.language == "python" else _line(command.code, place))
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+    return tuple(outcomes)
+
+
+def check(outcomes: Sequence[Outcome]) -> Check:
+    """Return the gate's check on a card's commands: all that can be run here were, none failed, and something was."""
+    ran, wrong = [one for one in outcomes if one.ran], [one for one in outcomes if not one.passed]
+    if wrong:
+        return Check(name=CHECK, passed=False, detail=f"Of the card's commands {wrong[0].command} failed: {wrong[0].detail}")
+    if not ran:
+        return Check(name=CHECK, passed=False, detail=f"The card has no command under {SECTION} that could be run; at least 1 must be.")
+    left = "".join(f" {one.command}: {one.detail}" for one in outcomes if not one.ran)
+    seconds = sum(one.seconds for one in ran)
+    detail = f"{len(ran)} of the card's commands ran in an empty folder without a token, in {seconds:.0f} s; 0 may fail.{left}"
+    return Check(name=CHECK, passed=True, detail=detail)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Place:
+    """Where a card's commands run, and what they may use."""
+
+    scratch: Path
+    endpoint: str
+    limits: Limits
+
+    @property
+    def here(self) -> Path:
+        return self.scratch / "here"
+
+    @property
+    def home(self) -> Path:
+        return self.scratch / "home"
+
+    @property
+    def temporary(self) -> Path:
+        return self.scratch / "tmp"
+
+    @property
+    def path(self) -> str:
+        return os.pathsep.join((str(Path(sys.executable).parent), "/usr/local/bin", "/usr/bin", "/bin"))
+
+    def environment(self) -> dict[str, str]:
+        """Return what a stranger's environment has, with every folder for caches and settings inside the scratch folder."""
+        given = {name: os.environ[name] for name in _KEPT if name in os.environ}
+        for name in (*_PROXIES, *map(str.lower, _PROXIES)):
+            if name in os.environ and "@" not in os.environ[name]:  # one with a password in it stays here
+                given[name] = os.environ[name]
+        given |= {"PATH": self.path, "HOME": str(self.home), "XDG_CACHE_HOME": str(self.home / ".cache"), "TMPDIR": str(self.temporary)}
+        given |= {"HF_HOME": str(self.home / "hf"), "HF_HUB_CACHE": str(self.home / "hf" / "hub"), "HF_ENDPOINT": self.endpoint}
+        given |= {"HF_HUB_DISABLE_TELEMETRY": "1", "HF_HUB_DISABLE_IMPLICIT_TOKEN": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
+        if self.endpoint != _PUBLIC:
+            given["HF_HUB_DISABLE_XET"] = "1"
+        return given
+
+
+def _commands(found: Sequence[Block]) -> list[Block]:
+    """Return Python blocks as they are, and each line of a shell block as a block of its own."""
+    return [command for block in found for command in ([block] if block.language == "python" else _lines(block))]
+
+
+def _lines(block: Block) -> Iterator[Block]:
+    for line in block.code.splitlines():
+        if line.strip() and not line.lstrip().startswith("#"):
+            yield Block(language=block.language, code=line.strip())
+
+
+def _words(command: Block) -> str:
+    if command.language != "python":
+        return f"`{command.code}`"
+    lines = command.code.strip().splitlines()
+    return f"`{lines[0] if lines else ''}` … ({len(lines)} lines of Python)"
+
+
+def _unreachable(commands: Sequence[Block], endpoint: str) -> Outcome | None:
+    """Return the fault of a card that does not say which hub it means where that is not the public one."""
+    if not commands or endpoint == _PUBLIC or any(command.code.startswith("export HF_ENDPOINT=") for command in commands):
+        return None
+    detail = f"The card does not say that the hub is {endpoint}, so its commands would ask {_PUBLIC}."
+    return Outcome(command="`export HF_ENDPOINT=…`", ran=False, passed=False, detail=detail)
+
+
+def _line(line: str, place: _Place) -> Outcome:
+    words, shown = shlex.split(line), f"`{line}`"
+    if words[:2] == ["pip", "install"]:
+        return _requirements(words[2:], shown)
+    if words[0] == "export" and len(words) == 2 and words[1].startswith("HF_ENDPOINT="):
+        named = words[1].partition("=")[2].rstrip("/")
+        detail = "Set for all that follows." if named == place.endpoint else f"The hub is asked at {place.endpoint} now."
+        return Outcome(command=shown, ran=False, passed=True, detail=detail)
+    if words[0] in _SERVERS:
+        return Outcome(command=shown, ran=False, passed=True, detail="Not run: it is a server, which would not end.")
+    if words[:2] == ["hf", "download"]:
+        return _ran([shutil.which("hf", path=place.path) or "hf", *words[1:]], shown, place)
+    return Outcome(command=shown, ran=False, passed=False, detail="Not run: it is no command that is tried before publishing.")
+
+
+def _requirements(wanted: Sequence[str], shown: str) -> Outcome:
+    """Compare what the card asks to install with what is installed; another version is told, a missing package is a failure."""
+    from packaging.requirements import InvalidRequirement, Requirement
+
+    told, missing = [], []
+    for word in wanted:
+        try:
+            requirement = Requirement(word)
+        except InvalidRequirement:
+            return Outcome(command=shown, ran=False, passed=False, detail=f"{word} is no requirement that pip takes.")
+        try:
+            there = version(requirement.name)
+        except PackageNotFoundError:
+            missing.append(requirement.name)
+            continue
+        if not requirement.specifier.contains(there, prereleases=True):
+            told.append(f"{requirement.name} {there} is installed here")
+    if missing:
+        detail = f"Not installed here: {', '.join(missing)}."
+        return Outcome(command=shown, ran=False, passed=False, detail=detail, missing=tuple(missing))
+    detail = f"Not run: {'; '.join(told)}." if told else "Not run: all of it is installed here."
+    return Outcome(command=shown, ran=False, passed=True, detail=detail)
+
+
+def _python(block: Block, place: _Place) -> Outcome:
+    # The script lies beside the folder in which it runs, and Python is told not to import from either: files that the card's commands
+    # download there are data, whatever their names.
+    script = place.scratch / "use_it.py"
+    script.write_text(block.code, encoding="utf-8")
+    return _ran([sys.executable, "-I", str(script)], _words(block), place, prints=True)
+
+
+def _ran(command: Sequence[str], shown: str, place: _Place, *, prints: bool = False) -> Outcome:
+    """Run a command; with `prints` it must also write something to its standard output."""
+    began = time.monotonic()
+    end = run_confined(command, cwd=place.here, environment=place.environment(), limits=place.limits, logs=place.scratch)
+    seconds = round(time.monotonic() - began, 1)
+    passed, detail = end.exit_code == 0 and not end.excess, end.excess or f"It ended with code {end.exit_code}."
+    if not passed and not end.excess and end.last_words:
+        detail = f"{detail} Its last words: {end.last_words}"
+    if passed:
+        detail = "It ran."
+        if prints and not end.printed.strip():
+            passed, detail = False, "It ran, but generated no text."
+    return Outcome(command=shown, ran=True, passed=passed, detail=detail, exit_code=end.exit_code, seconds=seconds, output=end.output)
