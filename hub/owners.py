@@ -21,16 +21,20 @@ def own() -> str:
 
 def lives(owner: str) -> bool | None:
     """Whether the process lives; None where that cannot be told, because it is of another host (or container)."""
-    where, _, pid = owner.rpartition(":")[0].rpartition(":")
-    if where != host():
+    if host_of(owner) != host():
         return None
     try:
-        now = began(int(pid))
+        now = began(int(owner.rpartition(":")[0].rpartition(":")[2]))
         return (
             now is not None and abs(now - float(owner.rpartition(":")[2])) < 0.005
         )  # another process with its number began at another time
     except ValueError:
         return None
+
+
+def host_of(owner: str) -> str:
+    """Return the host in an owner's name; empty where it names none."""
+    return owner.rpartition(":")[0].rpartition(":")[0]
 
 
 def host() -> str:

@@ -205,6 +205,7 @@ def publish(session: Session) -> tuple[list[Release], list[Refused]]:
     """Publish every artifact that passed the gate and is not yet released with these bytes, as long as the Hub's limits allow it."""
     from leaderboard.gate import let_through
     from leaderboard.publish import publish as release_one
+    from modelpress import lost
 
     records = session.store.variants()
     bases = {base.candidate.ref: base for base in session.store.bases()}
@@ -224,6 +225,7 @@ def publish(session: Session) -> tuple[list[Release], list[Refused]]:
                 phase.fail(label, reason)
                 continue
             try:
+                lost.bring(session, record)
                 release = release_one(
                     record,
                     base=bases[record.base],

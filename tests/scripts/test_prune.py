@@ -9,11 +9,13 @@ import sqlite3
 import time
 from collections.abc import Callable
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
+from hub.codec import to_json
 from hub.domain import Artifact, ArtifactFile, JobResult, ModelRef
 from hub.history import Check, Release, Verdict
 from hub.scheduling import Plan
@@ -47,6 +49,7 @@ def made(work: Press, recipe: str) -> tuple[str, Artifact]:
     artifact = Artifact(
         variant_id=str(job.variant_id), base=BASE, recipe=recipes.load(recipe), files=files, parameters=7, made_at=AT, libraries={}
     )
+    (folder / "modelpress.json").write_text(to_json(artifact))
     result = JobResult(job_id=job.id, environment=MACHINE, started_at=AT, seconds=1.0, stages={}, peak_memory_bytes=1, artifact=artifact)
     work.store.start(job)
     assert work.store.finish(job, result)
@@ -111,6 +114,57 @@ def test_prune_leaves_what_a_planned_job_needs(work: Press, artifacts: dict[str,
     told = work.json("prune", "--all", "--yes")
     assert {Path(one["path"]).name for one in told["chosen"]} == {artifacts["refused"]}
     assert (work.folder / "artifacts" / artifacts["verified"]).is_dir()
+
+
+def test_an_artifact_without_its_manifest_is_lost(work: Press, artifacts: dict[str, str]) -> None:
+    from hub.settings import load
+    from modelpress import lost
+    from modelpress.session import Session
+
+    before = work.store.done()
+    (work.folder / "artifacts" / artifacts["passed"] / "modelpress.json").unlink()
+    with Session(load(None)) as session:
+        assert lost.forget(session) == set()
+    assert before - work.store.done() == {press("gptq-w4a16-g64").id}
+
+
+def test_what_was_not_lost_but_lies_elsewhere_is_left_alone(
+    work: Press, artifacts: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Another work folder on the same database, as a second machine has it; then a cluster's machine, with the first one's depot."""
+    from hub import owners
+    from hub.settings import FarmSettings, PressSettings, Settings
+    from modelpress import lost
+    from modelpress.session import Session
+    from runners import checkpoint
+    from runners.farm.artifacts import Depot
+
+    before = work.store.done()
+    shared = PressSettings(work_dir=tmp_path / "second", database=f"sqlite:///{work.folder / 'modelpress.db'}")
+    with monkeypatch.context() as machine, Session(Settings(press=shared)) as session:
+        machine.setattr(owners, "host", lambda: "second")
+        assert lost.forget(session) == {artifacts["verified"], artifacts["published"], artifacts["refused"]}
+        assert work.store.done() == before
+    assert f"the files of 2 variants are not here: they were made on {owners.host()}" in " ".join(capsys.readouterr().err.split())
+
+    record = next(record for record in work.store.variants() if record.variant_id == artifacts["passed"])
+    made = work.folder / "artifacts" / record.variant_id
+    real = checkpoint.describe(made / "model.safetensors", made)
+    assert record.artifact is not None
+    artifact = replace(record.artifact, files=(real,))
+    (made / "modelpress.json").write_text(to_json(artifact))
+    Depot(str(tmp_path / "depot")).push(made)
+    record = replace(record, artifact=artifact)
+    cluster = FarmSettings(kind="ray", artifacts=str(tmp_path / "depot"))
+    with Session(Settings(press=shared, farm=cluster)) as session:
+        assert not lost.whole(session, record)
+        assert lost.in_depot(session, record)
+        for _ in range(2):
+            lost.bring(session, record)
+            assert lost.whole(session, record)
+        lost.bring(session, replace(record, artifact=replace(artifact, parameters=8)))  # another than lies there is not taken for it
+        assert (session.artifacts / record.variant_id / "model.safetensors").read_bytes() == b"x" * 10_000
+    assert work.store.done() == before
 
 
 def test_what_was_pruned_is_not_pressed_again_and_what_was_lost_is(work: Press, artifacts: dict[str, str]) -> None:
