@@ -96,13 +96,14 @@ class Reader:
         """Return what was used in the last `period_s` seconds, and what was put on the Hub in the last `hub_period_s`."""
         with self._database.reading() as session:
             clock = self._database.clock(session)
-            seconds, lost = AttemptRow.seconds, AttemptRow.outcome.in_(("interrupted", "lost"))
+            seconds = AttemptRow.seconds
+            unnoted = AttemptRow.outcome.in_(("interrupted", "lost")) & (AttemptRow.gpus == 0) & (AttemptRow.cost == 0)
             sums = (
                 func.count(),
                 func.sum(seconds),
                 func.sum(seconds * AttemptRow.gpus),
                 func.sum(AttemptRow.cost),
-                func.sum(case((lost & (AttemptRow.cost == 0), seconds), else_=0.0)),
+                func.sum(case((unnoted, seconds), else_=0.0)),
             )
             ended = AttemptRow.began + seconds > clock - period_s
             tried, *used = session.execute(select(*sums).where(ended)).one()

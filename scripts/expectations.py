@@ -155,12 +155,13 @@ def chances(session: Session) -> Chances:
 def budget(session: Session) -> Budget:
     """Return what may be spent, with what all dispatchers spent counted; a job of this machine with a GPU uses one."""
     settings = session.settings
-    spending = Budget(settings.budget, gpus=_gpus(session), disk=lambda: folder_bytes(session.folder))
+    spending = Budget(settings.budget, gpus=gpus(session), disk=lambda: folder_bytes(session.folder))
     spending.recount(session.store.queue.attempts(since=spending.since))
     return spending
 
 
-def _gpus(session: Session) -> float:
+def gpus(session: Session) -> float:
+    """Return how many GPUs a job is counted with: what the settings name, else the one of this machine where their hours are limited."""
     farm, limits = session.settings.farm, session.settings.budget
     if farm.gpus or farm.kind != "local" or not limits.gpu_hours:
         return farm.gpus

@@ -87,13 +87,14 @@ def more(seen: Overview, listed: Iterable[JobLine]) -> str:
 def budget_lines(session: Session) -> list[str]:
     """Return what is used of each limit that is set, in groups that are counted over the same time; nothing where none is."""
     from hub.budget import DAY, GIB, HOUR, folder_bytes
+    from modelpress.expectations import gpus
 
     budget = session.settings.budget
     used = session.store.reader.used(period_s=budget.period_hours * HOUR, hub_period_s=DAY)
     farm = (
         (used.jobs, budget.jobs, "jobs"),
         (used.job_hours, budget.job_hours, "hours of jobs"),
-        (used.gpu_hours + used.unpriced_hours * session.settings.farm.gpus, budget.gpu_hours, "GPU hours"),
+        (used.gpu_hours + used.unpriced_hours * gpus(session), budget.gpu_hours, "GPU hours"),
         (used.money + used.unpriced_hours * budget.price_per_hour, budget.money, budget.currency),
     )
     hub = ((used.repos, budget.repos_per_day, "repositories"), (used.commits, budget.commits_per_day, "commits"))

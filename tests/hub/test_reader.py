@@ -64,7 +64,7 @@ def test_detail_and_use_of_what_was_tried(store: Store, words: Words) -> None:
     store.fail(job, words.failure(job), spent=Spent(gpus=2.0, cost=0.25))
     store.queue.retry([job.id])
     store.start(job)
-    store.put_back(job)
+    store.queue.put_back(job, owners.own(), spent=Spent(gpus=1.0, cost=0.0))
     detail = store.reader.detail(job.id)
     assert detail is not None
     assert [one.outcome for one in detail.tries] == ["failed", "interrupted"]
@@ -76,4 +76,8 @@ def test_detail_and_use_of_what_was_tried(store: Store, words: Words) -> None:
     used = store.reader.used(period_s=3600, hub_period_s=3600)
     assert (used.jobs, used.money, used.repos, used.commits) == (2, 0.25, 1, 1)
     assert used.job_hours == pytest.approx(0.5 / 3600, abs=0.01)
-    assert used.gpu_hours == pytest.approx(1.0 / 3600)
+    assert used.gpu_hours == pytest.approx(1.0 / 3600, abs=0.01)
+    assert used.unpriced_hours == 0, "its GPU was noted, though it cost nothing"
+    store.start(job)
+    store.put_back(job)
+    assert store.reader.used(period_s=3600, hub_period_s=3600).unpriced_hours > 0
