@@ -38,7 +38,7 @@ class Axis:
 
 @dataclass(frozen=True, kw_only=True)
 class Point:
-    """A mark: where it lies with its intervals, its label, the row it links to, and how it is drawn; `shape` is one of `SHAPES`."""
+    """A mark: where it lies with its intervals, its label, what it links to ("": nothing), and how it is drawn; `shape` is of `SHAPES`."""
 
     x: Estimate
     y: Estimate
@@ -60,6 +60,32 @@ SHAPES = {
     "star": "M0-7L1.9-2.3L7-2.2L3 1L4.4 6L0 3.1L-4.4 6L-3 1L-7-2.2L-1.9-2.3Z",
     "hexagon": "M-3-5.4H3L6.2 0L3 5.4H-3L-6.2 0Z",
 }
+
+
+def _bytes(value: float) -> str:
+    factor, unit = next(((f, u) for f, u in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")) if value >= f), (1.0, "B"))
+    return f"{value / factor:g} {unit}" if value else "0"
+
+
+def _signed(value: float) -> str:
+    if value == 0:
+        return "0"
+    # 2,000 % is written out; 20 k % fits into the margin.
+    large = ((1e9, 1e9, " G"), (1e6, 1e6, " M"), (1e4, 1e3, " k"))
+    factor, unit = next(((factor, unit) for least, factor, unit in large if abs(value) >= least), (1.0, " "))
+    return f"{'+' if value > 0 else '−'}{abs(value) / factor:,.10g}{unit}%"
+
+
+SIZE_AXIS = Axis(title="Size on disk", better="smaller is better", tick=_bytes, from_zero=True)
+
+
+def loss_axis(losses: Sequence[Estimate]) -> Axis:
+    """Return the axis of perplexity above the base, in per cent: even, or with an `asinh` scale where some losses are large."""
+    wide = max((loss.high for loss in losses), default=0) > 8
+    title = "Perplexity above the base" + (" (logarithmic beyond 1 %)" if wide else "")
+    return Axis(title=title, better="lower is better", scale="asinh" if wide else "linear", tick=_signed, from_zero=False)
+
+
 CROWD = 24
 """With more marks than this, a label that is not on the front must lie close to its mark."""
 
@@ -83,6 +109,12 @@ def scatter(points: Sequence[Point], *, x: Axis, y: Axis, name: str) -> Markup:
     """Return a chart as an `<svg>` element; an empty string for fewer than two points, which say nothing beside the table."""
     if len(points) < 2:
         return Markup()
+    frame = f'<svg class="chart" viewBox="0 0 {WIDTH} {HEIGHT}" role="group" aria-label="{_text(name)}">'
+    return Markup(f"{frame}{drawing(points, x=x, y=y)}</svg>")  # noqa: S704 - every text in it went through _text()
+
+
+def drawing(points: Sequence[Point], *, x: Axis, y: Axis) -> Markup:
+    """Return what is inside a chart of at least two points: grid, front, marks with their intervals, labels."""
     across, x_ticks = _scaled([p.x for p in points], x, LEFT, WIDTH - RIGHT, apart=40)
     up, y_ticks = _scaled([p.y for p in points], y, HEIGHT - BOTTOM, TOP, apart=17)
     places = [(across(p.x.value), up(p.y.value)) for p in points]
@@ -93,8 +125,7 @@ def scatter(points: Sequence[Point], *, x: Axis, y: Axis, name: str) -> Markup:
     for point, place, bar in zip(points, places, bars, strict=True):
         parts.append(_mark(point, place, bar))
     parts += [_label(point, place, box) for point, place, box in zip(points, places, boxes, strict=True) if box]
-    frame = f'<svg class="chart" viewBox="0 0 {WIDTH} {HEIGHT}" role="group" aria-label="{_text(name)}">'
-    return Markup(frame + "".join(parts) + "</svg>")  # noqa: S704 - every text in it went through _text()
+    return Markup("".join(parts))  # noqa: S704 - every text in it went through _text()
 
 
 def interval_strip(estimate: Estimate, *, low: float, high: float) -> Markup:
@@ -234,12 +265,13 @@ def _mark(point: Point, place: tuple[float, float], bars: tuple[Box, Box]) -> st
     kind = "base" if point.base else "on" if point.front else "off"
     lines = f"M{left:.1f} {y:.1f}H{right:.1f}" if right - left > 2 else ""
     lines += f"M{x:.1f} {top:.1f}V{bottom:.1f}M{x - 4:.1f} {top:.1f}h8M{x - 4:.1f} {bottom:.1f}h8" if bottom - top > 2 else ""
-    parts = [f'<a class="mark {kind}" href="{_text(point.href)}"><title>{_text(point.tooltip)}</title>']
+    tag, target = ("a", f' href="{_text(point.href)}"') if point.href else ("g", "")
+    parts = [f'<{tag} class="mark {kind}"{target}><title>{_text(point.tooltip)}</title>']
     parts.append(f'<circle class="reach" cx="{x:.1f}" cy="{y:.1f}" r="14"/>')
     if lines:
         parts.append(f'<path class="err" d="{lines}"/>')
     parts.append(f'<rect x="{x - 5:.1f}" y="{y - 5:.1f}" width="10" height="10"/>' if point.base else _shape(point.shape, x, y))
-    return "".join([*parts, "</a>"])
+    return "".join([*parts, f"</{tag}>"])
 
 
 def _shape(name: str, x: float, y: float) -> str:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 from markupsafe import Markup
 
 from leaderboard import families
-from leaderboard.charts import Axis, Point, scatter, sign
+from leaderboard.charts import SIZE_AXIS, Axis, Point, loss_axis, scatter, sign
 from leaderboard.families import family
 from leaderboard.queries import BasePage, Board, Group
 from leaderboard.rows import Row
@@ -37,8 +37,7 @@ def size_chart(page: BasePage, group: Group) -> Markup:
     def size_of(row: Row) -> Estimate | None:
         return Estimate(value=row.bytes, low=row.bytes, high=row.bytes) if row.bytes else None
 
-    axis = Axis(title="Size on disk", better="smaller is better", tick=_bytes, from_zero=True)
-    return _chart(group, size_of, axis, f"{page.record.candidate.ref.name}: perplexity against size on disk", lambda e: size(e.value))
+    return _chart(group, size_of, SIZE_AXIS, f"{page.record.candidate.ref.name}: perplexity against size on disk", lambda e: size(e.value))
 
 
 def speed_chart(page: BasePage, group: Group) -> Markup:
@@ -77,24 +76,4 @@ def _chart(group: Group, across: Callable[[Row], Estimate | None], axis: Axis, n
         )
         for index, (row, x, y) in enumerate(shown)
     ]
-    return scatter(points, x=axis, y=_loss_axis([y for _, _, y in shown]), name=name)
-
-
-def _loss_axis(losses: Sequence[Estimate]) -> Axis:
-    wide = max((loss.high for loss in losses), default=0) > 8
-    title = "Perplexity above the base" + (" (logarithmic beyond 1 %)" if wide else "")
-    return Axis(title=title, better="lower is better", scale="asinh" if wide else "linear", tick=_signed, from_zero=False)
-
-
-def _bytes(value: float) -> str:
-    factor, unit = next(((f, u) for f, u in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")) if value >= f), (1.0, "B"))
-    return f"{value / factor:g} {unit}" if value else "0"
-
-
-def _signed(value: float) -> str:
-    if value == 0:
-        return "0"
-    # 2,000 % is written out; 20 k % fits into the margin.
-    large = ((1e9, 1e9, " G"), (1e6, 1e6, " M"), (1e4, 1e3, " k"))
-    factor, unit = next(((factor, unit) for least, factor, unit in large if abs(value) >= least), (1.0, " "))
-    return f"{'+' if value > 0 else '−'}{abs(value) / factor:,.10g}{unit}%"
+    return scatter(points, x=axis, y=loss_axis([y for _, _, y in shown]), name=name)

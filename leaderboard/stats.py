@@ -175,13 +175,13 @@ class Comparison:
     load: Estimate | None
 
 
-def compare(variant: VariantRecord, base: BaseRecord) -> Comparison:
-    """Set a variant beside its base.
+def compare(variant: VariantRecord, base: BaseRecord, *, protocol: str | None = None) -> Comparison:
+    """Set a variant beside its base, under one protocol if it is given, so that several variants can stand in one table.
 
     Quality and speed come from runs of both side by side under a shared protocol: tokens/s of two separate runs are not divided, since
     a machine drifts between them. Memory and load time are compared only when both were taken on the same hardware.
     """
-    protocol = shared_protocol(variant.measurements, base.measurements)
+    protocol = protocol or shared_protocol(variant.measurements, base.measurements)
     here, there = variant.environment_under(protocol), base.environment_under(protocol)
     same_hardware = here is not None and there is not None and (here.hardware, here.device) == (there.hardware, there.device)
 

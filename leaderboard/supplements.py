@@ -1,0 +1,37 @@
+"""The files that ModelPress puts beside a card: its chart, its numbers, its bill of materials, results for the Hub's benchmarks.
+
+All are made from the record alone: the same record gives the same bytes, so publishing again changes nothing. The gate asks this module
+which names may lie in a release, so it imports what makes the files, which asks the gate, only when they are made.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from hub.history import BaseRecord, VariantRecord
+
+if TYPE_CHECKING:
+    from leaderboard.cards import Extras
+
+PATHS = frozenset({"chart.svg", "bench.json", "sbom.cdx.json"})
+EVAL_RESULTS = re.compile(r"\.eval_results/[a-z0-9][a-z0-9_.-]{0,95}\.yaml\Z", re.ASCII)
+
+
+def is_supplement(path: str) -> bool:
+    """Return whether a path in a release is one that `supplements` may give."""
+    return path in PATHS or EVAL_RESULTS.match(path) is not None
+
+
+def supplements(
+    record: VariantRecord, base: BaseRecord, siblings: Sequence[VariantRecord], *, repo_id: str, hub_url: str, extras: Extras
+) -> dict[str, bytes]:
+    """Return the files to publish beside the card, by path; one that would have nothing to show is left out."""
+    from leaderboard import bench, card_chart
+
+    files = {
+        card_chart.NAME: card_chart.draw(record, base, siblings),
+        bench.NAME: bench.document(record, base, repo_id=repo_id, hub_url=hub_url.rstrip("/"), extras=extras),
+    }
+    return {path: content.encode() for path, content in files.items() if content}
