@@ -1,0 +1,215 @@
+"""How a checkpoint's weights are packed: as its config.json says, and as its tensors' dtypes and shapes show. Nothing is opened."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from math import prod
+from typing import Any
+
+from hub.headers import BITS, BLOCKS
+
+Tensors = Mapping[str, tuple[str, tuple[int, ...]]]
+"""dtype (as the file names it) and shape of each tensor by name."""
+
+DENSE = "dense"
+FLOATS = frozenset(("F64", "F32", "F16", "BF16"))
+_WORD = 32
+_IN_LAYER = re.compile(r"(?:^|\.)(?:layers|h|blocks|block|layer)\.\d+\.")
+_LAYER = re.compile(r"^(.*?(?:^|\.)(?:layers|h|blocks|block|layer)\.\d+)\.")
+# What no quantizer packs although it is a matrix: routers of experts, convolutions, tables of positions.
+_NEVER = re.compile(r"(?:\.|_)(?:gate|router|shared_expert_gate|conv1d|relative_attention_bias|A_log)$|norm|rotary|embed")
+_WIDTHS = ("hidden_size", "intermediate_size", "n_embd", "n_inner", "moe_intermediate_size", "head_dim", "d_model", "d_ff", "ffn_dim")
+_DTYPES = {"float32": 32, "float16": 16, "bfloat16": 16, "float64": 64}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scheme:
+    """What a config says of its weights: the quantization's method (`dense`: none), bits and group sizes (each once), what stays dense."""
+
+    method: str
+    bits: tuple[int, ...] = ()
+    groups: tuple[int, ...] = ()
+    exempt: tuple[str, ...] = ()
+    only: tuple[str, ...] = ()
+
+    def spares(self, name: str) -> bool:
+        """Whether the config lets a linear layer stay dense."""
+        if self.only and not any(name == entry or name.endswith(f".{entry}") for entry in self.only):
+            return True
+        return any(_names(entry, name) for entry in self.exempt)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layer:
+    """A linear layer as it lies on disk: in which method's way, with how many bits and in which groups as far as that shows, its weights.
+
+    `bits` may be several where the header alone leaves a choice; `weights` is None where their number does not show.
+    """
+
+    name: str
+    method: str
+    bits: tuple[int, ...]
+    group_size: int | None
+    weights: int | None
+    bytes: int
+
+
+def _names(pattern: str, name: str) -> bool:
+    """Whether an entry of a list of exceptions means a layer: a whole name, a part of its path, or `re:` and a pattern."""
+    if pattern.startswith(("re:", "-:")):
+        try:
+            return len(pattern) < 500 and re.match(pattern[3 if pattern.startswith("re:") else 2 :], name) is not None
+        except re.error:
+            return False
+    return f".{pattern}." in f".{name}."
+
+
+def scheme(config: Mapping[str, Any]) -> Scheme:
+    """Return what config.json says of its weights; a statement of a form that nobody knows says nothing."""
+    stated = config.get("quantization_config") or config.get("compression_config")
+    if not isinstance(stated, dict):
+        return Scheme(method=DENSE)
+    method = str(stated.get("quant_method") or ("bitsandbytes" if "load_in_4bit" in stated else "unknown")).lower()
+    bits, groups = _stated(method, stated)
+    lists = ("modules_to_not_convert", "ignore", "llm_int8_skip_modules", "ignored_layers")
+    exempt = [entry for key in lists for entry in _texts(stated.get(key))]
+    exempt += [entry for entry in _mapping(stated.get("dynamic")) if entry.startswith("-:")]
+    blocks = stated.get("modules_in_block_to_quantize")
+    inside = [name for block in (blocks if isinstance(blocks, list) else ()) for name in _texts(block)]
+    return Scheme(method=method, bits=_distinct(bits), groups=_distinct(groups), exempt=tuple(exempt), only=tuple(inside))
+
+
+def _stated(method: str, stated: Mapping[str, Any]) -> tuple[list[Any], list[Any]]:
+    """Return bits and group sizes as the loaders of a method read them."""
+    if method == "bitsandbytes":
+        return ([4] if stated.get("load_in_4bit") else [8] if stated.get("load_in_8bit") else []), []
+    if method == "compressed-tensors":
+        weights = [_mapping(_mapping(group).get("weights")) for group in _mapping(stated.get("config_groups")).values()]
+        return [one.get("num_bits") for one in weights], [one.get("group_size") for one in weights]
+    if method == "torchao":
+        words = json.dumps(stated.get("quant_type"))[:10_000]
+        found = re.findall(r'"weight_dtype": \{"_data": "u?int(\d)"', words) or re.findall(r"(?:Int|Float)(\d)(?=Weight)", words)[-1:]
+        return [int(one) for one in found], [int(one) for one in re.findall(r'"group_size": (\d+)', words)]
+    if method == "fp8":
+        return [8], []
+    if method == "mxfp4":
+        return [4], []
+    dynamic = [entry for name, entry in _mapping(stated.get("dynamic")).items() if not name.startswith("-:") and isinstance(entry, dict)]
+    each = [stated, *dynamic]
+    return [one.get("bits", one.get("w_bit")) for one in each], [one.get("group_size", one.get("q_group_size")) for one in each]
+
+
+def _distinct(values: Iterable[Any]) -> tuple[int, ...]:
+    return tuple(sorted({value for value in values if type(value) is int and value > 0}))
+
+
+def _mapping(value: Any) -> Mapping[str, Any]:
+    return {str(key): entry for key, entry in value.items()} if isinstance(value, dict) else {}
+
+
+def _texts(value: Any) -> list[str]:
+    return [entry for entry in value if isinstance(entry, str)] if isinstance(value, list) else []
+
+
+def layers(config: Mapping[str, Any], tensors: Tensors) -> tuple[Layer, ...]:
+    """Return the linear layers of a checkpoint's decoder as they lie on disk, packed or dense, in order of their names.
+
+    Told from the tensors alone; the config only gives the widths among which a packed one must be.
+    """
+    widths = {value * times for key in _WIDTHS if type(value := config.get(key)) is int for times in (1, 4)}
+    heads, width = config.get("num_attention_heads"), config.get("head_dim")
+    if type(heads) is int and type(width) is int:
+        widths.add(heads * width)
+    return tuple(_found(tensors, frozenset(widths)))
+
+
+def _found(tensors: Tensors, widths: frozenset[int]) -> Iterator[Layer]:
+    stems: dict[str, dict[str, tuple[str, tuple[int, ...]]]] = {}
+    for name, outline in tensors.items():
+        if _IN_LAYER.search(name):
+            for mark in (".weight.", "._weight_", ".factor_", "."):
+                stem, _, rest = name.partition(mark) if mark != "." else name.rpartition(".")
+                if rest:
+                    stems.setdefault(stem, {})[name.removeprefix(stem)] = outline
+                    break
+    for stem, parts in sorted(stems.items()):
+        if layer := _layer(stem, parts, widths):
+            yield layer
+
+
+def _layer(name: str, parts: Tensors, widths: frozenset[int]) -> Layer | None:
+    """Return the linear layer that some tensors of one stem are, None where they are none."""
+    size = sum(_bytes(outline) for outline in parts.values())
+
+    def made(method: str, bits: Iterable[int], group: int | None, weights: int | None) -> Layer:
+        return Layer(name=name, method=method, bits=tuple(bits), group_size=group, weights=weights, bytes=size)
+
+    def shape(part: str) -> tuple[int, ...]:
+        return parts[part][1] if part in parts else ()
+
+    if ".qweight" in parts and len(shape(".qweight")) == 2:
+        return _words(made, shape(".qweight"), shape(".scales"), shape(".qzeros"), shape(".g_idx"))
+    if ".weight_packed" in parts and len(shape(".weight_packed")) == 2:
+        (rows, columns), dtype = shape(".weight_packed"), parts[".weight_packed"][0]
+        if dtype == "U8":
+            return made("compressed-tensors", [4], None, rows * columns * 2)
+        fits = [(bits, width) for width in sorted(widths) for bits in range(2, 9) if -(-width * bits // _WORD) == columns]
+        groups = {
+            width // shape(".weight_scale")[-1] for _, width in fits if len(shape(".weight_scale")) == 2 and shape(".weight_scale")[-1]
+        }
+        weights = {rows * width for _, width in fits}
+        return made(
+            "compressed-tensors",
+            sorted({bits for bits, _ in fits}),
+            groups.pop() if len(groups) == 1 else None,
+            weights.pop() if len(weights) == 1 else None,
+        )
+    if any(part.startswith(".weight.quant_state.bitsandbytes__") for part in parts):
+        return made("bitsandbytes", [4], None, 2 * prod(shape(".weight")))
+    if "._weight_qdata" in parts:
+        return made("torchao", [BITS.get(parts["._weight_qdata"][0], 8)], None, prod(shape("._weight_qdata")))
+    if ".factor_in.weight" in parts:
+        return made("low-rank", [], None, None)
+    if ".weight" in parts and len(shape(".weight")) == 2 and not _NEVER.search(name):
+        dtype = parts[".weight"][0]
+        bits = [8 * BLOCKS[dtype][1] // BLOCKS[dtype][0]] if dtype in BLOCKS else [BITS.get(dtype, 0)]
+        if dtype in FLOATS:
+            return made(DENSE, bits, None, prod(shape(".weight")))
+        method = "gguf" if dtype in BLOCKS else "bitsandbytes" if ".SCB" in parts else "fp8" if dtype.startswith("F8") else "int8"
+        return made(method, bits, None, prod(shape(".weight")))
+    return None
+
+
+def _words(made: Any, words: tuple[int, ...], scales: tuple[int, ...], zeros: tuple[int, ...], order: tuple[int, ...]) -> Layer:
+    """Return a layer of AutoGPTQ's layout (words of 32 bits along the inputs) or AWQ's (along the outputs), told by the scales' width."""
+    outputs = scales[-1] if scales else 0
+    if words[1] == outputs:
+        inputs = order[0] if order else 0
+        bits = words[0] * _WORD // inputs if inputs else zeros[-1] * _WORD // outputs if zeros and outputs else 0
+        inputs = inputs or (words[0] * _WORD // bits if bits else 0)
+        method = "gptq"
+    else:
+        inputs, bits, method = words[0], words[1] * _WORD // outputs if outputs else 0, "awq"
+    groups = scales[0] if len(scales) == 2 else 1
+    layer: Layer = made(method, [bits] if bits else [], -(-inputs // groups) if groups else None, inputs * outputs or None)
+    return layer
+
+
+def _bytes(outline: tuple[str, tuple[int, ...]]) -> int:
+    dtype, shape = outline
+    weights, size = BLOCKS.get(dtype) or (8, BITS.get(dtype, 8))
+    return -(-prod(shape) * size // weights)
+
+
+def decoder_layer(name: str) -> str:
+    """Return the decoder layer that a linear layer is of (`model.layers.3`), or the name itself where it is of none."""
+    match = _LAYER.match(f"{name}.")
+    return match.group(1) if match else name
+
+
+def dtype_bits(config: Mapping[str, Any]) -> int | None:
+    """Return the bits of the dtype that config.json names for what is not quantized."""
+    return _DTYPES.get(str(config.get("dtype") or config.get("torch_dtype")).removeprefix("torch."))
