@@ -7,7 +7,7 @@ from typing import Any
 
 from starlette.responses import Response
 
-from hub.local import commits, gitids, paths, repos, summary
+from hub.local import commits, gitids, paths, repos, shelves, summary
 from hub.local.repos import Repo
 from hub.local.web import ApiError, Call
 
@@ -55,6 +55,7 @@ def delete_repo(call: Call) -> Response:
             raise repos.not_found(call)
         repos.may_write(call, owner)
         connection.execute("DELETE FROM repos WHERE id = ?", (repo.key,))
+        shelves.forget(connection, kind, repo.id)
     return Response(status_code=200)
 
 
@@ -75,6 +76,7 @@ def move_repo(call: Call) -> dict[str, Any]:
         if taken is not None and taken.key != repo.key:
             raise ApiError(409, f"{taken.id} already exists", url=f"{call.base}/{taken.web_path}")
         repos.move(connection, repo, *target)
+        shelves.rename(connection, repo.kind, repo.id, "/".join(target))
     return {"url": f"{call.base}/{'/'.join(target)}"}
 
 

@@ -14,6 +14,8 @@ from hub.local.repos import now
 from hub.local.web import ApiError, Call
 
 TYPES = ("model", "dataset", "space", "paper", "collection")
+# The Hub's own limits, in characters: what is longer is refused.
+TITLE, DESCRIPTION, NOTE = 60, 150, 500
 
 
 def _slug(row: sqlite3.Row) -> str:
@@ -34,7 +36,8 @@ def _row(connection: sqlite3.Connection, call: Call, *, write: bool = False) -> 
 
 
 def _shown(connection: sqlite3.Connection, call: Call, row: sqlite3.Row, *, most: int | None = None) -> dict[str, Any]:
-    items = connection.execute("SELECT * FROM items WHERE collection = ? ORDER BY position, id", (row["id"],)).fetchall()
+    rows = connection.execute("SELECT * FROM items WHERE collection = ? ORDER BY position, id", (row["id"],)).fetchall()
+    items = [shown for item in rows if (shown := _item(connection, call, item)) is not None][:most]
     return {
         "slug": _slug(row),
         "title": row["title"],
@@ -45,19 +48,32 @@ def _shown(connection: sqlite3.Connection, call: Call, row: sqlite3.Row, *, most
         "position": row["position"],
         "upvotes": 0,
         "lastUpdated": row["updated_at"],
-        "items": [_item(connection, call, item, place) for place, item in enumerate(items[:most])],
+        "items": [item | {"position": place} for place, item in enumerate(items)],
     }
 
 
-def _item(connection: sqlite3.Connection, call: Call, item: sqlite3.Row, place: int) -> dict[str, Any]:
-    shown: dict[str, Any] = {"_id": item["id"], "id": item["item"], "type": item["type"], "position": place}
+def _item(connection: sqlite3.Connection, call: Call, item: sqlite3.Row) -> dict[str, Any] | None:
+    """Return an item as it is shown; None of a repository that the caller may not see."""
+    shown: dict[str, Any] = {"_id": item["id"], "id": item["item"], "type": item["type"]}
     if item["note"]:
         shown["note"] = {"text": item["note"], "html": ""}
+    if item["type"] not in repos.KINDS:
+        return shown
     owner, _, name = item["item"].partition("/")
-    repo = repos.find(connection, item["type"], owner, name) if item["type"] in repos.KINDS else None
-    if repo is not None and repos.may_see(call, repo):
-        shown |= info.identity(repo) | {"_id": item["id"], "downloads": repo.downloads, "likes": repo.likes, "private": repo.private}
-    return shown
+    repo = repos.find(connection, item["type"], owner, name)
+    if repo is None or not repos.may_see(call, repo):
+        return None
+    return shown | info.identity(repo) | {"_id": item["id"], "downloads": repo.downloads, "likes": repo.likes, "private": repo.private}
+
+
+def forget(connection: sqlite3.Connection, kind: str, name: str) -> None:
+    """Take a repository that is deleted out of all collections."""
+    connection.execute("DELETE FROM items WHERE type = ? AND item = ?", (kind, name))
+
+
+def rename(connection: sqlite3.Connection, kind: str, before: str, after: str) -> None:
+    """Let collections hold a repository under its new name."""
+    connection.execute("UPDATE items SET item = ? WHERE type = ? AND item = ?", (after, kind, before))
 
 
 def listing(call: Call) -> list[dict[str, Any]]:
@@ -84,10 +100,10 @@ def listing(call: Call) -> list[dict[str, Any]]:
 def create(call: Call) -> dict[str, Any]:
     """POST /api/collections; 409 with its `slug` where the owner has one of this title."""
     title, owner = call.text("title").strip(), repos.owner_for(call, call.json().get("namespace"))
-    if not title or len(title) > 60:
-        raise ApiError(400, f"'title' must have 1 to 60 characters, not {title!r:.100}")
+    _check("title", title, TITLE, least=1)
     repos.may_write(call, owner)
     description, private = call.json().get("description"), call.json().get("private") is True
+    _check("description", description or "", DESCRIPTION)
     with call.hub.database.write() as connection:
         row = connection.execute("SELECT * FROM collections WHERE owner = ? AND title = ?", (owner, title)).fetchone()
         if row is not None:
@@ -114,6 +130,8 @@ def update(call: Call) -> dict[str, Any]:
         for key, value in call.json().items():
             if key not in kinds or not isinstance(value, kinds[key]):
                 raise ApiError(400, f"{key!r:.60} cannot be set to {value!r:.100}")
+            if key in ("title", "description"):
+                _check(key, value, TITLE if key == "title" else DESCRIPTION, least=key == "title")
             connection.execute(f"UPDATE collections SET {key} = ? WHERE id = ?", (value, row["id"]))  # noqa: S608 - a key of `kinds`
         _touch(connection, row)
         return {"success": True, "data": _shown(connection, call, _row(connection, call))}
@@ -132,16 +150,18 @@ def add_item(call: Call) -> dict[str, Any]:
     name, kind = (item.get("id"), item.get("type")) if isinstance(item, dict) else (None, None)
     if not isinstance(name, str) or kind not in TYPES:
         raise ApiError(400, f"'item' must have an id and a type of {', '.join(TYPES)}, not {item!r:.120}")
+    note = call.text("note", "")
+    _check("note", note, NOTE)
     with call.hub.database.write() as connection:
         row = _row(connection, call, write=True)
         owner, _, rest = name.partition("/")
-        if kind in repos.KINDS and repos.find(connection, kind, owner, rest) is None:
+        if kind in repos.KINDS and ((repo := repos.find(connection, kind, owner, rest)) is None or not repos.may_see(call, repo)):
             raise ApiError(404, f"The {kind} {name!r:.120} does not exist")
         if connection.execute("SELECT 1 FROM items WHERE collection = ? AND type = ? AND item = ?", (row["id"], kind, name)).fetchone():
             raise ApiError(409, "This item is already in the collection")
         (last,) = connection.execute("SELECT max(position) FROM items WHERE collection = ?", (row["id"],)).fetchone()
         place = 0 if last is None else last + 1
-        values = (secrets.token_hex(12), row["id"], name, kind, call.text("note", "")[:500] or None, place)
+        values = (secrets.token_hex(12), row["id"], name, kind, note or None, place)
         connection.execute("INSERT INTO items VALUES (?, ?, ?, ?, ?, ?)", values)
         _touch(connection, row)
         return _shown(connection, call, _row(connection, call))
@@ -154,7 +174,8 @@ def update_item(call: Call) -> dict[str, Any]:
         item = _held(connection, call, row)
         note, position = call.json().get("note"), call.json().get("position")
         if isinstance(note, str):
-            connection.execute("UPDATE items SET note = ? WHERE id = ?", (note[:500], item))
+            _check("note", note, NOTE)
+            connection.execute("UPDATE items SET note = ? WHERE id = ?", (note, item))
         if isinstance(position, int):
             others = connection.execute(
                 "SELECT id FROM items WHERE collection = ? AND id != ? ORDER BY position", (row["id"], item)
@@ -179,6 +200,11 @@ def _held(connection: sqlite3.Connection, call: Call, row: sqlite3.Row) -> str:
     if connection.execute("SELECT 1 FROM items WHERE collection = ? AND id = ?", (row["id"], call.params["item"])).fetchone() is None:
         raise ApiError(404, f"The collection has no item {call.params['item']!r:.60}")
     return call.params["item"]
+
+
+def _check(key: str, text: object, most: int, *, least: int = 0) -> None:
+    if not isinstance(text, str) or not least <= len(text) <= most:
+        raise ApiError(400, f"{key!r} must have {least} to {most} characters, not {text!r:.100}")
 
 
 def _touch(connection: sqlite3.Connection, row: sqlite3.Row) -> None:

@@ -60,3 +60,34 @@ def test_private_and_foreign_collections(api: Any, reader: Any, anonymous: Any) 
     with pytest.raises(HfHubHTTPError):
         api.create_collection("Theirs", namespace="somebody-else")
     assert made.slug not in [collection.slug for collection in anonymous.list_collections(owner="modelpress")]
+
+
+def test_items_follow_their_repositories(api: Any, anonymous: Any, repo: str, name: str) -> None:
+    made = api.create_collection(f"Moving {uuid.uuid4().hex[:8]}")
+    api.add_collection_item(made.slug, repo, "model", note="n" * 500)
+    api.move_repo(repo, f"{name}-moved")
+    assert [item.item_id for item in anonymous.get_collection(made.slug).items] == [f"{name}-moved"]
+    api.update_repo_settings(f"{name}-moved", private=True)
+    assert [len(one.get_collection(made.slug).items) for one in (api, anonymous)] == [1, 0]
+    api.delete_repo(f"{name}-moved")
+    assert api.get_collection(made.slug).items == []
+    api.create_repo(f"{name}-moved")
+    assert api.get_collection(made.slug).items == []
+
+
+def test_what_is_longer_than_the_hub_takes_is_refused(api: Any, repo: str) -> None:
+    title = f"Long {uuid.uuid4().hex}"
+    made = api.create_collection(title, description="d" * 150)
+    added = api.add_collection_item(made.slug, repo, "model")
+    for wrong in (
+        lambda: api.create_collection("t" * 61),
+        lambda: api.create_collection(f"{title} more", description="d" * 151),
+        lambda: api.update_collection_metadata(made.slug, title="t" * 61),
+        lambda: api.update_collection_metadata(made.slug, description="d" * 151),
+        lambda: api.add_collection_item(made.slug, "modelpress-refusals/no-licence", "model", note="n" * 501),
+        lambda: api.update_collection_item(made.slug, added.items[0].item_object_id, note="n" * 501),
+    ):
+        with pytest.raises(HfHubHTTPError) as error:
+            wrong()
+        assert error.value.response.status_code == 400
+    assert [(item.item_id, item.note) for item in api.get_collection(made.slug).items] == [(repo, None)]
