@@ -39,7 +39,10 @@ def host_of(owner: str) -> str:
 
 def host() -> str:
     """Return this host's name; inside a container, with its space of process numbers, where the same number is another process."""
-    space = Path("/proc/self/ns/pid").stat().st_ino
+    try:
+        space = Path("/proc/self/ns/pid").stat().st_ino
+    except OSError:  # a system without it
+        return socket.gethostname()
     return socket.gethostname() if space == _FIRST_SPACE else f"{socket.gethostname()}/{space}"
 
 

@@ -9,6 +9,7 @@ import json
 import os
 import re
 import shutil
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -18,7 +19,7 @@ from typing import Any
 
 import psutil
 
-from hub import names
+from hub import names, owners
 from hub.codec import content_id, from_json, to_json
 from hub.domain import Artifact, ArtifactFile, ModelRef, Recipe, StepRecord, variant_id
 from hub.errors import BadCheckpoint, BadDocument, OutOfDisk
@@ -30,6 +31,7 @@ from runners.headers import BITS, INDEX, Tensor, stored_tensors, weight_files
 MANIFEST = "modelpress.json"
 FORBIDDEN_SUFFIXES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".h5", ".msgpack", ".npz", ".py", ".so", ".joblib", ".dill")
 PARTIAL = ".partial-"
+LEFT_S = 7 * 24 * 3600
 _PRESS_THE_BASE = "Press the model it was made from."
 
 
@@ -302,12 +304,12 @@ def read_manifest(folder: Path) -> Artifact | None:
 
 def write_atomically(path: Path, text: str) -> None:
     """Write a file so that at any moment either the old or the whole new one is there."""
-    beside = path.with_name(f"{path.name}{PARTIAL}{os.getpid()}")
-    with beside.open("w", encoding="utf-8") as stream:
+    unfinished = beside(path)
+    with unfinished.open("w", encoding="utf-8") as stream:
         stream.write(text)
         stream.flush()
         os.fsync(stream.fileno())
-    beside.replace(path)
+    unfinished.replace(path)
 
 
 @contextlib.contextmanager
@@ -316,7 +318,7 @@ def partial(target: Path) -> Iterator[Path]:
     with disk_errors(target):
         target.parent.mkdir(parents=True, exist_ok=True)
         clear_leftovers(target)
-        folder = target.with_name(f"{target.name}{PARTIAL}{os.getpid()}")
+        folder = beside(target)
         shutil.rmtree(folder, ignore_errors=True)
         try:
             folder.mkdir()
@@ -328,12 +330,29 @@ def partial(target: Path) -> Iterator[Path]:
             shutil.rmtree(folder, ignore_errors=True)
 
 
+def beside(target: Path) -> Path:
+    """Return where this process makes what is to become `target`: `<name>.partial-<host>-<pid>`."""
+    return target.with_name(f"{target.name}{PARTIAL}{_host()}-{os.getpid()}")
+
+
 def clear_leftovers(target: Path) -> None:
-    """Remove unfinished folders beside `target` whose processes are gone."""
+    """Remove unfinished folders beside `target` whose processes are gone; of other machines that share the disk, those a week old."""
     for path in target.parent.glob(f"{glob.escape(target.name)}{PARTIAL}*"):
-        owner = path.name.rpartition("-")[2]
-        if owner.isdigit() and not psutil.pid_exists(int(owner)):
-            shutil.rmtree(path, ignore_errors=True)
+        host, _, pid = path.name.removeprefix(f"{target.name}{PARTIAL}").rpartition("-")
+        here = host == _host() and pid.isdigit()
+        with contextlib.suppress(OSError):
+            if not psutil.pid_exists(int(pid)) if here else time.time() - _touched(path) > LEFT_S:
+                shutil.rmtree(path, ignore_errors=True)
+
+
+def _host() -> str:
+    """Return this machine's name as a part of a file's name."""
+    return re.sub(r"[^\w.-]", "_", owners.host())
+
+
+def _touched(folder: Path) -> float:
+    """Return when something in a folder was written last, in epoch seconds."""
+    return max(path.stat().st_mtime for path in (folder, *folder.rglob("*")))
 
 
 @contextlib.contextmanager

@@ -11,14 +11,13 @@ led by the code's length (4 bytes); the original's SHA-256.
 from __future__ import annotations
 
 import hashlib
-import os
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
 from hub.errors import BadCheckpoint
-from runners.checkpoint import PARTIAL, disk_errors
+from runners.checkpoint import beside, disk_errors
 from runners.headers import BITS, MAX_HEADER, Stored, read_header, stored_tensors, weight_files
 
 MAGIC = b"MPHUFF01"
@@ -44,15 +43,15 @@ def coded_bytes(folder: Path) -> int:
 
 def pack(source: Path, target: Path) -> int:
     """Write the archive of one safetensors file and return its bytes; raise `BadCheckpoint` where that file is not whole."""
-    beside = _beside(target)
+    unfinished = beside(target)
     with disk_errors(target):
         try:
-            with beside.open("wb") as out:
+            with unfinished.open("wb") as out:
                 for part in _archive(source):
                     out.write(part)
-            beside.replace(target)
+            unfinished.replace(target)
         finally:
-            beside.unlink(missing_ok=True)
+            unfinished.unlink(missing_ok=True)
     return target.stat().st_size
 
 
@@ -62,20 +61,16 @@ def unpack(source: Path, target: Path) -> None:
     Nothing that an archive says of itself is believed: it may not promise more than its own bytes can hold, each code must end where it
     says and give the bytes that the header asks for, and the result must have the checksum.
     """
-    beside = _beside(target)
+    unfinished = beside(target)
     with disk_errors(target):
         try:
-            with source.open("rb") as archive, beside.open("w+b") as out:
-                _restore(archive, source, out, beside)
-            beside.replace(target)
+            with source.open("rb") as archive, unfinished.open("w+b") as out:
+                _restore(archive, source, out, unfinished)
+            unfinished.replace(target)
         except (zlib.error, EOFError) as error:
             raise _bad(source, str(error) or "it ends too early") from error
         finally:
-            beside.unlink(missing_ok=True)
-
-
-def _beside(target: Path) -> Path:
-    return target.with_name(f"{target.name}{PARTIAL}{os.getpid()}")
+            unfinished.unlink(missing_ok=True)
 
 
 def _archive(source: Path) -> Iterator[bytes]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -46,9 +45,9 @@ def keep(base: Path, windows: list[list[int]], folder: Path, *, count: int, temp
         parts = list(_answers(teacher, windows, count, temperature))
         tensors = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
         folder.mkdir(parents=True, exist_ok=True)
-        beside = path.with_name(f"{path.name}{checkpoint.PARTIAL}{os.getpid()}")
-        save_file(tensors, beside)
-        beside.replace(path)
+        unfinished = checkpoint.beside(path)
+        save_file(tensors, unfinished)
+        unfinished.replace(path)
     return path
 
 

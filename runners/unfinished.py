@@ -155,7 +155,7 @@ class Layers:
             _write(self._end(), {}, "")
         else:
             folder = self._states(place + 1)
-            beside = folder.with_name(f"{folder.name}{checkpoint.PARTIAL}{os.getpid()}")
+            beside = checkpoint.beside(folder)
             for number in range(len(states)):
                 _write(beside / f"{number:05d}.safetensors", {"states": states[number]}, "")
             shutil.rmtree(folder, ignore_errors=True)
@@ -191,7 +191,7 @@ def _write(path: Path, tensors: Mapping[str, Any], about: str) -> None:
     from safetensors.torch import save_file
 
     transfer.require_room(path.parent, sum(tensor.numel() * tensor.element_size() for tensor in tensors.values()), "A finished layer")
-    beside = path.with_name(f"{path.name}{checkpoint.PARTIAL}{os.getpid()}")
+    beside = checkpoint.beside(path)
     try:
         save_file({name: tensor.detach().contiguous() for name, tensor in tensors.items()}, beside, metadata={"about": about})
         with beside.open("rb") as stream:

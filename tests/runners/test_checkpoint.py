@@ -2,12 +2,14 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from hub import owners
 from hub.domain import ModelRef
 from hub.errors import BadCheckpoint, BadDocument, OutOfDisk
 from runners import checkpoint, recipes
@@ -184,12 +186,20 @@ def test_a_full_disk_is_named(tmp_path: Path, error: Exception) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_leftovers_of_dead_processes_are_cleared_and_those_of_living_ones_kept(tmp_path: Path) -> None:
-    for name in ("v[1].partial-4194399", "v[1].partial-1", "v1.partial-4194399"):
+def test_leftovers_of_dead_processes_are_cleared_and_those_of_living_ones_and_other_machines_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(owners, "host", lambda: "a-host/4026")
+    mine, dead = "v[1].partial-a-host_4026-1", "v[1].partial-a-host_4026-4194399"
+    others = {"v1.partial-a-host_4026-4194399", "v[1].partial-other-4194399", "v[1].partial-a-4194399", "v[1].partial-4194399"}
+    for name in {mine, dead, *others, "v[1].partial-old-7", "v[1].partial-busy-7"}:
         (tmp_path / name).mkdir()
-    with checkpoint.partial(tmp_path / "v[1]"):
-        pass
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["v1.partial-4194399", "v[1]", "v[1].partial-1"]
+    (tmp_path / "v[1].partial-busy-7" / "just-written").touch()
+    for name in ("old", "busy"):
+        os.utime(tmp_path / f"v[1].partial-{name}-7", (0, 0))
+    with checkpoint.partial(tmp_path / "v[1]") as work:
+        assert work.name == f"v[1].partial-a-host_4026-{os.getpid()}"
+    assert {path.name for path in tmp_path.iterdir()} == {"v[1]", mine, *others, "v[1].partial-busy-7"}
 
 
 def test_strays_go_and_the_base_s_files_stay(tmp_path: Path) -> None:
