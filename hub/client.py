@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import re
-import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -15,8 +14,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from hub import listing, names, transfer
+from hub.commits import Commit, Content
 from hub.domain import Candidate, HubFile, ModelRef
-from hub.errors import HubConflict, HubCorrupt, HubError, HubNotFound, HubRefused, HubUnreachable, PolicyRefusal, UsageError
+from hub.errors import HubCorrupt, HubError, HubNotFound, HubRefused, HubUnreachable, PolicyRefusal, UsageError
 from hub.settings import check_endpoint
 from hub.transport import calling, library, patiently
 
@@ -122,7 +122,7 @@ class HubClient:
                 f"{self.endpoint} wants a token to say whose it is, and there is none", hint="Put one into the environment as HF_TOKEN."
             )
         data = self._ask("the account of the token", lambda: self._api().whoami(token=self._token))
-        with calling(self.endpoint, "the account of the token"):
+        with calling(self.endpoint, "the account of the token", secret=self._token):
             orgs = tuple(str(org["name"]) for org in data.get("orgs", ()))
             role = str((data.get("auth", {}).get("accessToken") or {}).get("role", ""))
             return Account(name=str(data["name"]), orgs=orgs, role=role)
@@ -169,7 +169,7 @@ class HubClient:
         files = transfer.wanted(listed, patterns)
         if not files:
             raise HubNotFound(f"{ref.repo_id} has no file that fits {', '.join(patterns or ['*'])}", hint=f"It has {len(listed)} others.")
-        with calling(self.endpoint, subject):
+        with calling(self.endpoint, subject, secret=self._token):
             self._fetch(ref, files, marks, listed)
             return transfer.copy_out(self._snapshot(ref), files, into) if into else self._snapshot(ref)
 
@@ -186,7 +186,7 @@ class HubClient:
         if file is None:
             raise HubNotFound(f"the dataset {repo_id} has no file {path} at {revision[:8]}", hint="Name one of its files.")
         transfer.require_room(self.cache_dir, file.size, subject)
-        with calling(self.endpoint, subject):
+        with calling(self.endpoint, subject, secret=self._token):
             return revision, self._fetch_verified(ModelRef(repo_id=repo_id, sha=revision), file, kind="dataset")
 
     def _fetch(self, ref: ModelRef, files: Sequence[HubFile], marks: transfer.Marks, listed: Iterable[HubFile]) -> None:
@@ -234,7 +234,7 @@ class HubClient:
         if file is not None and file.size > _MAX_TEXT:
             raise HubError(f"{path} of {repo_id} has {file.size} bytes; at most {_MAX_TEXT} are read as text")
         if file is not None:
-            with calling(self.endpoint, f"{path} of {repo_id}"):
+            with calling(self.endpoint, f"{path} of {repo_id}", secret=self._token):
                 self._fetch_verified(ref, file)
         return self._snapshot(ref), file
 
@@ -249,63 +249,24 @@ class HubClient:
         Asks first whether it exists: the public Hub counts every attempt to create one.
         """
         if not self.exists(repo_id):
-            self._ask(f"the making of {repo_id}", lambda: self._api().create_repo(repo_id, exist_ok=True))
-        if gated:
-            self._ask(f"the gate of {repo_id}", lambda: self._api().update_repo_settings(repo_id, gated=gated))
+            self.call(f"the making of {repo_id}", lambda api: api.create_repo(repo_id, exist_ok=True))
+        if gated and self._info(repo_id, None, files=False).gated != gated:
+            self.call(f"the gate of {repo_id}", lambda api: api.update_repo_settings(repo_id, gated=gated))
 
     def delete(self, repo_id: str) -> None:
         """Delete a model repository with all that it holds, for ever; one that is gone already is left gone."""
         _require_repo_id(repo_id)
         self.call(f"the deletion of {repo_id}", lambda api: api.delete_repo(repo_id, missing_ok=True))
 
-    def commit(self, repo_id: str, files: Mapping[str, Path | bytes], *, message: str, parent: str | None, replace: bool = False) -> str:
-        """Put files into a repository in one atomic commit and return its sha; `replace` deletes all others but .gitattributes.
+    def commit(self, repo_id: str, files: Mapping[str, Content], *, message: str, parent: str | None, deleted: Collection[str] = ()) -> str:
+        """Put files into a repository, and take `deleted` paths out of it, in one atomic commit, and return its sha.
 
         `parent` is the commit that it must follow (None: whatever is there): `HubConflict` where the repository moved on. Where the
         answer was lost, the head's files are compared with ours before anything is sent again, so the commit is never made twice.
         """
         _require_repo_id(repo_id)
-        _require_plain(files)
-        deadline = time.monotonic() + self._patience_s
-        base = parent or self.head(repo_id)
-        pause = 0.5
-        while True:
-            try:
-                return self._commit_once(repo_id, files, message, base, replace)
-            except (HubUnreachable, HubConflict) as error:
-                landed = self._landed(repo_id, files, base, replace)
-                if landed:
-                    _log.info("the commit to %s had landed although its answer was lost", repo_id)
-                    return landed
-                if isinstance(error, HubConflict) or time.monotonic() + pause > deadline:
-                    raise
-            time.sleep(pause)
-            pause *= 2
-
-    def _commit_once(self, repo_id: str, files: Mapping[str, Path | bytes], message: str, parent: str | None, replace: bool) -> str:
-        hub = library(self.endpoint)
-        with calling(self.endpoint, f"the commit to {repo_id}"):
-            added = [
-                hub.CommitOperationAdd(path, content if isinstance(content, bytes) else str(content)) for path, content in files.items()
-            ]
-            others = self._others(repo_id, files, parent) if replace and parent else []
-            deleted = [hub.CommitOperationDelete(path, is_folder=False) for path in others]
-            made = self._api().create_commit(repo_id, [*added, *deleted], commit_message=message, parent_commit=parent)
-            return str(made.oid)
-
-    def _others(self, repo_id: str, files: Mapping[str, Path | bytes], sha: str) -> list[str]:
-        return [file.path for file in self.files(repo_id, sha) if file.path not in files and file.path != ".gitattributes"]
-
-    def _landed(self, repo_id: str, files: Mapping[str, Path | bytes], parent: str | None, replace: bool) -> str | None:
-        """Return the head's sha where it holds just what we wanted to commit, else None."""
-        head = self.head(repo_id)
-        if head is None or head == parent:
-            return None
-        there = {file.path: file for file in self.files(repo_id, head)}
-        if replace and any(path not in files and path != ".gitattributes" for path in there):
-            return None
-        same = all(path in there and transfer.sums(content).match(there[path]) for path, content in files.items())
-        return head if same else None
+        commit = Commit(repo_id=repo_id, files=files, deleted=deleted, message=message, parent=parent or self.head(repo_id))
+        return commit.send(self, self._patience_s)
 
     # -- the library
 
@@ -316,13 +277,18 @@ class HubClient:
         """
         return self._ask(subject, lambda: action(self._api()))
 
+    def once(self, subject: str, action: Callable[[Any], T]) -> T:
+        """Return what `action` gets from the library's API, its errors as ours; asked once, for what is not safe to ask twice."""
+        with calling(self.endpoint, subject, secret=self._token, patience_s=self._patience_s):
+            return action(self._api())
+
     def _api(self) -> Any:
         hub = library(self.endpoint)
         return hub.HfApi(endpoint=self.endpoint, token=self._token or False, library_name=_LIBRARY)
 
     def _ask(self, subject: str, action: Callable[[], T]) -> T:
         def once() -> T:
-            with calling(self.endpoint, subject):
+            with calling(self.endpoint, subject, secret=self._token, patience_s=self._patience_s):
                 return action()
 
         return patiently(once, patience_s=self._patience_s)
@@ -346,7 +312,7 @@ class HubClient:
 
     def _candidate(self, repo_id: str, revision: str | None, *, trending_score: float | None) -> Candidate:
         info = self._info(repo_id, revision, files=True)
-        with calling(self.endpoint, f"the model {repo_id}"):
+        with calling(self.endpoint, f"the model {repo_id}", secret=self._token):
             found = listing.candidate(info, trending_score=trending_score)
             if listing.has_architecture(info) or not any(file.path == "config.json" for file in found.files):
                 return found
@@ -378,12 +344,3 @@ def _require_commit(ref: ModelRef) -> None:
         raise UsageError(
             f"{names.shown(ref.sha)} is not a commit of {ref.repo_id}; expected 40 hexadecimal digits", hint="Pin it by commit sha."
         )
-
-
-def _require_plain(files: Mapping[str, Path | bytes]) -> None:
-    """Let up only plain files with names that we would take ourselves: a linked file may be one that nobody meant to publish."""
-    if fault := names.paths_fault(files):
-        raise PolicyRefusal(f"the commit is refused: {fault}", hint="Rename the file.")
-    for content in files.values():
-        if isinstance(content, Path) and (content.is_symlink() or not content.is_file()):
-            raise PolicyRefusal(f"{content} is not a regular file, so it is not published", hint="Publish regular files only, no links.")

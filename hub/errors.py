@@ -169,10 +169,11 @@ class HubError(ModelPressError):
 
 
 class HubUnreachable(HubError):
-    """No connection, a time-out, a connection cut off, or 5xx after the retries."""
+    """No connection, a time-out, a connection cut off, or 5xx after the retries; `retry_after`: the seconds that the Hub asks to wait."""
 
     exit_code = 21
     retryable = True
+    retry_after: float | None = None
 
 
 class HubRefused(HubError):

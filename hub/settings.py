@@ -26,6 +26,8 @@ DEFAULT_LICENSES = (
     "openrail", "creativeml-openrail-m", "bigscience-openrail-m", "bigscience-bloom-rail-1.0",
     "llama2", "llama3", "llama3.1", "llama3.2", "llama3.3", "llama4", "gemma", "qwen",
 )  # fmt: skip
+_TOKENS = {"token": "HF_TOKEN", "write_token": "MODELPRESS_WRITE_TOKEN"}
+_WRITE_TOKENS = ("MODELPRESS_WRITE_TOKEN", "MODELPRESS_HUB__WRITE_TOKEN")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _EXPECTED = {
     "int_parsing": "a whole number",
@@ -87,7 +89,10 @@ class _Section(BaseModel):
 
 
 class HubSettings(_Section):
-    """Which Hub to talk to and how many of its models to look at; `namespace` empty: the account that the token belongs to."""
+    """Which Hub to talk to and how many of its models to look at; `namespace` empty: the account that the token belongs to.
+
+    `token` reads; `write_token` is for the publisher alone.
+    """
 
     endpoint: str = "local"
     namespace: str = Field(default="", pattern=r"^([A-Za-z0-9][A-Za-z0-9._-]{0,95})?$")
@@ -95,6 +100,7 @@ class HubSettings(_Section):
     sort: Literal["downloads", "likes", "trending_score", "last_modified", "created_at"] = "downloads"
     port: Annotated[Count, Field(le=65_535)] = 8757
     token: Annotated[SecretStr | None, BeforeValidator(_secret)] = None
+    write_token: Annotated[SecretStr | None, BeforeValidator(_secret)] = None
 
     @field_validator("endpoint")
     @classmethod
@@ -210,22 +216,30 @@ def load(path: Path | None = None) -> Settings:
     """Read settings from `path` (None: modelpress.toml in the current folder, which may be absent) and the environment.
 
     Raises `SettingsError` naming the wrong key with the nearest valid one, or the wrong value with what was expected.
-    The token comes from MODELPRESS_HUB__TOKEN or HF_TOKEN, never from the file.
+    Tokens never come from the file: that which reads from MODELPRESS_HUB__TOKEN or HF_TOKEN, that which writes from
+    MODELPRESS_WRITE_TOKEN.
     """
     data = _read(Path(FILE_NAME) if path is None else path, required=path is not None)
     where = str(path or FILE_NAME)
-    if isinstance(hub := data.get("hub"), dict) and "token" in hub:
-        raise SettingsError(f"{where}: hub.token is not allowed in a file", hint="Put the token into the environment variable HF_TOKEN.")
+    for name in sorted(_TOKENS.keys() & (hub if isinstance(hub := data.get("hub"), dict) else {}).keys()):
+        raise SettingsError(
+            f"{where}: hub.{name} is not allowed in a file", hint=f"Put the token into the environment variable {_TOKENS[name]}."
+        )
     _check_keys(data, where)
     _check_environment(os.environ)
     try:
         settings = Settings(**data)
     except ValidationError as error:
         raise _explained(error, where) from error
-    token = os.environ.get("HF_TOKEN", "").strip()
-    if settings.hub.token is None and token:
-        return settings.model_copy(update={"hub": settings.hub.model_copy(update={"token": SecretStr(token)})})
-    return settings
+    found = {name: _secret(os.environ.get(variable)) for name, variable in _TOKENS.items() if getattr(settings.hub, name) is None}
+    tokens = {name: SecretStr(value) for name, value in found.items() if value}
+    return settings.model_copy(update={"hub": settings.hub.model_copy(update=tokens)})
+
+
+def forget_write_token() -> None:
+    """Take the write token out of this process's environment, which all that it starts would inherit; settings that were read keep it."""
+    for variable in [name for name in os.environ if name.upper() in _WRITE_TOKENS]:
+        del os.environ[variable]
 
 
 def check_endpoint(value: str) -> str:
@@ -295,7 +309,7 @@ def _check_environment(environment: Mapping[str, str]) -> None:
 
 
 def _unknown(where: str, shown: str, key: str, valid: Iterable[str], *, owners: Mapping[str, Mapping[str, Any]]) -> SettingsError:
-    names = [name for name in valid if name != "token"]
+    names = [name for name in valid if name not in _TOKENS]
     homes = [section for section, keys in owners.items() if key in keys]
     close = difflib.get_close_matches(key, names, n=1, cutoff=0.4)
     if homes:
@@ -318,7 +332,7 @@ def _explained(error: ValidationError, where: str) -> SettingsError:
             f"{source}: {first['ctx']['error']}", hint=f"See the comments on {key} in the {FILE_NAME} that comes with the project."
         )
     expected = _EXPECTED.get(first["type"]) or first["msg"].removeprefix("Input should be ")
-    shown = "a secret" if key == "token" else repr(first["input"])
+    shown = "a secret" if key in _TOKENS else repr(first["input"])
     return SettingsError(
         f"{source} is {shown}; expected {expected}", hint=f"Correct it, or leave it out to use the default{_default(section, key)}."
     )

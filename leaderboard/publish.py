@@ -199,7 +199,8 @@ def _commit(order: _Order, head: _Head, client: HubClient, store: Store) -> str:
         head = _look(client, order.repo_id, order.artifact.base.repo_id)
         _changes(order.repo_id, head, order.artifact)
     sent: dict[str, Path | bytes] = {**files, CARD: card.encode()}
-    sha = client.commit(order.repo_id, sent, message=message, parent=head.sha, replace=True)
+    others = [file.path for file in head.files if file.path not in sent and file.path != ".gitattributes"]
+    sha = client.commit(order.repo_id, sent, message=message, parent=head.sha, deleted=others)
     size = sum(len(one) if isinstance(one, bytes) else one.stat().st_size for one in sent.values())
     store.record_hub_write("commit", order.repo_id, size)
     return sha

@@ -73,6 +73,7 @@ def examine(ctx: typer.Context) -> dict[str, Any]:
             "token": "set"
             if settings.hub.token
             else "none" + (" (the embedded hub makes its own)" if settings.hub.endpoint == "local" else ""),
+            "write token": "set, for the publisher alone" if settings.hub.write_token else "none",
         },
         "libraries": [library(name, extra) for extra, names in LIBRARIES.items() for name in names],
         "methods": [{**row(info, info.summary), "family": info.family, "schemes": info.schemes} for info in methods.available()],

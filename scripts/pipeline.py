@@ -231,7 +231,7 @@ def publish(session: Session) -> tuple[list[Release], list[Refused]]:
                     base=bases[record.base],
                     siblings=siblings,
                     store=session.store,
-                    client=session.client,
+                    client=session.publisher,
                     settings=session.settings,
                     artifacts_dir=session.artifacts,
                 )

@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING
 
 from hub.domain import ModelRef, Workspace
-from hub.errors import BadCheckpoint, ModelPressError, OutOfDisk, SettingsError, WorkFolderBusy
+from hub.errors import BadCheckpoint, HubRefused, ModelPressError, OutOfDisk, SettingsError, WorkFolderBusy
 from modelpress.progress import Reporter
 from modelpress.stopping import Stopping
 
@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from runners.farm.local import LocalFarm
     from runners.farm.ray import RayFarm
 
+# The Hub counts calls over five minutes, so a publisher that is asked to slow down waits rather than ends.
+_PUBLISHER_PATIENCE_S = 120.0
+
 
 class Session:
     """One command's hold on a work folder.
@@ -34,6 +37,9 @@ class Session:
     """
 
     def __init__(self, settings: Settings, *, exclusive: bool = False, helper: bool = False, alone: bool = False) -> None:
+        from hub.settings import forget_write_token
+
+        forget_write_token()
         self.settings = settings
         self.folder = Path(settings.press.work_dir).resolve()
         self.report = Reporter()
@@ -134,14 +140,33 @@ class Session:
 
     @cached_property
     def client(self) -> HubClient:
-        """The only door to the hub."""
+        """The only door to the hub, to read through."""
+        return self._door(self._read_token)
+
+    @cached_property
+    def publisher(self) -> HubClient:
+        """The door through which the publisher writes: it alone has the write token. Raises `HubRefused` where there is none."""
+        token = self.settings.hub.write_token
+        if self.local_hub:
+            return self._door(self.local_hub.write_token, _PUBLISHER_PATIENCE_S)
+        if token is None:
+            raise HubRefused(
+                f"there is no write token, so nothing can be published on {self.endpoint}",
+                hint="Put one that may write into the environment variable MODELPRESS_WRITE_TOKEN; HF_TOKEN only reads.",
+            )
+        return self._door(token.get_secret_value(), _PUBLISHER_PATIENCE_S)
+
+    @property
+    def _read_token(self) -> str | None:
+        if self.local_hub:
+            return self.local_hub.read_token
+        return self.settings.hub.token.get_secret_value() if self.settings.hub.token else None
+
+    def _door(self, token: str | None, patience_s: float = 30.0) -> HubClient:
         from hub.client import HubClient
 
         self._make_folder()
-        token = self.settings.hub.token.get_secret_value() if self.settings.hub.token else None
-        if self.local_hub:
-            token = self.local_hub.write_token
-        return HubClient(endpoint=self.endpoint, token=token, cache_dir=self.folder / "cache")
+        return HubClient(endpoint=self.endpoint, token=token, cache_dir=self.folder / "cache", patience_s=patience_s)
 
     def shape(self, model: ModelRef) -> ModelShape:
         """Return a hub model's shape from its config and safetensors headers; nothing else of it is fetched."""
@@ -205,7 +230,7 @@ class Session:
             return self._closing.enter_context(RayFarm(self.workspace, logs, settings))
         from runners.farm.local import LocalFarm
 
-        return self._closing.enter_context(LocalFarm(self.workspace, logs, slots=settings.workers))
+        return self._closing.enter_context(LocalFarm(self.workspace, logs, slots=settings.workers, read_token=self._read_token))
 
 
 def unusable(folder: Path, error: OSError) -> ModelPressError:

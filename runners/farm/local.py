@@ -28,7 +28,7 @@ from runners.farm.processes import MemoryWatch, kill_tree
 _LOOK_S = 0.25
 _START_S = 300.0
 _END_S = 10.0
-_TOKENS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "MODELPRESS_HUB__TOKEN")
+_TOKENS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "MODELPRESS_HUB__TOKEN", "MODELPRESS_WRITE_TOKEN", "MODELPRESS_HUB__WRITE_TOKEN")
 _GPUS = ("/dev/nvidiactl", "/dev/dxg", "/dev/kfd")  # NVIDIA, the same below Windows, AMD
 _DIED = {"died": True}
 
@@ -189,6 +189,8 @@ class _Parent:
             self._waiting[number] = answers
             if not self.alive:
                 raise self._gone()
+            if ended.is_set():
+                raise _on_request()
             self._send({"ticket": number, "order": order, "log": str(log), "result": str(result)})
         try:
             pid = self._started(answers)

@@ -430,11 +430,12 @@ def test_a_commit_follows_its_parent_or_conflicts(client: HubClient, published: 
     assert client.commit(published.repo_id, {"a.txt": b"a"}, message="Second again", parent=first) == second
 
 
-def test_files_from_the_disk_and_replacement(client: HubClient, published: ModelRef, tmp_path: Path) -> None:
+def test_files_from_the_disk_and_deletions(client: HubClient, published: ModelRef, tmp_path: Path) -> None:
     weights = tmp_path / "weights"
     weights.write_bytes(safetensors(50_000))
+    old = ("README.md", "config.json", "tokenizer.json")
     sha = client.commit(
-        published.repo_id, {"model.safetensors": weights, "new.txt": b"x"}, message="New", parent=published.sha, replace=True
+        published.repo_id, {"model.safetensors": weights, "new.txt": b"x"}, message="New", parent=published.sha, deleted=old
     )
     found = {file.path: file for file in client.files(published.repo_id, sha)}
     assert set(found) == {".gitattributes", "model.safetensors", "new.txt"}
@@ -459,7 +460,7 @@ def test_a_lost_answer_is_found_without_sending_anything_again(
     impatient = HubClient(endpoint=hub.endpoint, token=hub.write_token, cache_dir=tmp_path, patience_s=0)
     fault("lost", "/commit/", method="POST", status=503)
     fault("status", "/commit/", method="POST", status=500, times=0)  # a second one would fail
-    sha = impatient.commit(published.repo_id, {"new.txt": b"n"}, message="Replaced", parent=published.sha, replace=True)
+    sha = impatient.commit(published.repo_id, {"new.txt": b"n"}, message="Replaced", parent=published.sha, deleted=tuple(FILES))
     assert sha == client.head(published.repo_id) != published.sha
     assert {file.path for file in client.files(published.repo_id, sha)} == {".gitattributes", "new.txt"}
     assert _used(hub) == 1

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hub.errors import SettingsError
-from hub.settings import DEFAULT_LICENSES, Settings, check_endpoint, load
+from hub.settings import DEFAULT_LICENSES, Settings, check_endpoint, forget_write_token, load
 
 ROOT = Path(__file__).parents[2]
 
@@ -48,7 +48,7 @@ def test_the_commented_file_of_the_project_holds_exactly_the_defaults() -> None:
         assert f"[{name}]" in text
         assert field.annotation is not None
         for key in field.annotation.model_fields:
-            assert key == "token" or f"\n{key} = " in text, f"modelpress.toml does not show {name}.{key}"
+            assert key in ("token", "write_token") or f"\n{key} = " in text, f"modelpress.toml does not show {name}.{key}"
 
 
 def test_the_file_in_the_current_folder_is_read() -> None:
@@ -89,10 +89,25 @@ def test_an_empty_token_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
     assert load().hub.token is None
 
 
-def test_a_token_in_the_file_is_refused_without_repeating_it() -> None:
-    error = _error('[hub]\ntoken = "hf_very_secret"')
-    assert "hub.token" in error.message
-    assert "HF_TOKEN" in error.hint
+@pytest.mark.parametrize("name", ["MODELPRESS_WRITE_TOKEN", "MODELPRESS_HUB__WRITE_TOKEN", "modelpress_hub__write_token"])
+def test_the_write_token_is_one_of_its_own_and_is_taken_out_of_the_environment(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.setenv("HF_TOKEN", "reads")
+    assert load().hub.write_token is None
+    monkeypatch.setenv(name, " writes ")
+    settings = load()
+    assert settings.hub.write_token is not None
+    assert settings.hub.write_token.get_secret_value() == "writes"
+    assert "writes" not in repr(settings) + settings.model_dump_json()
+    forget_write_token()
+    assert name not in os.environ
+    assert os.environ["HF_TOKEN"] == "reads"
+
+
+@pytest.mark.parametrize(("name", "variable"), [("token", "HF_TOKEN"), ("write_token", "MODELPRESS_WRITE_TOKEN")])
+def test_a_token_in_the_file_is_refused_without_repeating_it(name: str, variable: str) -> None:
+    error = _error(f'[hub]\n{name} = "hf_very_secret"')
+    assert f"hub.{name} is" in error.message
+    assert variable in error.hint
     assert "very_secret" not in error.message + error.hint
 
 

@@ -283,7 +283,7 @@ def test_publishing_stops_at_the_hubs_limits_and_goes_on_later(world: World) -> 
         budget = world.settings.budget.model_copy(update=limits)
         session = SimpleNamespace(
             store=world.store,
-            client=world.client,
+            publisher=world.client,
             settings=world.settings.model_copy(update={"budget": budget}),
             artifacts=world.artifacts,
             report=Reporter(),
