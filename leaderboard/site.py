@@ -172,15 +172,19 @@ def _export(board: Board, store: Store, folder: Path) -> bool:
 
 
 def environment(hub_url: str) -> Environment:
-    """Return the Jinja environment of the site: everything escaped, undefined names are errors."""
+    """Return the Jinja environment of the site: everything plain and escaped, undefined names are errors."""
     jinja = Environment(
-        loader=PackageLoader("leaderboard.templates", ""), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=PackageLoader("leaderboard.templates", ""),
+        autoescape=True,
+        finalize=_plain,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
     jinja.filters |= {
         "size": size,
         "number": number,
         "duration": duration,
-        "plain": plain,
         "count": _count,
         "layers": layer_summary,
         "percent": percent,
@@ -195,6 +199,11 @@ def environment(hub_url: str) -> Environment:
         "run": partial(_run_command, hub_url),
     }
     return jinja
+
+
+def _plain(value: Any) -> Any:
+    """Make every text that a page shows plain, whatever it came from; markup (also what is escaped already) stays as it is."""
+    return plain(value) if isinstance(value, str) and not hasattr(value, "__html__") else value
 
 
 def _count(weights: int) -> str:

@@ -1,10 +1,11 @@
-"""Text on its way out: escaped for Markdown and CSV, numbers with units and only the digits that their uncertainty allows."""
+"""Text on its way out: escaped for Markdown, CSV and terminals, numbers with units and only the digits that their uncertainty allows."""
 
 from __future__ import annotations
 
 import math
 import re
 import unicodedata
+from collections.abc import Iterator
 from typing import Any
 
 from leaderboard.stats import Estimate
@@ -14,7 +15,15 @@ _MARKDOWN = re.compile(r"([\\`*_\[\]|~$@]|:(?=//))")
 _LINE_START = re.compile(r"^(?:(?=[-+=#](?:\W|$))|\d+(?=[.)](?:\s|$)))")
 _LINK = re.compile(r"https://[A-Za-z0-9.-]+(:\d+)?(/[\w.~%/#?=&+-]*)?\Z", re.ASCII)
 _RELATIVE_LINK = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)*\Z", re.ASCII)
-_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+# What a spreadsheet runs, at the start of a cell or of what a semicolon makes one where that parts cells; fullwidth signs count as plain.
+_FORMULA = re.compile("(^|;)( *)(?=[-=+@\uff0d\uff1d\uff0b\uff20\ufe63\ufe66\ufe62\ufe6b])")
+# Letters, signs and marks that show nothing, besides those of the categories below; and what build services take for orders to them.
+_INVISIBLE = re.compile("[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2800\u3164\ufe00-\ufe0f\uffa0\U000e0100-\U000e01ef]")
+_BUILD_COMMAND = re.compile(r"^(\s*:)(?=:)|#(?=#(?:\[|vso\[))", re.MULTILINE)
+_UNSHOWN = frozenset(("Cc", "Cf", "Cn", "Co", "Cs"))
+_MOST_MARKS = 8
+MOST = 2000
+"""The most characters of one foreign text that are shown; the data behind the site and the cards have all of them."""
 
 
 class Markdown(str):
@@ -24,9 +33,31 @@ class Markdown(str):
 
 
 def plain(value: str) -> str:
-    """Return the text on one line without control, format (bidirectional, zero-width) and unassigned characters."""
-    one_line = re.sub(r"\s+", " ", value)
-    return "".join(char for char in one_line if unicodedata.category(char) not in ("Cc", "Cf", "Cn", "Co", "Cs")).strip()
+    """Return the text on one line, `MOST` characters at most, without what is not seen or shows otherwise than it is written.
+
+    Those are control, format (bidirectional, zero-width), unassigned and invisible characters, and marks heaped on one letter.
+    """
+    one_line = _INVISIBLE.sub("", re.sub(r"\s+", " ", value[: 8 * MOST]))
+    if not (one_line.isascii() and one_line.isprintable()):
+        one_line = "".join(_seen(one_line))
+    shown = one_line.strip()
+    return f"{shown[: MOST - 1].rstrip()}…" if len(shown) > MOST or (shown and len(value) > 8 * MOST) else shown
+
+
+def _seen(line: str) -> Iterator[str]:
+    marks = 0
+    for char in line:
+        category = unicodedata.category(char)
+        marks = marks + 1 if category.startswith("M") else 0
+        if category not in _UNSHOWN and marks <= _MOST_MARKS:
+            yield char
+
+
+def terminal(value: str) -> str:
+    """Return text that a terminal shows and does not obey, nor a build service whose log it is; lines stay lines."""
+    if not (value.isascii() and value.isprintable()):
+        value = "".join(char for char in value if char == "\n" or unicodedata.category(char) not in _UNSHOWN)
+    return _BUILD_COMMAND.sub(lambda match: f"{match[0]} ", value)
 
 
 def markdown(value: object) -> Markdown:
@@ -40,8 +71,13 @@ def markdown(value: object) -> Markdown:
 
 
 def code(value: object) -> Markdown:
-    """Return an inline code span, fenced by more backticks than the text holds; pipes are escaped for tables."""
-    text = plain(str(value)).replace("|", "\\|")
+    """Return an inline code span, fenced by more backticks than the text holds; text with a pipe is escaped without one.
+
+    Programs do not agree on where a table's cell ends in a code span with a pipe after a backslash.
+    """
+    text = plain(str(value))
+    if "|" in text:
+        return markdown(text)
     longest = max((len(run) for run in re.findall(r"`+", text)), default=0)
     fence = "`" * (longest + 1)
     pad = " " if text.startswith("`") or text.endswith("`") or not text else ""
@@ -63,10 +99,8 @@ def safe_link(address: str | None) -> str | None:
 
 
 def csv_cell(value: object) -> object:
-    """Return a cell for the csv module; text that a spreadsheet would run as a formula gets a leading apostrophe."""
-    if not isinstance(value, str):
-        return value
-    return f"'{value}" if value.lstrip(" ").startswith(_FORMULA) or value.startswith(_FORMULA) else value
+    """Return a cell for the csv module: text on one line, with an apostrophe before what a spreadsheet would run as a formula."""
+    return _FORMULA.sub(r"\1\2'", plain(value)) if isinstance(value, str) else value
 
 
 def finalize(value: Any) -> Any:

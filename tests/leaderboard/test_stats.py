@@ -117,7 +117,9 @@ def test_a_ratio_as_a_change() -> None:
     assert text.percent_change(near(0.99999, 0.0005)) == "+0.00 ± 0.05 %", "zero has no minus"
 
 
-@pytest.mark.parametrize(("cell", "written"), [("=1+1", "'=1+1"), ("-x", "'-x"), (" @a", "' @a"), ("ok", "ok"), (-3, -3), ("\tx", "'\tx")])
+@pytest.mark.parametrize(
+    ("cell", "written"), [("=1+1", "'=1+1"), ("-x", "'-x"), (" @a", "'@a"), ("ok", "ok"), (-3, -3), ("x; +y", "x; '+y")]
+)
 def test_csv_cells_are_no_formulas(cell: object, written: object) -> None:
     assert text.csv_cell(cell) == written
 
