@@ -36,7 +36,8 @@ def tags(recipe: Recipe, base: BaseRecord) -> list[str]:
     """Return the card's tags: what was done, with which method and format, and the scheme where it is a number format or a sparsity."""
     wanted = [TAG, *(_DONE[family] for family in families(recipe) if family in _DONE)]
     for step in recipe.steps:
-        wanted.append(step.method)
+        if bits(step.method) in (None, bits(step.scheme)):  # the method w8a8 makes W4A8 too, which its name would belie
+            wanted.append(step.method)
         if width := bits(step.scheme):
             wanted += [*(name for name in _FLOATS if step.scheme.lower().startswith(name)), step.scheme.lower(), f"{width}-bit"]
         elif _SPARSITY.match(step.scheme):
