@@ -18,6 +18,7 @@ import pytest
 
 from hub.codec import from_json, to_json
 from hub.domain import Failure, Job, JobOrder, JobResult, ModelRef, Workspace
+from hub.errors import JobDied
 from hub.protocol import Memory, Quality, Speed
 from runners import protocols
 from runners.farm.local import LocalFarm, _Parent
@@ -144,12 +145,16 @@ def test_a_job_is_told_how_sparing_to_be(farm: LocalFarm, stories: Path, monkeyp
     assert [(order.economy, order.workspace.timeout_s) for order in orders] == [(2, 9.0)]
 
 
-def test_a_cancelled_job_says_so_and_another_goes_on(farm: LocalFarm, stories: Path) -> None:
+def test_a_cancelled_job_says_so_and_another_goes_on(farm: LocalFarm, stories: Path, tmp_path: Path) -> None:
     thread, found = in_background(farm, LONG, stories)
     child = child_of(farm)
     assert Path(f"/proc/{child.pid}/oom_score_adj").read_text() == "800\n"  # a system without memory kills it first
     waiting, never = in_background(farm, replace(LONG, subject="waits"), stories)  # it measures too, so it waits for the first to end
     farm.cancel("no such job")
+    early = threading.Event()
+    early.set()
+    with pytest.raises(JobDied, match="on request"):  # it was cancelled while the warm parent was waited for: it never starts
+        farm._alive().run("no order", tmp_path / "log", tmp_path / "result", farm._workspace, early)
     for job in (replace(LONG, subject="waits"), LONG):
         while job.id not in farm._ends:
             time.sleep(0.01)
