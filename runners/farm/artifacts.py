@@ -9,18 +9,23 @@ from __future__ import annotations
 
 import hashlib
 import importlib
+import math
+import queue
 import re
 import shutil
-from collections.abc import Iterator, Sequence
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from uuid import uuid4
 
 from hub import names
 from hub.codec import from_json
 from hub.domain import Artifact, ArtifactFile
-from hub.errors import BadCheckpoint, BadDocument, HubUnreachable, ModelPressError, SettingsError, Unavailable
+from hub.errors import BadCheckpoint, BadDocument, HubUnreachable, ModelPressError, SettingsError, TimedOut, Unavailable
 from hub.transfer import require_room
 from runners import checkpoint, readers
 from runners.checkpoint import MANIFEST
@@ -28,6 +33,41 @@ from runners.checkpoint import MANIFEST
 INPUTS = "inputs"
 _CHUNK = 1 << 20
 _LARGEST_MANIFEST = 64 << 20
+_until: ContextVar[float] = ContextVar("until", default=math.inf)
+T = TypeVar("T")
+
+
+def in_time(seconds: float, transfer: Callable[[], T]) -> T:
+    """Do what reads or writes a depot in `seconds` (0: however long it takes), else raise `TimedOut`.
+
+    What a library waits for without end is left to a thread of its own, which does nothing more should it ever go on.
+    """
+    if seconds <= 0:
+        return transfer()
+    outcome: queue.SimpleQueue[tuple[T, None] | tuple[None, BaseException]] = queue.SimpleQueue()
+
+    def attempt() -> None:
+        _until.set(time.monotonic() + seconds)
+        try:
+            outcome.put((transfer(), None))
+        except BaseException as error:
+            outcome.put((None, error))
+
+    threading.Thread(target=attempt, name="depot", daemon=True).start()
+    try:
+        made, error = outcome.get(timeout=seconds)
+    except queue.Empty:
+        raise _late() from None
+    if error is not None:
+        raise error
+    return made  # type: ignore[return-value]
+
+
+def _late() -> TimedOut:
+    return TimedOut(
+        "Artifacts could not be sent or fetched within the time that the job may take.",
+        hint="Check farm.artifacts from the machines of the cluster, or raise farm.timeout_s.",
+    )
 
 
 class Depot:
@@ -142,7 +182,9 @@ class Depot:
                 path = f"{to}/{file.path}"
                 self._fs.makedirs(path.rpartition("/")[0], exist_ok=True)
                 with (folder / file.path).open("rb") as source, self._fs.open(path, "wb") as sink:
-                    shutil.copyfileobj(source, sink, _CHUNK)
+                    while chunk := source.read(_CHUNK):
+                        _still_time()
+                        sink.write(chunk)
 
     def _fetch(self, source: str, files: Sequence[ArtifactFile], target: Path, artifact: Artifact | None) -> None:
         """Copy files to a folder beside `target`, check each, and only then give it its name."""
@@ -164,12 +206,14 @@ class Depot:
 
     def _take(self, path: str, file: ArtifactFile, target: Path) -> None:
         """Copy one file, no more of it than was announced, and refuse it where it is not what was announced."""
+        _still_time()
         target.parent.mkdir(parents=True, exist_ok=True)
         digest, size = hashlib.sha256(), 0
         if not self._fs.exists(path):
             raise _refused(file, f"is missing at {self._address}")
         with self._fs.open(path, "rb") as source, target.open("wb") as sink:
             while size <= file.size and (chunk := source.read(_CHUNK)):
+                _still_time()
                 digest.update(chunk)
                 sink.write(chunk)
                 size += len(chunk)
@@ -189,6 +233,11 @@ class Depot:
             raise HubUnreachable(
                 f"The artifacts at {self._address} cannot be read or written: {said}", hint="Check farm.artifacts from this machine."
             ) from error
+
+
+def _still_time() -> None:
+    if time.monotonic() > _until.get():
+        raise _late()
 
 
 def whole(folder: Path, artifact: Artifact | None) -> bool:

@@ -20,7 +20,7 @@ from hub.domain import ArtifactFile, Failure, Job, JobOrder, JobResult, Workspac
 from hub.errors import SettingsError, Unavailable
 from runners import failures
 from runners.farm import scratch
-from runners.farm.artifacts import Depot
+from runners.farm.artifacts import Depot, in_time
 from runners.farm.local import LocalFarm
 
 _LOG_BYTES = 1 << 20
@@ -77,15 +77,15 @@ class Place:
         self._farm = LocalFarm(self._workspace, self._own, read_token=task.read_token, cold=True)
 
     def run(self) -> Answer:
-        """Fetch what the job needs, run it, and send what it made."""
+        """Fetch what the job needs, run it, and send what it made; each may take as long as the job may."""
         began = time.monotonic()
         try:
             self._check()
-            folder = self._folder()
+            folder = in_time(self._workspace.timeout_s, self._folder)
             with self._farm as farm:
                 outcome = farm.run(self._job, folder=folder, economy=self._task.order.economy)
             if self._task.artifacts and isinstance(outcome, JobResult) and outcome.artifact:
-                Depot(self._task.artifacts).push(self._artifact)
+                in_time(self._workspace.timeout_s, lambda: Depot(self._task.artifacts).push(self._artifact))
         except Exception as error:
             outcome = failures.failure(self._job.id, error, seconds=time.monotonic() - began, workspace=self._workspace)
         return Answer(outcome=outcome, log=_end_of(self._own / f"{self._job.id}.log"))

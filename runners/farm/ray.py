@@ -36,6 +36,7 @@ INSTALL = "pip install 'modelpress[ray]'"
 _CONNECT_S = 90.0
 _START_S = 900.0
 _END_S = 30.0
+_REMOVE_S = 60.0
 _TOKENS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "MODELPRESS_HUB__TOKEN", "MODELPRESS_WRITE_TOKEN", "MODELPRESS_HUB__WRITE_TOKEN")
 
 
@@ -106,14 +107,15 @@ class RayFarm:
         try:
             limits = self._workspace if timeout_s is None else replace(self._workspace, timeout_s=_shorter(timeout_s, self._workspace))
             order = JobOrder(job=job, workspace=limits, folder=str(folder.resolve()) if folder else None, economy=economy)
-            task = self._task(order, name)
+            task = artifacts.in_time(limits.timeout_s, lambda: self._task(order, name))
             answer = from_json(Answer, self._joined().run(job.id, to_json(task), ended), where=f"the answer of the cluster on {job.label}")
             with suppress(OSError):  # a disk too full for a log is no reason to lose a result
                 (self._log_dir / f"{job.id}.log").write_text(answer.log, encoding="utf-8")
             if isinstance(answer.outcome, Failure):
                 return replace(answer.outcome, log_tail=failures.tail(self._log_dir / f"{job.id}.log"))
-            if self._depot and answer.outcome.artifact:
-                self._depot.pull(str(job.variant_id), self._artifact(job), digest=answer.outcome.artifact.digest)
+            if answer.outcome.artifact:
+                digest = answer.outcome.artifact.digest
+                artifacts.in_time(limits.timeout_s, lambda: self._fetch(job, digest))
             return answer.outcome
         except Exception as error:
             return failures.failure(job.id, error, seconds=time.monotonic() - began, workspace=self._workspace)
@@ -122,7 +124,7 @@ class RayFarm:
                 self._ends.pop(job.id, None)
             if self._depot and folder:
                 with suppress(ModelPressError):
-                    self._depot.remove_input(name)
+                    artifacts.in_time(_REMOVE_S, lambda: self._forget_input(name))
 
     def cancel(self, job_id: str) -> None:
         """End a running job: its `run` returns a `Failure` of the category `killed`. One that does not run is left alone."""
@@ -153,6 +155,15 @@ class RayFarm:
         if known and not self._depot.holds(known):
             self._depot.push(artifact)
         return replace(task, digest=known.digest if known else "")
+
+    def _fetch(self, job: Job, digest: str) -> None:
+        """Bring what was pressed to this machine."""
+        if self._depot:
+            self._depot.pull(str(job.variant_id), self._artifact(job), digest=digest)
+
+    def _forget_input(self, name: str) -> None:
+        if self._depot:
+            self._depot.remove_input(name)
 
     def _artifact(self, job: Job) -> Path:
         return (Path(self._workspace.artifacts_dir) / str(job.variant_id)).resolve()

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -12,12 +14,13 @@ from pathlib import Path
 import pytest
 
 from hub.codec import to_json
-from hub.domain import Artifact, ArtifactFile, ModelRef
+from hub.domain import Artifact, ArtifactFile, Failure, Job, JobOrder, ModelRef, Workspace
 from hub.errors import BadCheckpoint, HubUnreachable, ModelPressError, SettingsError, Unavailable
 from runners import checkpoint, recipes
 from runners.checkpoint import MANIFEST
 from runners.farm import scratch
-from runners.farm.artifacts import Depot
+from runners.farm.artifacts import Depot, in_time
+from runners.farm.node import Place, Task, version
 
 BASE = ModelRef(repo_id="owner/name", sha="0" * 40)
 RECIPE = recipes.load("bnb-int8")
@@ -62,6 +65,33 @@ def test_a_push_that_is_cut_leaves_nothing_that_looks_whole(
     with pytest.raises(BadCheckpoint, match="no finished checkpoint"):
         depot.pull(artifact.variant_id, tmp_path / "node")
     assert not (tmp_path / "node").exists()
+
+
+def test_an_address_that_never_answers_takes_no_longer_than_the_job_may(
+    depot: Depot, artifact: Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A pipe that nobody writes to: who opens it waits without end, as a network address may let a machine wait."""
+    depot.push(tmp_path / "made")
+    stuck = tmp_path / "depot" / artifact.variant_id / artifact.digest / "model.safetensors"
+    stuck.unlink()
+    os.mkfifo(stuck)
+    monkeypatch.setenv("TMPDIR", str(tmp_path))  # the place sets it
+    job = Job(kind="inspect", base=BASE, recipe=RECIPE, subject=artifact.digest)
+    space = Workspace(endpoint="", cache_dir="", artifacts_dir="", threads=1, timeout_s=0.5, memory_bytes=1)
+    task = Task(order=JobOrder(job=job, workspace=space), version=version(), farm="", artifacts=f"file://{tmp_path}/depot")
+    failure = Place(task, tmp_path / "node").run().outcome
+    assert isinstance(failure, Failure)
+    assert (failure.category, failure.retryable) == ("timed_out", True)
+    assert "within the time that the job may take" in failure.reason
+    with stuck.open("wb") as late:  # the thread that was left waiting goes on, and gives up
+        late.write(b"weights" * 1000)
+    until = time.monotonic() + 30
+    while any(thread.name == "depot" for thread in threading.enumerate()) and time.monotonic() < until:
+        time.sleep(0.01)
+    assert not [*(tmp_path / "node" / "artifacts").iterdir()]
+    assert in_time(60, lambda: 7) == 7
+    with pytest.raises(BadCheckpoint):
+        in_time(60, lambda: depot.pull("0" * 16, tmp_path / "none"))
 
 
 def spoil(folder: Path, artifact: Artifact, how: str) -> None:
