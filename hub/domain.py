@@ -8,6 +8,7 @@ from functools import cached_property
 from typing import Literal
 
 from hub.codec import content_id
+from hub.facts import Facts as Facts
 from hub.protocol import Protocol
 
 Scalar = str | int | float | bool
@@ -259,33 +260,6 @@ class Environment:
     def id(self) -> str:
         """A hash of all fields."""
         return content_id(self)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Facts:
-    """What an inspection in a clean process found on a checkpoint's bytes; `leaderboard.gate` judges them.
-
-    `engine` is what loaded them, by name and version; empty where nothing did or where that was not noted.
-    `packed_expected` counts the linear layers that the recipe promises to change (quantized, or sparse as promised), `packed_found`
-    those that are; `not_packed` names the others (20 at most). `tensor_bytes_expected` is Σ bits / 8 by the scheme, scales included.
-    """
-
-    loads: bool
-    load_error: str
-    tensors: int
-    packed_expected: int
-    packed_found: int
-    not_packed: tuple[str, ...]
-    non_finite: tuple[str, ...]
-    tensor_bytes_expected: int
-    tensor_bytes_found: int
-    missing_files: tuple[str, ...]
-    unexpected_files: tuple[str, ...]
-    checksum_errors: tuple[str, ...]
-    prompt: str
-    generated_ids: tuple[int, ...]
-    generated_text: str
-    engine: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
