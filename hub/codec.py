@@ -18,13 +18,18 @@ _CANONICAL = json.JSONEncoder(sort_keys=True, allow_nan=False)
 
 @cache
 def _adapter(kind: type[Any]) -> TypeAdapter[Any]:
-    return TypeAdapter(with_config(ConfigDict(extra="forbid"))(kind) if not hasattr(kind, "__pydantic_config__") else kind)
+    return TypeAdapter(
+        with_config(ConfigDict(extra="forbid", hide_input_in_errors=True))(kind) if not hasattr(kind, "__pydantic_config__") else kind
+    )
 
 
 def to_json(value: object, *, indent: int | None = None) -> str:
-    """Return canonical JSON: sorted keys, ASCII, no NaN."""
+    """Return canonical JSON: sorted keys, ASCII, no NaN; half of a surrogate pair, which no reader would take, becomes a `?`."""
     encoder = _CANONICAL if indent is None else json.JSONEncoder(sort_keys=True, allow_nan=False, indent=indent)
-    return encoder.encode(to_jsonable_python(value))
+    text = encoder.encode(to_jsonable_python(value))
+    if "\\ud" in text:  # of an emoji, or alone
+        text = encoder.encode(json.loads(json.dumps(json.loads(text), ensure_ascii=False).encode("utf-8", "replace")))
+    return text
 
 
 def from_json(kind: type[T], text: str | bytes, *, where: str = "JSON") -> T:

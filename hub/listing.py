@@ -12,6 +12,7 @@ from hub.domain import Candidate, HubFile, ModelRef
 CUSTOM_CODE = "custom_code"
 _MAX_ITEMS = 500
 _MAX_TEXT = 200
+_MAX_PATH = 1000
 _MAX_COUNT = 2**53
 
 
@@ -28,7 +29,7 @@ def candidate(info: Any, *, config: Mapping[str, Any] | None = None, trending_sc
         tags = (*tags, CUSTOM_CODE)
     score = trending_score if trending_score is not None else info.trending_score
     return Candidate(
-        ref=ModelRef(repo_id=str(info.id), sha=str(info.sha or "")),
+        ref=ModelRef(repo_id=_sound(info.id), sha=_sound(info.sha or "")),
         downloads=_count(info.downloads),
         likes=_count(info.likes),
         trending_score=_number(score),
@@ -36,8 +37,8 @@ def candidate(info: Any, *, config: Mapping[str, Any] | None = None, trending_sc
         last_modified=_stamp(info.last_modified),
         license=_license(card, tags),
         license_name=_text(card.get("license_name")),
-        license_link=_text(card.get("license_link")),
-        gated=(info.gated if isinstance(info.gated, str) else "auto") if info.gated else None,
+        license_link=_address(card.get("license_link")),
+        gated=(_text(info.gated) or "auto") if info.gated else None,
         private=bool(info.private),
         library_name=_text(info.library_name),
         pipeline_tag=_text(info.pipeline_tag),
@@ -57,7 +58,7 @@ def unreadable(repo_id: str) -> Candidate:
     )
     empty: dict[str, Any] = dict.fromkeys(("base_models", "tags", "languages", "files"), ())
     return Candidate(
-        ref=ModelRef(repo_id=repo_id, sha=""),
+        ref=ModelRef(repo_id=_sound(repo_id), sha=""),
         downloads=0,
         likes=0,
         trending_score=0.0,
@@ -74,9 +75,9 @@ def hub_file(entry: Any) -> HubFile:
     size = entry.lfs.size if entry.lfs is not None and entry.lfs.size is not None else entry.size
     path = entry.rfilename if hasattr(entry, "rfilename") else entry.path
     return HubFile(
-        path=str(path),
+        path=_sound(path, _MAX_PATH),  # longer than any that policy lets in
         size=-1 if size is None else int(size),
-        blob_id=str(entry.blob_id or ""),
+        blob_id=_sound(entry.blob_id or ""),
         sha256=entry.lfs.sha256 if entry.lfs else None,
     )
 
@@ -109,14 +110,24 @@ def _mapping(value: Any) -> dict[str, Any]:
     return dict(value) if isinstance(value, Mapping) else {}
 
 
+def _sound(value: Any, most: int = _MAX_TEXT) -> str:
+    """Return so much of a text as there is room for, without NUL and halves of surrogate pairs, which no file or database takes."""
+    return str(value)[:most].replace("\0", "\ufffd").encode("utf-8", "replace").decode()
+
+
 def _text(value: Any) -> str | None:
-    return value[:_MAX_TEXT] if isinstance(value, str) and value else None
+    return _sound(value) if isinstance(value, str) and value else None
+
+
+def _address(value: Any) -> str | None:
+    """Return a link that fits; a part of one would lead elsewhere."""
+    return _text(value) if isinstance(value, str) and len(value) <= _MAX_TEXT else None
 
 
 def _texts(value: Any) -> tuple[str, ...]:
     """Return a text or a list of them as a tuple; YAML reads `no` as false and `1.0` as a number, so what is no text is left out."""
     values = [value] if isinstance(value, str) else value if isinstance(value, list | tuple) else []
-    return tuple(item[:_MAX_TEXT] for item in values[:_MAX_ITEMS] if isinstance(item, str) and item)
+    return tuple(_sound(item) for item in values[:_MAX_ITEMS] if isinstance(item, str) and item)
 
 
 def _count(value: Any) -> int:
