@@ -28,7 +28,6 @@ def document(record: VariantRecord, base: BaseRecord, *, repo_id: str, hub_url: 
     """Return the JSON document; a number that is not finite (a perplexity that overflowed) is `null`."""
     artifact, verdict = record.artifact, artifact_verdict(record)
     environments: dict[str, Environment] = {}
-    protocols = {one.name: one for one in (extras.protocol, *extras.task_protocols) if one}
     body = {
         "schema": SCHEMA,
         "repo_id": repo_id,
@@ -45,7 +44,7 @@ def document(record: VariantRecord, base: BaseRecord, *, repo_id: str, hub_url: 
             "steps": artifact.steps if artifact else (),
         },
         "checks": verdict.checks if verdict else (),
-        "protocols": protocols,
+        "protocols": extras.protocols,
         "results": _results(record, environments),
         "base_results": _results(base, environments),
         "layers": sorted(record.layers, key=lambda one: (one.protocol, one.layer)),

@@ -5,48 +5,28 @@
 
 from __future__ import annotations
 
-import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import TYPE_CHECKING
 
 from hub import names, policy
-from hub.domain import Artifact, Measurement, Step
+from hub.domain import Artifact, Step
 from hub.errors import PolicyRefusal
-from hub.history import BaseRecord, VariantRecord
+from hub.history import Audit, BaseRecord, VariantRecord
 from hub.protocol import Protocol
-from leaderboard import frontmatter, points, stats, steps, text, words
-from leaderboard.gate import artifact_verdict, let_through
-from leaderboard.stats import Comparison, Estimate
+from leaderboard import card_chart, card_tables, frontmatter, notices, points, stats, steps, text, words
+from leaderboard import siblings as kin
+from leaderboard.card_tables import Row
+from leaderboard.gate import artifact_verdict
+from leaderboard.stats import Comparison
 from leaderboard.text import Markdown, code, link, markdown
 
 if TYPE_CHECKING:
     from jinja2 import Template
 
 PUBLIC_HUB = "https://huggingface.co"
-_NAMES = {
-    "perplexity": "Perplexity",
-    "perplexity_ratio": "Perplexity ratio to the base",
-    "delta_perplexity": "Perplexity less the base's",
-    "kl_divergence": "KL divergence from the base",
-    "same_top_token": "Same most likely token as the base",
-    "rms_delta_probability": "Change of the true token's probability (RMS)",
-    "bits_per_byte": "Bits per byte of text",
-    "prefill_tokens_per_second": "Prefill",
-    "decode_tokens_per_second": "Decode",
-    "load_time": "Load time",
-    "prefill_speedup": "Prefill, variant / base",
-    "decode_speedup": "Decode, variant / base",
-    "weight_memory": "Weights in memory",
-    "peak_memory": "Peak memory above that before loading",
-    "disk_size": "Size on disk",
-    "bits_per_weight": "Bits per weight",
-}
-_QUALITY = ("perplexity", "delta_perplexity", "kl_divergence", "same_top_token", "rms_delta_probability", "bits_per_byte")
-_MOST_SIBLINGS = 12
-Row = tuple[str, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,13 +39,25 @@ class Change:
 
 @dataclass(frozen=True, kw_only=True)
 class Extras:
-    """What is known at publishing beside the record: protocols in full, changes, the licence's notice, siblings' repositories."""
+    """What is known at publishing beside the record.
+
+    `protocol` is the card's own in full, `further` are the others under which the variant was measured; `changes` the changelog, newest
+    first; `notices` what a licence wants said beyond what `hub.licences` knows; `sibling_repos` where each variant (by its id) is or will
+    be; `audit` the newest look at the release.
+    """
 
     protocol: Protocol | None = None
+    further: tuple[Protocol, ...] = ()
     task_protocols: tuple[Protocol, ...] = ()
     changes: tuple[Change, ...] = ()
     notices: tuple[str, ...] = ()
     sibling_repos: tuple[tuple[str, str], ...] = ()
+    audit: Audit | None = None
+
+    @property
+    def protocols(self) -> dict[str, Protocol]:
+        """All protocols that are known in full, by name."""
+        return {one.name: one for one in (*self.further, *self.task_protocols, self.protocol) if one}
 
 
 NOTHING_MORE = Extras()
@@ -84,12 +76,19 @@ def render(
 
     Raises `PolicyRefusal` when a repository's name is not one that the Hub allows, because names stand in commands.
     """
+    check(record, repo_id)
+    return _template().render(_view(record, base, siblings, repo_id, hub_url.rstrip("/"), extras))
+
+
+def check(record: VariantRecord, repo_id: str) -> None:
+    """Raise `PolicyRefusal` for what no card can be written of: names that no hub allows, a variant without an artifact."""
     for name in (repo_id, record.base.repo_id):
         if fault := names.repo_id_fault(name):
             raise PolicyRefusal(f"no card can be written: {fault}", hint="choose a namespace of letters, digits, _ . and -")
+    if not re.fullmatch(r"\w[\w.-]{0,63}", record.base.sha, re.ASCII):
+        raise PolicyRefusal(f"no card can be written: the base's commit {names.shown(record.base.sha)} is none")
     if record.artifact is None:
         raise PolicyRefusal(f"variant {record.variant_id} of {record.base.repo_id} has no artifact, so no card", hint="press it first")
-    return _template().render(_view(record, base, siblings, repo_id, hub_url.rstrip("/"), extras))
 
 
 @cache
@@ -115,55 +114,88 @@ def _cells(row: Row) -> Markdown:
 
 
 def _view(
-    record: VariantRecord, base: BaseRecord, siblings: Sequence[VariantRecord], repo_id: str, hub_url: str, extras: Extras
+    record: VariantRecord, base: BaseRecord, others: Sequence[VariantRecord], repo_id: str, hub_url: str, extras: Extras
 ) -> dict[str, object]:
     artifact = record.artifact
     assert artifact is not None
     beside = stats.compare(record, base)
     record = replace(record, environment=record.environment_under(beside.protocol))
     base = replace(base, environment=base.environment_under(beside.protocol))
-    base_link = link(record.base.repo_id, f"{hub_url}/{record.base.repo_id}")
-    family = _family(record, siblings)
-    shown = _shortlist(record, base, family)
-    verdict = artifact_verdict(record)
-    own, theirs = ({m.engine for m in stats.headlines(found)} for found in (record.measurements, base.measurements))
+    demanded = policy.demands(base.candidate.license, base.candidate.license_name)
+    notes = (demanded.restrictions, *extras.notices)
+    benches = card_tables.benches(record, base, beside.protocol, extras.protocols)
     return {
-        "front_matter": Markdown(frontmatter.front_matter(record, base, repo_id=repo_id, hub_url=hub_url)),
+        **_family(record, base, others, beside.protocol, hub_url, extras),
+        **_quality(record, base, beside, extras),
+        **_made(record, artifact),
+        "front_matter": Markdown(frontmatter.front_matter(record, base, repo_id=repo_id, hub_url=hub_url, protocols=extras.protocols)),
         "name": repo_id.split("/")[-1],
+        "notices": notices.on_top(record, extras.audit, hub_url),
         "recipe": record.recipe,
-        "base_link": base_link,
+        "base_link": link(record.base.repo_id, f"{hub_url}/{record.base.repo_id}"),
         "base": record.base,
+        "badge": demanded.badge,
         "verdict_line": words.verdict_line(record, base, beside),
         "research": record.recipe.track == "research",
-        "siblings": _sibling_rows(record, base, shown, dict(extras.sibling_repos), hub_url),
-        "family_size": len(family),
-        "shortened": len(shown) < len(family),
-        "advice": words.advice(base, family),
-        "quality": _rows(record, base, beside, _QUALITY),
-        "spread": points.percentile_words(record.measurements, "kl_divergence", beside.protocol),
-        "tasks": points.task_rows(record.measurements, base.measurements),
-        "task_protocols": [(one.name, words.protocol_words(one, one.name)) for one in extras.task_protocols],
-        "protocol": beside.protocol,
-        "protocol_words": words.protocol_words(extras.protocol, beside.protocol),
-        "samples": _samples(record, beside.protocol),
-        "engines": sorted(own),
-        "base_engines": sorted(theirs) if stats.other_engine(record.measurements, base.measurements) else [],
-        "layers": steps.error_words(record.layers),
-        "intervals": _intervals(record, beside.protocol),
-        "in_turns": beside.decode is not None or beside.prefill is not None,
-        "speed": _rows(record, base, beside, ("prefill_tokens_per_second", "decode_tokens_per_second", "load_time")),
-        "speed_points": points.speed_rows(record.measurements, beside.protocol),
-        "memory": _rows(record, base, beside, ("disk_size", "weight_memory", "peak_memory", "bits_per_weight")),
-        "memory_points": points.memory_rows(record.measurements, beside.protocol),
+        "chart": card_chart.title(record, base) if card_chart.draw(record, base, others) else "",
+        "benches": benches,
+        "engines": [benches[0].engine] if benches[0].engine else [],
         "coded": words.coded_words(record, base, beside.protocol),
-        "hardware": words.hardware(record.environment),
-        "base_hardware": words.hardware(base.environment) if record.environment != base.environment else None,
         "endpoint": None if hub_url == PUBLIC_HUB else Markdown(text.safe_link(hub_url) or "THE_HUB"),
         "requirements": words.requirements(record),
         "usage": [f"use/{words.usage(record.recipe.format)}.md.j2", "use/other.md.j2"],
         "weights": _weights(artifact),
         "repo_id": Markdown(repo_id),
         "chat": _is_chat(record, base),
+        "audit": notices.audit_words(record, extras.audit),
+        "limits": words.limits(record, beside),
+        "license": _licence_words(record, base, hub_url),
+        "owner": record.base.repo_id.split("/")[0],
+        "demands": [words for words in dict.fromkeys(notes) if words and words != demanded.badge],
+        "changes": (*extras.changes, Change(day=artifact.made_at[:10], what=f"artifact {artifact.digest} made")),
+    }
+
+
+def _family(
+    record: VariantRecord, base: BaseRecord, others: Sequence[VariantRecord], protocol: str | None, hub_url: str, extras: Extras
+) -> dict[str, object]:
+    """What the card says of the variants of the same base."""
+    members = kin.family(record, others)
+    shown = kin.shortlist(record, base, members, protocol)
+    address = kin.addresses(base, members, dict(extras.sibling_repos), hub_url)
+    return {
+        "siblings": kin.table(record, base, shown, protocol, address),
+        "family_size": len(members),
+        "shortened": len(shown) < len(members),
+        "advice": words.advice(base, members, protocol),
+        "ladder": kin.ladder_rows(record, base, members, protocol, address),
+    }
+
+
+def _quality(record: VariantRecord, base: BaseRecord, beside: Comparison, extras: Extras) -> dict[str, object]:
+    """What the card says of the variant's quality, and how it was measured."""
+    with_tasks = {one.protocol for one in record.measurements if "task" in one.conditions}
+    divergence = stats.find(record.measurements, "kl_divergence", beside.protocol)
+    known = extras.protocols
+    return {
+        "quality": card_tables.rows(record, base, beside, card_tables.QUALITY),
+        "spread": points.percentile_words(record.measurements, "kl_divergence", beside.protocol),
+        "tasks": points.task_rows(record.measurements, base.measurements),
+        "task_protocols": [
+            (name, words.protocol_words(known[name], name)) for name in sorted(with_tasks & known.keys()) if name != beside.protocol
+        ],
+        "protocol": beside.protocol,
+        "protocol_words": words.protocol_words(extras.protocol, beside.protocol),
+        "samples": divergence.samples if divergence else None,
+        "layers": steps.error_words(record.layers),
+        "intervals": card_tables.intervals(record, beside.protocol),
+    }
+
+
+def _made(record: VariantRecord, artifact: Artifact) -> dict[str, object]:
+    """What the card says of how the variant was made and checked, and of its files."""
+    verdict = artifact_verdict(record)
+    return {
         "checks": [(check.name, check.detail) for check in verdict.checks] if verdict and verdict.passed else [],
         "steps": [_step_row(step) for step in record.recipe.steps],
         "told": _told(artifact),
@@ -171,11 +203,6 @@ def _view(
         "libraries": [f"{name} {version}" for name, version in sorted(artifact.libraries.items())],
         "files": [(code(file.path), text.size(file.size), code(file.sha256)) for file in sorted(artifact.files, key=lambda f: f.path)],
         "digest": artifact.digest,
-        "limits": words.limits(record, beside),
-        "license": _licence_words(record, base, hub_url),
-        "owner": record.base.repo_id.split("/")[0],
-        "notices": extras.notices,
-        "changes": (*extras.changes, Change(day=artifact.made_at[:10], what=f"artifact {artifact.digest} made")),
         "reproduce": Markdown(
             f"modelpress compress {record.base.repo_id}@{record.base.sha} --recipe {_argument(record.recipe.name)} --out DIR"
         ),
@@ -198,99 +225,7 @@ def _told(artifact: Artifact) -> list[Markdown]:
 
 
 def _argument(name: str) -> str:
-    return name if re.fullmatch(r"[\w.:-]+", name, re.ASCII) else "RECIPE"
-
-
-def _family(record: VariantRecord, siblings: Sequence[VariantRecord]) -> list[VariantRecord]:
-    """The variants of the same base that passed the gate, this one among them, in a fixed order."""
-    others = {other.variant_id: other for other in siblings if other.base == record.base and let_through(other)}
-    return sorted({**others, record.variant_id: record}.values(), key=lambda item: (item.recipe.name, item.variant_id))
-
-
-def _shortlist(record: VariantRecord, base: BaseRecord, family: Sequence[VariantRecord]) -> list[VariantRecord]:
-    """Of a large family, return what no other beats on both size and divergence, spread over the sizes, and the record itself."""
-    if len(family) <= _MOST_SIBLINGS:
-        return list(family)
-    found = [(item, stats.compare(item, base)) for item in family if item.recipe.track == "serving"]
-    measured = [(beside.size.value, beside.kl_divergence.value, item) for item, beside in found if beside.size and beside.kl_divergence]
-    front: list[VariantRecord] = []
-    least = math.inf
-    for _, divergence, item in sorted(measured, key=lambda entry: entry[:2]):
-        if divergence < least:
-            least = divergence
-            front.append(item)
-    step = max(1.0, len(front) / (_MOST_SIBLINGS - 1))
-    chosen = {item.variant_id: item for item in (front[int(place * step)] for place in range(min(len(front), _MOST_SIBLINGS - 1)))}
-    return sorted({**chosen, record.variant_id: record}.values(), key=lambda item: (item.recipe.name, item.variant_id))
-
-
-def _sibling_rows(
-    record: VariantRecord, base: BaseRecord, family: Sequence[VariantRecord], repos: dict[str, str], hub_url: str
-) -> list[Row]:
-    rows: list[Row] = [(link(f"{base.candidate.ref.name} (base)", f"{hub_url}/{record.base.repo_id}"), "–", "1 ×", "±0", "0", "1 ×", "1 ×")]
-    for item in family:
-        beside = stats.compare(item, base)
-        repo = item.release.repo_id if item.release else repos.get(item.variant_id)
-        label = Markdown(f"**{markdown(item.recipe.name)}** (this one)") if item.variant_id == record.variant_id else None
-        rows.append(
-            (
-                label or link(item.recipe.name, f"{hub_url}/{repo}" if repo else None),
-                " → ".join(f"{step.method} {step.scheme}" for step in item.recipe.steps),
-                _shown(beside.size, text.times),
-                _shown(beside.perplexity_ratio, text.percent_change),
-                _shown(beside.kl_divergence, text.uncertain),
-                _shown(beside.decode, text.times),
-                _shown(beside.memory, text.times),
-            )
-        )
-    return rows
-
-
-def _shown(estimate: Estimate | None, say: Callable[[Estimate], str], missing: str = "not measured") -> str:
-    return say(estimate) if estimate else missing
-
-
-def _rows(record: VariantRecord, base: BaseRecord, beside: Comparison, metrics: Sequence[str]) -> list[Row]:
-    ratios = {
-        "perplexity": beside.perplexity_ratio,
-        "disk_size": beside.size,
-        "decode_tokens_per_second": beside.decode,
-        "prefill_tokens_per_second": beside.prefill,
-        "peak_memory": beside.memory,
-        "load_time": beside.load,
-    }
-    rows: list[Row] = []
-    for metric in metrics:
-        if mine := stats.find(record.measurements, metric, beside.protocol):
-            theirs = stats.find(base.measurements, metric, beside.protocol)
-            against = _shown(ratios[metric], text.times, "not compared") if metric in ratios else "–"
-            rows.append((_NAMES[metric], _value(mine), _value(theirs) if theirs else "–", against))
-    return rows
-
-
-def _value(measurement: Measurement) -> str:
-    if measurement.metric == "same_top_token":
-        return f"{text.uncertain(Estimate.of(measurement), scale=100)} %"
-    return text.quantity(Estimate.of(measurement), measurement.unit)
-
-
-def _samples(record: VariantRecord, protocol: str | None) -> int | None:
-    found = stats.find(record.measurements, "kl_divergence", protocol)
-    return found.samples if found else None
-
-
-def _intervals(record: VariantRecord, protocol: str | None) -> list[str]:
-    """How the intervals were found and their level, each way once with the metrics that it holds for."""
-    ways: dict[str, list[str]] = {}
-    for metric, name in _NAMES.items():
-        found = stats.find(record.measurements, metric, protocol)
-        if found and found.ci_low != found.ci_high:
-            ways.setdefault(found.interval, []).append(name)
-    for one in record.measurements:
-        if one.metric in points.TASKS and "task" in one.conditions:
-            way = one.interval.partition(";")[0]  # lm-eval's own standard error, one for each number, stands in the data
-            ways.setdefault(way, []).append(f"{one.conditions['task']}, {points.TASKS[one.metric]}")
-    return [f"{way}: {'; '.join(dict.fromkeys(held))}" for way, held in ways.items()]
+    return name if re.fullmatch(r"\w[\w.:-]{0,95}", name, re.ASCII) else "RECIPE"
 
 
 def _is_chat(record: VariantRecord, base: BaseRecord) -> bool:

@@ -26,9 +26,11 @@ def speed_rows(measurements: Sequence[Measurement], protocol: str | None) -> lis
     return _rows(measurements, SPEED, protocol, ("mode", "batch", "context"))
 
 
-def memory_rows(measurements: Sequence[Measurement], protocol: str | None) -> list[Row]:
-    """Return the context length of each point, then the numbers of `MEMORY` there; an estimate is marked so."""
-    return _rows(measurements, MEMORY, protocol, ("context",))
+def memory_rows(measurements: Sequence[Measurement], base: Sequence[Measurement], protocol: str | None) -> list[Row]:
+    """Return the context length of each point, the numbers of `MEMORY` there, and the base's peak; an estimate is marked so."""
+    theirs = _by_place(stats.curve(base, MEMORY[-1], protocol))
+    rows = _rows(measurements, MEMORY, protocol, ("context",))
+    return [(f"{int(row[0]):,}", *row[1:], _shown(theirs.get(_key({"context": int(row[0])})))) for row in rows]
 
 
 def task_rows(measurements: Sequence[Measurement], base: Sequence[Measurement]) -> list[Row]:

@@ -10,7 +10,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from hub.history import BaseRecord, VariantRecord
-from leaderboard import stats, text
+from leaderboard import stats, text, words
+from leaderboard.card_tables import shown
 from leaderboard.gate import let_through
 from leaderboard.stats import Comparison, Estimate
 from leaderboard.text import Markdown, link, markdown
@@ -70,11 +71,6 @@ def table(
     return rows
 
 
-def shown(estimate: Estimate | None, say: Callable[[Estimate], str], missing: str = "not measured") -> str:
-    """Return an estimate in words, or that there is none."""
-    return say(estimate) if estimate else missing
-
-
 @dataclass(frozen=True, kw_only=True)
 class Rung:
     """With at least so much memory (bytes), what is closest to the base; `variant` None: the base itself."""
@@ -87,8 +83,8 @@ class Rung:
 def ladder(base: BaseRecord, members: Sequence[VariantRecord], protocol: str | None) -> list[Rung]:
     """Return which serving variant to take for which memory, least memory first, each surely closer to the base than the one before.
 
-    The memory is the upper end of the interval of the measured peak. What was measured on other hardware than the base is left out; where
-    nothing needs less than the base, nothing is returned.
+    The memory is the upper end of the interval of the measured peak. What was measured on other hardware than the base is left out, and
+    what is dense and as large as the base; where nothing surely needs less than the base, nothing is returned.
     """
     theirs = stats.find(base.measurements, "peak_memory", protocol)
     if theirs is None or protocol is None:
@@ -98,7 +94,9 @@ def ladder(base: BaseRecord, members: Sequence[VariantRecord], protocol: str | N
     for item in members:
         beside: Comparison = stats.compare(item, base, protocol=protocol)
         mine = stats.find(item.measurements, "peak_memory", protocol)
-        if item.recipe.track == "serving" and beside.memory and beside.memory.high < 1 and beside.kl_divergence and mine:
+        if item.recipe.track != "serving" or words.same_work(item.recipe, beside.size):
+            continue
+        if beside.memory and beside.memory.high < 1 and beside.kl_divergence and mine:
             found.append(Rung(memory=max(mine.ci_high, mine.value), variant=item, divergence=beside.kl_divergence))
     rungs: list[Rung] = []
     for rung in sorted(found, key=lambda rung: (rung.memory, rung.divergence.value if rung.divergence else 0.0)):
@@ -108,6 +106,22 @@ def ladder(base: BaseRecord, members: Sequence[VariantRecord], protocol: str | N
     step = max(1.0, len(rungs) / _MOST_RUNGS)
     kept = [rungs[int(place * step)] for place in range(min(len(rungs), _MOST_RUNGS))]
     return [*kept, whole] if kept else []
+
+
+def ladder_rows(
+    record: VariantRecord, base: BaseRecord, members: Sequence[VariantRecord], protocol: str | None, address: Callable[[str], str | None]
+) -> list[Row]:
+    """Return the ladder as rows: free memory, what to take, its divergence from the base."""
+    rows: list[Row] = []
+    for rung in ladder(base, members, protocol):
+        if rung.variant is None:
+            name: str = link(f"{base.candidate.ref.name} (base)", address(base.candidate.ref.repo_id))
+        elif rung.variant.variant_id == record.variant_id:
+            name = Markdown(f"**{markdown(record.recipe.name)}** (this one)")
+        else:
+            name = link(rung.variant.recipe.name, address(rung.variant.variant_id))
+        rows.append((text.size(rung.memory), name, text.uncertain(rung.divergence) if rung.divergence else "0"))
+    return rows
 
 
 def addresses(base: BaseRecord, members: Sequence[VariantRecord], repos: Mapping[str, str], hub_url: str) -> Callable[[str], str | None]:

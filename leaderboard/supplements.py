@@ -27,11 +27,18 @@ def is_supplement(path: str) -> bool:
 def supplements(
     record: VariantRecord, base: BaseRecord, siblings: Sequence[VariantRecord], *, repo_id: str, hub_url: str, extras: Extras
 ) -> dict[str, bytes]:
-    """Return the files to publish beside the card, by path; one that would have nothing to show is left out."""
-    from leaderboard import bench, card_chart
+    """Return the files to publish beside the card, by path; one that would have nothing to show is left out.
 
+    Raises `PolicyRefusal` where no card can be written either.
+    """
+    from leaderboard import bench, card_chart, cards, eval_results, sbom
+
+    cards.check(record, repo_id)
+    page = hub_url.rstrip("/")
     files = {
         card_chart.NAME: card_chart.draw(record, base, siblings),
-        bench.NAME: bench.document(record, base, repo_id=repo_id, hub_url=hub_url.rstrip("/"), extras=extras),
+        bench.NAME: bench.document(record, base, repo_id=repo_id, hub_url=page, extras=extras),
+        sbom.NAME: sbom.document(record, base, repo_id=repo_id, hub_url=page),
+        **eval_results.documents(record, base, extras.protocols, repo_id=repo_id, hub_url=page),
     }
     return {path: content.encode() for path, content in files.items() if content}

@@ -90,13 +90,13 @@ def _faster(recipe: Recipe, beside: Comparison, speed: Estimate) -> str:
     return "**faster than the base**" if speed.value > 1 else "**slower than the base**"
 
 
-def advice(base: BaseRecord, family: Sequence[VariantRecord]) -> list[tuple[str, str]]:
+def advice(base: BaseRecord, family: Sequence[VariantRecord], protocol: str | None = None) -> list[tuple[str, str]]:
     """Return (question, names) pairs over what is meant for serving: the smallest, the closest to the base, the fastest, the leanest.
 
     All that nothing else surely beats are named; any two of them overlap.
     """
     serving = [item for item in family if item.recipe.track == "serving"]
-    beside = [(item.recipe.name, stats.compare(item, base)) for item in serving]
+    beside = [(item.recipe.name, stats.compare(item, base, protocol=protocol)) for item in serving]
     working = [
         (item.recipe.name, found) for item, (_, found) in zip(serving, beside, strict=True) if not same_work(item.recipe, found.size)
     ]
@@ -193,14 +193,19 @@ def hardware(environment: Environment | None) -> str | None:
     return f"{environment.hardware} ({machine}{ending})"
 
 
-def requirements(record: VariantRecord) -> Markdown:
-    """Return the packages that load the variant, pinned to the versions under which it was measured where they are known."""
+def needed(record: VariantRecord) -> dict[str, str]:
+    """Return the packages that load the variant, with the versions under which it was measured, empty where they are not known."""
     known = dict(record.artifact.libraries) if record.artifact else {}
     known.update(record.environment.libraries if record.environment else {})
     names = _ENGINES.get(record.recipe.format) or ("torch", "transformers", *_READERS.get(record.recipe.format, ()))
+    return {name: known.get(name, "") for name in names}
+
+
+def requirements(record: VariantRecord) -> Markdown:
+    """Return the packages that load the variant as arguments of pip, pinned where their versions are known."""
     # A local build's mark (2.13.0+cpu) is no version that a package index has.
-    versions = {name: known.get(name, "").split("+")[0] for name in names}
-    pinned = (f'"{name}=={version}"' if re.fullmatch(r"[\w.!-]+", version, re.ASCII) else name for name, version in versions.items())
+    versions = {name: version.split("+")[0] for name, version in needed(record).items()}
+    pinned = (f'"{name}=={version}"' if re.fullmatch(r"\w[\w.!-]{0,63}", version, re.ASCII) else name for name, version in versions.items())
     return Markdown(" ".join(pinned))
 
 

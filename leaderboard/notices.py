@@ -1,0 +1,70 @@
+"""What stands on top of a card where it must not be overlooked, and when the release was last looked at."""
+
+from __future__ import annotations
+
+from hub import names
+from hub.errors import PolicyRefusal
+from hub.history import Audit, Release, VariantRecord
+from leaderboard import stats, text, words
+from leaderboard.card_tables import NAMES, value
+from leaderboard.text import Markdown, code, link, markdown
+
+_AGAIN = ("kl_divergence", "perplexity_ratio", "decode_speedup")
+
+
+def standing(record: VariantRecord) -> Release | None:
+    """Return the record's release where it is of the record's own artifact: a new one is neither retired nor superseded by what was."""
+    release = record.release
+    return release if release and record.artifact and release.artifact_digest == record.artifact.digest else None
+
+
+def successor(record: VariantRecord) -> str | None:
+    """Return the repository to take in this one's place, None where there is none; raise `PolicyRefusal` for an impossible name."""
+    release = standing(record)
+    if release is None or not release.new_version:
+        return None
+    if fault := names.repo_id_fault(release.new_version):
+        raise PolicyRefusal(
+            f"no card can be written: its new version cannot be a repository: {fault}", hint="retire it again with a right name"
+        )
+    return release.new_version
+
+
+def on_top(record: VariantRecord, audit: Audit | None, hub_url: str) -> list[Markdown]:
+    """Return the sentences that warn: retired and why, what to take instead, what the last audit found broken."""
+    release, newer = standing(record), successor(record)
+    told = []
+    instead = f"take {link(newer, f'{hub_url}/{newer}')} in its place" if newer else ""
+    if release and release.retired_why:
+        day = f" on {markdown(release.retired_at[:10])}" if release.retired_at else ""
+        told.append(
+            Markdown(
+                f"**Retired{day}**: {_ended(release.retired_why)} The files stay for those who use them{f'; {instead}' if instead else ''}."
+            )
+        )
+    elif instead:
+        told.append(Markdown(f"**There is a newer version**: {instead}."))
+    if audit and not audit.passed:
+        told.append(Markdown(f"**The audit of {markdown(audit.at[:10])} found this release broken**: {_ended(audit.reason)}"))
+    return told
+
+
+def audit_words(record: VariantRecord, audit: Audit | None) -> list[Markdown]:
+    """Return when the release was last downloaded and looked at again, with which libraries, and which numbers were taken again."""
+    if audit is None:
+        return []
+    libraries = ", ".join(f"{name} {audit.libraries[name]}" for name in words.needed(record) if name in audit.libraries)
+    loaded = f" with {markdown(libraries)}" if libraries else ""
+    verdict = "and passed" if audit.passed else f"and failed: {_ended(audit.reason).rstrip('.')}"
+    told = [f"Last verified on {markdown(audit.at[:10])}: commit {code(audit.sha)} was downloaded, loaded{loaded}, {verdict}."]
+    for one in audit.measurements:
+        before = stats.find(record.measurements, one.metric, one.protocol)
+        if one.metric in _AGAIN and not one.conditions:
+            then = f" (before: {value(before)})" if before else ""
+            told.append(f"Measured again, {NAMES[one.metric]}: {markdown(value(one))}{markdown(then)}.")
+    return [Markdown(sentence) for sentence in told]
+
+
+def _ended(sentence: str) -> Markdown:
+    plain = text.plain(sentence)
+    return markdown(plain if plain.endswith((".", "!", "?")) else f"{plain}.")
