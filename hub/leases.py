@@ -27,6 +27,7 @@ class Leases:
         self._held: dict[str, Claim] = {}
         self._lock = threading.Lock()
         self._closed = threading.Event()
+        self._away = False
         self._thread = threading.Thread(target=self._keep, name="leases", daemon=True)
 
     def __enter__(self) -> Leases:
@@ -58,6 +59,8 @@ class Leases:
             try:
                 renewal = self._queue.renew(self._owner, list(held), lease_s=self._lease_s)
             except Exception as error:  # whatever it is: without this thread all leases would end
-                _log.warning("leases are not renewed now: %s", error)
+                _log.log(logging.DEBUG if self._away else logging.WARNING, "leases are not renewed now: %s", error)
+                self._away = True
                 continue  # a lease outlasts several tries; what is lost by then is told once the database is there again
+            self._away = False
             self._tell(renewal, held)
