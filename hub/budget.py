@@ -82,6 +82,13 @@ class Budget:
         """From when on attempts are to be counted, in epoch seconds: those that ended in the period may have begun a day before it."""
         return min(self._now(), self._clock() - self._offset) - self._period_s - DAY
 
+    @property
+    def left_s(self) -> float:
+        """For how many seconds this run may still go on; at 0 it ends, whatever is left to do."""
+        if not self._settings.wall_hours:
+            return math.inf
+        return max(0.0, self._settings.wall_hours * HOUR - (self._clock() - self._began))
+
     def recount(self, past: Sequence[Attempt]) -> None:
         """Forget what was counted and count these attempts: what the database says now."""
         uses = map(self._use_of, past)
@@ -110,7 +117,7 @@ class Budget:
         seconds = min((limit.left_s - _most(running) for limit in self._limits()), default=math.inf)
         if seconds < math.inf and expected is not None:
             seconds = min(seconds, max(most_seconds(expected), expected.seconds.value))
-        seconds = min(seconds, self._wall_left())
+        seconds = min(seconds, self.left_s)
         return Allowance(allowed=True, timeout_s=None if seconds == math.inf else seconds)
 
     def foresee(self, plan: Plan, *, slots: int = 1) -> dict[str, str]:
@@ -199,23 +206,18 @@ class Budget:
     def _too_long(self, expected: Expectation | None, running: Sequence[Expectation | None]) -> str:
         """Return in a sentence what of time and money does not suffice for a job; empty where all does."""
         wanted = expected.seconds.value if expected else 0.0
-        takes = f"it takes about {_hours(wanted)}"
+        takes = f"it takes about {in_words(wanted)}"
         for limit in self._limits():
             whole = limit.most / limit.rate * HOUR
             left = limit.left_s - _most(running)
             if wanted > whole:
-                return f"{takes}, more than all of {limit.words}, which allow {_hours(whole)}: it never starts under this budget"
+                return f"{takes}, more than all of {limit.words}, which allow {in_words(whole)}: it never starts under this budget"
             if left <= 0 or wanted > left:
                 busy = " beside what runs" if running else ""
-                return f"{takes}; what is left of {limit.words} allows {_hours(max(0.0, left))}{busy}"
-        if (wall := self._wall_left()) <= 0 or wanted > wall:
-            return f"{takes}; what is left of the {self._settings.wall_hours:g} h of this run allows {_hours(max(0.0, wall))}"
+                return f"{takes}; what is left of {limit.words} allows {in_words(max(0.0, left))}{busy}"
+        if (wall := self.left_s) <= 0 or wanted > wall:
+            return f"{takes}; what is left of the {self._settings.wall_hours:g} h of this run allows {in_words(wall)}"
         return ""
-
-    def _wall_left(self) -> float:
-        if not self._settings.wall_hours:
-            return math.inf
-        return self._settings.wall_hours * HOUR - (self._clock() - self._began)
 
 
 def _together(uses: Sequence[_Use]) -> _Use:
@@ -237,7 +239,8 @@ def _most(running: Iterable[Expectation | None]) -> float:
     return sum(map(most_seconds, running))
 
 
-def _hours(seconds: float) -> str:
+def in_words(seconds: float) -> str:
+    """Return a time as people say it."""
     return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min" if seconds < 2 * HOUR else f"{seconds / HOUR:.1f} h"
 
 

@@ -13,11 +13,11 @@ from pathlib import Path
 from sqlalchemy import ARRAY, Connection, Engine, Select, Text, create_engine, event, func, inspect, literal, select, text
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.engine.interfaces import DBAPIConnection
-from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, OperationalError
+from sqlalchemy.exc import ArgumentError, DataError, DBAPIError, IntegrityError, NoSuchModuleError, OperationalError
 from sqlalchemy.orm import Session, SessionTransaction
 from sqlalchemy.pool import ConnectionPoolEntry
 
-from hub.errors import ModelPressError, OutOfDisk, StoreError
+from hub.errors import BadDocument, ModelPressError, OutOfDisk, StoreError
 from hub.tables import HEAD
 
 BUSY_SECONDS = 30
@@ -147,7 +147,7 @@ class Database:
                 return
             except sqlite3.OperationalError as error:
                 if "locked" not in str(error) or time.monotonic() > patience:
-                    raise _explain(str(error), str(self.name)) from error
+                    raise _known(str(error), str(self.name)) or _refused(str(error), str(self.name)) from error
                 time.sleep(0.05)
             finally:
                 connection.close()
@@ -185,7 +185,12 @@ class Database:
                     f"the database {self.name} cannot be reached: {_first_line(str(error.orig))}",
                     hint="check its address and that it runs, then run the same command again: no write is half there",
                 ) from error
-            raise _explain(str(error.orig), str(self.name)) from error
+            known = _known(str(error.orig), str(self.name))
+            if known is None and isinstance(error, IntegrityError | DataError):
+                raise _senseless(str(error.orig)) from error
+            raise known or _refused(str(error.orig), str(self.name)) from error
+        except (OverflowError, UnicodeEncodeError) as error:  # SQLite's driver: integers of more than 64 bits, halves of characters
+            raise _senseless(str(error)) from error
 
 
 def among(session: Session, texts: Collection[str]) -> Select[str]:
@@ -258,8 +263,8 @@ def _first_line(problem: str) -> str:
     return problem.strip().splitlines()[0] if problem.strip() else "no reason given"
 
 
-def _explain(problem: str, name: str) -> ModelPressError:
-    """Return the error for what the database driver said."""
+def _known(problem: str, name: str) -> ModelPressError | None:
+    """Return the error for what the database driver said, where it is the disk, the file, or another program; else None."""
     said = _first_line(problem)
     if "disk is full" in said or "No space left on device" in said:
         return OutOfDisk(f"no room left on the disk for {name}", hint="free some space and run the same command again")
@@ -277,4 +282,13 @@ def _explain(problem: str, name: str) -> ModelPressError:
     if "locked" in said or "lock timeout" in said:
         hint = "close the program that holds it, then run the same command again"
         return StoreError(f"{name} was held by another program for more than {BUSY_SECONDS} seconds", hint=hint)
-    return StoreError(f"the database {name} refused: {said}", hint="run modelpress doctor; if this comes again, report it")
+    return None
+
+
+def _refused(problem: str, name: str) -> StoreError:
+    return StoreError(f"the database {name} refused: {_first_line(problem)}", hint="run modelpress doctor; if this comes again, report it")
+
+
+def _senseless(problem: str) -> BadDocument:
+    """Return the error for values that a database takes at no time: none where there must be one, numbers or texts it cannot hold."""
+    return BadDocument(f"the database cannot take this: {_first_line(problem)}", hint="no other try can help: report what gave it")

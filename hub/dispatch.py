@@ -108,9 +108,9 @@ def dispatch(
     """Run planned jobs until none is left that could still be done, and return what came of them.
 
     Waits for jobs that are put off (`SOON_S` at the most), for other dispatchers' jobs (its own may wait for them, and who runs them may
-    be gone), and through a pause (`pause_s`). A job's failure, and an unforeseen exception of the farm, is stored and ends nothing;
-    `hub.retries` says what is tried again. What the budget refuses stays planned. Cancelled jobs are ended; what a job brings whose claim
-    is lost is dropped.
+    be gone), and through a pause (`pause_s`), but never for longer than the budget lets this run last. A job's failure, and an unforeseen
+    exception of the farm, is stored and ends nothing; `hub.retries` says what is tried again. What the budget refuses stays planned; so
+    does what it ends, which is not started again here. Cancelled jobs are ended; what a job brings whose claim is lost is dropped.
 
     When `stop` is set, nothing starts any more, running jobs are ended and put back, and it returns. Where the store refuses a result, it
     is tried again for `patience_s`, then kept in the `spool` and taken in later: now, or by the next dispatch. Raises what the store, or
@@ -166,7 +166,7 @@ class _Loop:
 
     def abandon(self) -> None:
         """Put unsettled jobs back and end them; what they bring is dropped."""
-        for run in [*self._running.values(), *(run for run, _, _ in self._settler.unsettled)]:
+        for run in [*self._running.values(), *(run for run, _, _ in self._settler.unsettled.values())]:
             with suppress(Exception):
                 self._farm.cancel(run.claim.job.id)
             with suppress(ModelPressError):  # a store that fails now: recover() puts them back later
@@ -207,7 +207,14 @@ class _Loop:
 
     def _room(self) -> bool:
         alone = any(self._alone(run.claim.job) for run in self._running.values())
-        return not alone and len(self._running) < self._farm.slots and len(self._refused) < _LOOK_AHEAD
+        return not alone and len(self._running) < self._farm.slots and not self._refused_enough()
+
+    def _refused_enough(self) -> bool:
+        return len(self._refused.keys() - self._settler.overrun.keys()) >= _LOOK_AHEAD
+
+    def _ask_anew(self) -> None:
+        """Ask the budget again for what it refused, but for what it ended."""
+        self._refused = dict(self._settler.overrun)
 
     def _alone(self, job: Job) -> bool:
         return self._farm.exclusive_measures and job.kind == "measure"
@@ -229,11 +236,11 @@ class _Loop:
         running = [run.claim.expected for run in self._running.values()] + self._queue.expected_elsewhere(self._owner)
         self._recount()
         allowance = self._budget.allow(claim.expected, running=running)
-        if not allowance.allowed:
+        if refusal := allowance.reason or self._settler.too_short(claim, allowance.timeout_s):
             self._decline(claim)
-            self._refused[job.id] = allowance.reason
+            self._refused[job.id] = refusal
             return
-        run = self._running[job.id] = Run(claim=claim, began=time.monotonic())
+        run = self._running[job.id] = Run(claim=claim, began=time.monotonic(), allowed_s=allowance.timeout_s)
         self._base, self._said, self._paused_since = job.base, "", None
         self._progress.started(job)
 
@@ -247,6 +254,8 @@ class _Loop:
         """Whether something is left to do though nothing runs and nothing could be claimed: say what is waited for."""
         seen = self._queue.outlook(self._owner, kinds=self._kinds)
         now = time.monotonic()
+        if not self._budget.left_s:
+            return False
         if seen.paused is not None:
             self._paused_since = self._paused_since or now
             left = seen.ready + seen.put_off + seen.elsewhere
@@ -255,15 +264,15 @@ class _Loop:
         self._paused_since = None
         if seen.elsewhere != self._elsewhere:  # what others spend and free has changed, so the budget is asked again
             self._elsewhere, self._recount_at = seen.elsewhere, 0.0
-            self._refused.clear()
+            self._ask_anew()
             return True
-        if len(self._refused) >= _LOOK_AHEAD:
+        if self._refused_enough():
             return False
         if seen.elsewhere:
             self._queue.recover()
             self._say(f"other dispatchers run the last jobs, {seen.elsewhere} of them")
             return True
-        if seen.due_in_s is not None and seen.due_in_s <= SOON_S:
+        if seen.due_in_s is not None and seen.due_in_s <= min(SOON_S, self._budget.left_s):
             self._look_at = min(self._look_at, now + seen.due_in_s)
             self._say(f"waiting for {seen.put_off} jobs that are tried again, the first in {seen.due_in_s:.0f} s")
             return True
@@ -299,16 +308,16 @@ class _Loop:
             if self._held is held[job_id]:
                 self._let_go()
             run = self._running.get(job_id)
-            if run and run.claim is held[job_id] and not run.ending:
-                run.ending = why
-                self._farm.cancel(job_id)
+            if run and run.claim is held[job_id]:
+                run.ending = run.ending or why
+                self._farm.cancel(job_id)  # again with each renewal: the first may have come before the farm knew of the job
 
     def _settle(self, run: Run, outcome: JobResult | Failure) -> None:
         """Store what an attempt came to, and look anew at what can start: the budget may have more left than was thought."""
         self._settler.settle(run, outcome)
         self._leases.drop(run.claim.job.id)
         del self._running[run.claim.job.id]
-        self._refused.clear()
+        self._ask_anew()
         self._look_at = 0.0
 
     # The end
@@ -321,7 +330,9 @@ class _Loop:
             self._farm.cancel(job_id)
         deadline = time.monotonic() + _END_S
         while self._running and (left := deadline - time.monotonic()) > 0:
-            self._listen(left)
+            self._listen(min(left, _LOOK_S))
+            for job_id in self._running:
+                self._farm.cancel(job_id)  # again: the first may have come before the farm knew of the job
         with suppress(ModelPressError):  # recover() puts them back later
             for run in self._running.values():
                 self._settler.put_back(run)

@@ -287,7 +287,10 @@ class JobResult:
 
 @dataclass(frozen=True, kw_only=True)
 class Failure:
-    """Why a job did not succeed: the error and its class (`category`), one sentence, what to do, and the end of its log."""
+    """Why a job did not succeed: the error and its class (`category`), one sentence, what to do, and the end of its log.
+
+    `retry_after_s`: for so many seconds the Hub asks to be left alone.
+    """
 
     job_id: str
     error: str
@@ -297,6 +300,7 @@ class Failure:
     seconds: float
     retryable: bool
     category: FailureClass = "bug"
+    retry_after_s: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -130,8 +130,8 @@ class History:
     """What attempts tell of the jobs to come.
 
     `hardware` is what the jobs will run on, as environments name it; empty: what the newest attempt ran on. Attempts without an
-    `Expectation` have no shape to be compared with and are passed over, and so is what was interrupted. One that failed of time is a lower
-    bound: it counts with the time it had, where that is more than the others of its group say, and is passed over where it is not.
+    `Expectation` have no shape to be compared with and are passed over, and so is what was interrupted. One whose time was over, by its own
+    limit or by the budget, is a lower bound: it counts with that time where the others of its group say less, and else is passed over.
     """
 
     def __init__(self, attempts: Sequence[Attempt] = (), *, hardware: str = "") -> None:
@@ -140,7 +140,7 @@ class History:
         self._hardware = hardware or next((attempt.hardware for attempt in reversed(done) if attempt.hardware), "")
         seconds = [sample for attempt in done if (sample := self._seconds(attempt))]
         first = Factors(seconds)
-        late = [self._seconds(attempt) for attempt in told if attempt.outcome == "failed" and attempt.category == "timed_out"]
+        late = [self._seconds(attempt) for attempt in told if attempt.category == "timed_out"]
         seconds += [sample for sample in late if sample and sample[1] > first.floor(sample[0])]
         self._times = Factors(seconds)
         self._memory = Factors(sample for attempt in done if (sample := self._peak(attempt)))
@@ -166,7 +166,7 @@ class History:
         return self._sample(attempt, attempt.peak_memory_bytes, shape)
 
     def _sample(self, attempt: Attempt, true: float, shape: float) -> tuple[Place, float] | None:
-        if not (0 < true < math.inf and 0 < shape < math.inf):
+        if attempt.job is None or not (0 < true < math.inf and 0 < shape < math.inf):
             return None
         return self._path(attempt.job, shape, attempt.hardware), math.log(true / shape)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from types import MappingProxyType
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 from typing import Protocol as Shape
 
 from sqlalchemy import Select, bindparam, delete, func, insert, or_, select, update
@@ -26,10 +26,10 @@ from hub.rows import count_needs, now, stamp
 from hub.scheduling import NOTHING_SPENT, Attempt, Claim, Expectation, Outcome, Outlook, Renewal, Spent
 from hub.tables import AttemptRow, ControlRow, JobRow, Model, Variant, plain
 
+T = TypeVar("T")
+
 PAUSED = "paused"
 LEASE_S = 120.0
-
-
 NO_OWNER: Mapping[str, None] = MappingProxyType(dict.fromkeys(("owner", "lease_until", "began")))
 NO_FAILURE: Mapping[str, None] = MappingProxyType(dict.fromkeys(("error", "reason", "hint", "log_tail", "category", "retryable")))
 
@@ -84,14 +84,8 @@ class Queue:
                 try:
                     return take(session, row, owner, clock, lease_s)
                 except BadDocument as error:
-                    failure = {
-                        "error": error.name,
-                        "reason": error.message,
-                        "hint": "make a new plan",
-                        "retryable": True,
-                        "category": "bug",
-                    }
-                    settle(session, row.id, state="failed", updated_at=stamp(clock), **failure)
+                    said = {"error": error.name, "reason": error.message, "hint": "make a new plan", "category": "bug"}
+                    settle(session, row.id, state="failed", updated_at=stamp(clock), retryable=True, **said)
             return None
 
     def renew(self, owner: str, jobs: Collection[str], *, lease_s: float = LEASE_S) -> Renewal:
@@ -106,11 +100,14 @@ class Queue:
                 paused=session.get(ControlRow, PAUSED) is not None,
             )
 
-    def put_back(self, job: Job, owner: str, *, spent: Spent = NOTHING_SPENT) -> None:
-        """Mark a job of this owner as planned again, as if it had never started: it was interrupted, which is no failure."""
+    def put_back(self, job: Job, owner: str, *, spent: Spent = NOTHING_SPENT, why: Failure | None = None) -> None:
+        """Mark a job of this owner as planned again, as if it had never started: it was interrupted, which is no failure.
+
+        The attempt keeps the class and the reason of `why`.
+        """
         with self._database.writing() as session:
             if row := held(session, job, owner):
-                release(session, row, "interrupted", self._database.clock(session), spent=spent)
+                release(session, row, "interrupted", self._database.clock(session), spent=spent, why=why)
 
     def decline(self, job: Job, owner: str) -> None:
         """Give back a claim that was not begun: nothing of it is kept."""
@@ -136,10 +133,10 @@ class Queue:
             )
 
     def expected_elsewhere(self, owner: str) -> list[Expectation | None]:
-        """Return what is expected of each job that runs under another dispatcher, None of one of which nothing is."""
+        """Return what is expected of each job that runs under another dispatcher, None of one of which nothing is known."""
         with self._database.reading() as session:
             rows = session.scalars(select(JobRow.expected).where(JobRow.state == "running", JobRow.owner != owner))
-            return [from_json(Expectation, row, where="the database's job") if row else None for row in rows]
+            return [_readable(Expectation, row) for row in rows]
 
     def newest_elsewhere(self, owner: str) -> int:
         """Return the number of the latest attempt of another dispatcher; 0: there is none."""
@@ -254,9 +251,11 @@ def take(session: Session, row: AttemptedRow, owner: str, clock: float, lease_s:
     return Claim(job=job, attempt=attempt, economy=row.economy, expected=expected)
 
 
-def release(session: Session, row: AttemptedRow, outcome: Outcome, clock: float, *, spent: Spent = NOTHING_SPENT) -> None:
+def release(
+    session: Session, row: AttemptedRow, outcome: Outcome, clock: float, *, spent: Spent = NOTHING_SPENT, why: Failure | None = None
+) -> None:
     """Put a running row back to planned: the try does not count as one, but is kept among the attempts."""
-    note(session, row, outcome, clock, spent=spent)
+    note(session, row, outcome, clock, spent=spent, failure=why)
     _to_planned(session, row, clock)
 
 
@@ -291,7 +290,7 @@ def note(
         "began": row.began if row.began is not None else clock - seconds,
         "seconds": seconds,
         "outcome": outcome,
-        "category": failure.category if failure and outcome == "failed" else None,
+        "category": failure.category if failure and not row.cancel else None,
         "reason": failure.reason if failure else None,
         "hardware": result.environment.hardware if result else "",
         "peak_memory_bytes": result.peak_memory_bytes if result else 0,
@@ -351,7 +350,7 @@ def _attempts(session: Session, which: ColumnElement[bool]) -> list[Attempt]:
 
 def _attempt(row: AttemptRow, document: str) -> Attempt:
     return Attempt(
-        job=from_json(Job, document, where=f"the database's job {row.job_id}"),
+        job=_readable(Job, document),
         number=row.number,
         owner=row.owner,
         began=row.began,
@@ -363,8 +362,16 @@ def _attempt(row: AttemptRow, document: str) -> Attempt:
         peak_memory_bytes=row.peak_memory_bytes,
         gpus=row.gpus,
         cost=row.cost,
-        expected=from_json(Expectation, row.expected, where="the database's attempt") if row.expected else None,
+        expected=_readable(Expectation, row.expected),
     )
+
+
+def _readable(kind: type[T], document: str | None) -> T | None:
+    """Read what may be of another version of this program, where nothing is lost but what it tells."""
+    try:
+        return from_json(kind, document, where="the database") if document else None
+    except BadDocument:
+        return None
 
 
 # Made once: to make a statement takes longer than to run it.

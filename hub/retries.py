@@ -9,6 +9,7 @@ from hub.domain import Failure
 
 MOST_ECONOMY = 2
 LONGEST_S = 600.0
+DAY_S = 86_400.0
 _FIRST_S = {"hub": 10.0, "disk": 30.0, "killed": 2.0, "bug": 2.0}
 """Seconds until the second try, by class of failure: a Hub or a disk that is full mends itself more slowly than a process that died."""
 
@@ -28,7 +29,7 @@ def decide(failure: Failure, attempt: int, economy: int, max_attempts: int) -> R
     as a try on a quieter machine, or one that goes on from a checkpoint, may end in time. Killed: the same again, then more sparing,
     because a system that is short of memory kills without saying so. Hub and disk: where the error says that another try may help, or
     room may be made. A fault that nobody foresaw: only where the machine, not the job, may be at fault. Unsupported, unstable,
-    calibration, gated, licence: never.
+    calibration, gated, licence: never. None comes before the Hub wants to be asked again (`Failure.retry_after_s`; a day at the most).
     """
     if attempt >= max_attempts:
         return None
@@ -49,7 +50,9 @@ def decide(failure: Failure, attempt: int, economy: int, max_attempts: int) -> R
 
 
 def _after(failure: Failure, attempt: int) -> float:
-    """Return the wait before the next try in seconds: doubled each time, shortened by up to half so that jobs do not come back together."""
+    """Return the wait before the next try in seconds: doubled each time, shortened by up to half so that jobs do not come back together,
+    and as long as the Hub asks for.
+    """
     longest = min(LONGEST_S, _FIRST_S[failure.category] * 2 ** min(attempt - 1, 30))
     part = random.Random(f"{failure.job_id}:{attempt}").uniform(0.5, 1.0)  # noqa: S311 - it spreads tries, and guards nothing
-    return float(longest * part)
+    return max(float(longest * part), min(failure.retry_after_s, DAY_S))

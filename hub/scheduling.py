@@ -81,9 +81,13 @@ class Renewal:
 
 @dataclass(frozen=True, kw_only=True)
 class Attempt:
-    """One try at a job: when (epoch seconds), by whom, what it took and how it ended. `gpus` and `cost` are what it used and cost."""
+    """One try at a job: when (epoch seconds), by whom, what it took and how it ended. `gpus` and `cost` are what it used and cost.
 
-    job: Job
+    `category` is the class of a failure; an interrupted one that has the class `timed_out` was ended by the budget. `job` is None where
+    another version of this program wrote it.
+    """
+
+    job: Job | None
     number: int
     owner: str
     began: float

@@ -1,4 +1,4 @@
-"""Screens a job's result before the store takes it: what it holds is of this job, given once, and made of finite numbers."""
+"""Screens a job's result before the store takes it: what it holds is of this job, given once, and made of numbers that can be kept."""
 
 from __future__ import annotations
 
@@ -10,9 +10,12 @@ from hub.codec import to_json
 from hub.domain import Job, JobResult, Measurement
 from hub.errors import BadDocument
 
+MOST_BYTES = 2**63
+"""Databases count to one less."""
+
 
 def screen(job: Job, result: JobResult) -> None:
-    """Raise `BadDocument` for a result that is not one of this job, or holds what is no finite number."""
+    """Raise `BadDocument` for a result that is not one of this job, or holds what is no finite number or no number of bytes."""
     if result.job_id != job.id:
         raise BadDocument(f"the result of job {result.job_id} was given for job {job.id} ({job.label})")
     made = {"press": result.artifact, "measure": result.measurements, "inspect": result.facts}[job.kind]
@@ -21,9 +24,22 @@ def screen(job: Job, result: JobResult) -> None:
         raise BadDocument(f"{job.label} ended without {wanted}")
     if result.artifact and result.artifact.variant_id != job.variant_id:
         raise BadDocument(f"{job.label} gave the artifact of variant {result.artifact.variant_id}, not of {job.variant_id}")
+    _screen_course(job, result)
     _screen_measurements(job, result)
     _screen_layers(job, result)
     _screen_scores(job, result)
+
+
+def _screen_course(job: Job, result: JobResult) -> None:
+    """Screen what the job took and how the machine was."""
+    for name, seconds in (("all it did", result.seconds), *result.stages.items()):
+        if not (math.isfinite(seconds) and seconds >= 0):
+            raise BadDocument(f"{job.label} gave {seconds} as the seconds of {name}")
+    if not 0 <= result.peak_memory_bytes < MOST_BYTES:
+        raise BadDocument(f"{job.label} gave {result.peak_memory_bytes} as its peak memory in bytes")
+    for name, value in result.state.items():
+        if isinstance(value, float) and not math.isfinite(value):
+            raise BadDocument(f"{job.label} gave {value} as the machine's {name}, which is no finite number")
 
 
 def _screen_measurements(job: Job, result: JobResult) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 import traceback
@@ -12,12 +13,12 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal
 
 from hub import retries
+from hub.budget import Budget, in_words
 from hub.domain import Failure, Job, JobResult
-from hub.errors import BadDocument, JobDied, ModelPressError, OutOfDisk, StoreError
+from hub.errors import BadDocument, HubUnreachable, JobDied, ModelPressError, OutOfDisk, StoreError
 from hub.scheduling import Claim
 
 if TYPE_CHECKING:
-    from hub.budget import Budget
     from hub.dispatch import Progress
     from hub.spool import Spool
     from hub.store import Store
@@ -25,15 +26,18 @@ if TYPE_CHECKING:
 LOG_TAIL = 4000
 DEADLY = 5
 """A job is given up when so many dispatchers one after the other died while it ran: it may be what kills them."""
+OVERRUNS = 3
+"""A job that the budget ended so often starts only where it allows it more time than it ever had."""
 Ending = Literal["", "cancelled", "lost", "interrupted"]
 
 
 @dataclass
 class Run:
-    """A job that runs: since when (monotonic seconds), and why its dispatcher is ending it, if it is."""
+    """A job that runs: since when (monotonic seconds), for how many the budget lets it, and why its dispatcher is ending it, if it is."""
 
     claim: Claim
     began: float
+    allowed_s: float | None = None
     ending: Ending = ""
 
 
@@ -41,8 +45,9 @@ class Run:
 class Settler:
     """What a dispatch stores, for one owner. `stop` set: there is no time to be patient with a store that refuses.
 
-    `counts` are of jobs done, failed, retried, cancelled, interrupted and lost. What the store refuses is `unsettled`, results in the
-    spool where there is one, so that the end of this process does not lose them.
+    `counts` are of jobs done, failed, retried, cancelled, interrupted and lost. What the store refuses is `unsettled`, by job; results
+    of it that are `spooled` lie in the spool, too, so that the end of this process does not lose them. `overrun` says of the jobs that the
+    budget ended why they are not started again under it.
     """
 
     store: Store
@@ -54,7 +59,9 @@ class Settler:
     stop: threading.Event
     spool: Spool | None
     counts: Counter[str] = field(default_factory=Counter)
-    unsettled: list[tuple[Run, JobResult | Failure, float]] = field(default_factory=list)
+    unsettled: dict[str, tuple[Run, JobResult | Failure, float]] = field(default_factory=dict)
+    spooled: set[str] = field(default_factory=set)
+    overrun: dict[str, str] = field(default_factory=dict)
 
     def settle(self, run: Run, outcome: JobResult | Failure) -> None:
         """Store what an attempt came to; what the store refuses for long is kept."""
@@ -87,28 +94,50 @@ class Settler:
             self.progress.failed(claim.job, failure)
         return True
 
+    def too_short(self, claim: Claim, allowed_s: float | None) -> str:
+        """Return in a sentence why a job is not started that the budget ended again and again; empty where it may be."""
+        if allowed_s is None:
+            return ""
+        tries = self.store.queue.attempts_of(claim.job.id)
+        had = [one.seconds for one in tries if one.outcome == "interrupted" and one.category == "timed_out"]
+        if len(had) < OVERRUNS or allowed_s > max(had):
+            return ""
+        return f"the budget ended it {len(had)} times, once after {in_words(max(had))}, and now allows it {in_words(allowed_s)}"
+
     def take_in(self) -> None:
         """Store what was kept, of earlier dispatches too; raises what the store raises, and what is not stored stays kept."""
+        for job, result, taken in self.spool.take_in(self.store) if self.spool else ():
+            self.spooled.discard(job.id)
+            if taken == "stored":
+                self.unsettled.pop(job.id, None)
+                self.counts["done"] += 1
+                self.progress.finished(job, result)
+        for job_id in self.spooled:  # another dispatcher has taken it in, and counts it
+            self.unsettled.pop(job_id, None)
+        self.spooled.clear()
         while self.unsettled:
-            self._settle(*self.unsettled[0])
-            self.unsettled.pop(0)
-        for job, result in self.spool.take_in(self.store) if self.spool else ():
-            self.counts["done"] += 1
-            self.progress.finished(job, result)
+            job_id = next(iter(self.unsettled))
+            self._settle(*self.unsettled[job_id])
+            del self.unsettled[job_id]
 
     def _keep(self, run: Run, outcome: JobResult | Failure, seconds: float) -> None:
-        self.unsettled.append((run, outcome, seconds))
+        job = run.claim.job
+        self.unsettled[job.id] = (run, outcome, seconds)
         if self.spool and isinstance(outcome, JobResult):
             with suppress(OSError):  # the disk is full to the last byte: then memory alone has it
-                self.spool.keep(run.claim.job, outcome, self.budget.spent(seconds))
+                self.spool.keep(job, outcome, self.budget.spent(seconds))
+                self.spooled.add(job.id)
 
     def _settle(self, run: Run, outcome: JobResult | Failure, seconds: float) -> None:
         if isinstance(outcome, JobResult):
             try:
                 return self._settle_result(run, outcome, seconds)
             except BadDocument as error:
-                outcome = unforeseen(run.claim.job, error, outcome.seconds)
-        return self._settle_failure(run, replace(outcome, job_id=run.claim.job.id), seconds)
+                outcome = unforeseen(run.claim.job, error, seconds)
+        try:
+            self._settle_failure(run, replace(outcome, job_id=run.claim.job.id), seconds)
+        except BadDocument as error:  # what it says of itself cannot be stored either
+            self._settle_failure(run, replace(unforeseen(run.claim.job, error, seconds), log_tail=""), seconds)
 
     def _settle_result(self, run: Run, result: JobResult, seconds: float) -> None:
         job, spent = run.claim.job, self.budget.spent(seconds)
@@ -122,6 +151,9 @@ class Settler:
         claim, job = run.claim, run.claim.job
         if run.ending == "interrupted" and failure.category == "killed":
             self.put_back(run)
+            return
+        if run.ending in ("", "interrupted") and failure.category == "timed_out" and seconds >= (run.allowed_s or math.inf):
+            self._cut_short(run, failure, seconds)
             return
         retry = None if run.ending in ("cancelled", "lost") else retries.decide(failure, claim.attempt, claim.economy, self.max_attempts)
         after, economy = (retry.after_s, retry.economy) if retry else (None, claim.economy)
@@ -138,6 +170,15 @@ class Settler:
         else:
             self.counts["failed"] += 1
             self.progress.failed(job, failure)
+
+    def _cut_short(self, run: Run, failure: Failure, seconds: float) -> None:
+        """Put a job back that the budget ended: that is no failure of its own."""
+        job = run.claim.job
+        why = f"the budget ended it after {in_words(seconds)}: it allowed it no more"
+        self.store.queue.put_back(job, self.owner, spent=self.budget.spent(seconds), why=replace(failure, reason=why))
+        self.overrun[job.id] = why
+        self.counts["interrupted"] += 1
+        self.progress.ended(job, f"{why}, and it is put back")
 
     def _lose(self, job: Job) -> None:
         self.counts["lost"] += 1
@@ -160,7 +201,9 @@ def unforeseen(job: Job, error: BaseException, seconds: float) -> Failure:
     """Return an error as a failure; one that nobody foresaw is tried again only where the machine, not the job, may be at fault."""
     if isinstance(error, ModelPressError):
         reason, hint, retryable, category = error.message, error.hint, error.retryable, error.category
+        wait = error.retry_after or 0.0 if isinstance(error, HubUnreachable) else 0.0
     else:
+        wait = 0.0
         reason, hint = f"unexpected {type(error).__name__}: {error}", "look at the end of the job's log; report it if it comes again"
         retryable, category = isinstance(error, OSError | MemoryError), "bug"
     return Failure(
@@ -172,4 +215,5 @@ def unforeseen(job: Job, error: BaseException, seconds: float) -> Failure:
         seconds=seconds,
         retryable=retryable,
         category=category,
+        retry_after_s=wait,
     )

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from hub.codec import from_json, to_json
 from hub.domain import Job, JobResult
@@ -14,6 +15,8 @@ from hub.errors import BadDocument
 from hub.scheduling import Spent
 from hub.store import Store
 
+Taken = Literal["stored", "known", "refused"]
+"""What became of a kept result: the store has it now, had one already, or takes it at no time."""
 _BALLAST = b"room for results on a disk that is full\n" * (1 << 17)
 
 
@@ -50,21 +53,20 @@ class Spool:
             self._ballast.unlink(missing_ok=True)
             self._write(job, text)
 
-    def take_in(self, store: Store) -> list[tuple[Job, JobResult]]:
-        """Record the kept results; return those that the store did not have yet.
+    def take_in(self, store: Store) -> Iterator[tuple[Job, JobResult, Taken]]:
+        """Record the kept results one by one, and say what became of each.
 
         What cannot be read, or makes no sense, is set aside as `*.refused`. Raises what the store raises; the rest is kept then.
         """
-        taken = []
         for path, kept in self._kept():
             try:
-                if store.finish(kept.job, kept.result, spent=kept.spent):
-                    taken.append((kept.job, kept.result))
+                new = store.finish(kept.job, kept.result, spent=kept.spent)
             except BadDocument:
                 _set_aside(path)
+                yield kept.job, kept.result, "refused"
             else:
                 path.unlink(missing_ok=True)
-        return taken
+                yield kept.job, kept.result, "stored" if new else "known"
 
     def _write(self, job: Job, text: str) -> None:
         beside = self._folder / f"{job.id}.tmp"

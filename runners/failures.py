@@ -14,7 +14,7 @@ from pathlib import Path
 
 from hub import errors
 from hub.domain import Failure, Workspace
-from hub.errors import BadCheckpoint, CalibrationFailed, JobDied, ModelPressError, OutOfDisk, OutOfMemory
+from hub.errors import BadCheckpoint, CalibrationFailed, HubUnreachable, JobDied, ModelPressError, OutOfDisk, OutOfMemory
 
 _TAIL_BYTES = 4000
 _FULL = re.compile(r"no space left on device|\bos error (28|122)\b|storagefull|disk quota exceeded|disk is full|file too large \(os", re.I)
@@ -49,6 +49,7 @@ def failure(job_id: str, error: BaseException, *, seconds: float, log_tail: str 
         seconds=round(seconds, 3),
         retryable=retryable,
         category=category,
+        retry_after_s=(ours.retry_after or 0.0) if isinstance(ours, HubUnreachable) else 0.0,
     )
 
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 from typing import get_args
 
 import pytest
@@ -8,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hub.domain import Failure, FailureClass
-from hub.retries import LONGEST_S, MOST_ECONOMY, Retry, decide
+from hub.retries import DAY_S, LONGEST_S, MOST_ECONOMY, Retry, decide
 
 NEVER = ("unsupported", "unstable", "calibration", "gated", "licence")
 
@@ -30,6 +31,13 @@ def test_out_of_memory_goes_down_in_steps_and_stops() -> None:
         Retry(after_s=0.0, economy=2),
         None,
     ]
+
+
+def test_the_hub_is_left_alone_for_as_long_as_it_asks() -> None:
+    asked = [replace(failure("hub"), retry_after_s=seconds) for seconds in (0.0, 300.0, 1e9)]
+    waits = [retry.after_s for one in asked if (retry := decide(one, 1, 0, 3))]
+    assert 0 < waits[0] < 300
+    assert waits[1:] == [300.0, DAY_S]  # whatever it asks for, it is asked again the next day
 
 
 def test_too_long_is_tried_once_more() -> None:

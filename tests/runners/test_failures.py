@@ -212,6 +212,13 @@ def test_errors_of_the_system_and_of_libraries_have_their_class(error: Exception
         assert "/home" not in found.reason
 
 
+def test_how_long_the_hub_asks_to_be_left_alone_is_passed_on() -> None:
+    error = HubUnreachable("the Hub asks to slow down")
+    error.retry_after = 120.0
+    told = from_json(Failure, to_json(failures.failure("a", error, seconds=1.0)))
+    assert (told.retry_after_s, failures.failure("a", HubUnreachable("away"), seconds=1.0).retry_after_s) == (120.0, 0.0)
+
+
 def test_our_own_words_on_memory_are_no_lack_of_it() -> None:
     assert failures.failure("j", BadCheckpoint("perhaps out of memory, no space left on device"), seconds=1.0).category == "unsupported"
     assert failures.failure("j", OutOfMemory("x", hint="y"), seconds=1.0).hint == "y"
