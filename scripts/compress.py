@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from leaderboard.text import duration, size
-from modelpress.options import AsJson, emit
+from modelpress.options import AsJson, echo, emit
 
 if TYPE_CHECKING:
     from hub.domain import ModelRef
@@ -42,7 +42,7 @@ def compress(
     if as_json:
         emit(artifact)
     else:
-        typer.echo(f"{out}: {chosen.title}, {size(artifact.bytes)} in {len(artifact.files)} files, {duration(time.monotonic() - began)}")
+        echo(f"{out}: {chosen.title}, {size(artifact.bytes)} in {len(artifact.files)} files, {duration(time.monotonic() - began)}")
         typer.echo(f"next: modelpress measure {out} --base {model}")
 
 

@@ -14,7 +14,7 @@ import typer
 from hub.domain import FailureClass, JobKind
 from hub.history import JobState
 from leaderboard.text import duration, plain, size
-from modelpress.options import AsJson, console, emit
+from modelpress.options import AsJson, console, echo, emit
 from modelpress.status import NOTHING, clock_time, job_table, owner_words, running_words
 
 if TYPE_CHECKING:
@@ -86,11 +86,11 @@ def show(
         emit({**asdict(detail), "label": detail.line.label, "log_tail": log, "artifact_folder": place})
         return
     for line in described(detail, artifact):
-        typer.echo(line)
+        echo(line)
     if log:
         typer.echo("\nthe end of its log")
         for line in log.splitlines():
-            typer.echo(f"  {line}")
+            echo(f"  {line}")
 
 
 def chosen(session: Session, names: Sequence[str]) -> list[str]:

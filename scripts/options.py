@@ -1,4 +1,4 @@
-"""What all commands share: the global options, and JSON output."""
+"""What all commands share: the global options, and output: JSON, lines, tables."""
 
 from __future__ import annotations
 
@@ -10,8 +10,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from leaderboard.text import terminal
+
 if TYPE_CHECKING:
-    from rich.console import Console
+    from collections.abc import Iterator
+
+    from rich.console import Console, ConsoleOptions, RenderableType
+    from rich.segment import Segment
 
     from hub.settings import Settings
 
@@ -44,8 +49,19 @@ def emit(document: Any) -> None:
     typer.echo(json.dumps(to_jsonable_python(document), indent=2))
 
 
-def console() -> Console:
-    """Return a console for tables on stdout; where that is no terminal, lines are wide enough not to be folded."""
-    from rich.console import Console
+def echo(line: str = "", *, err: bool = False) -> None:
+    """Print text that may hold words of others: nothing in it is obeyed by a terminal, or by a build service that keeps the log."""
+    typer.echo(terminal(line), err=err)
 
-    return Console() if sys.stdout.isatty() else Console(width=200)
+
+def console(*, stderr: bool = False) -> Console:
+    """Return a console for tables; where that is no terminal, lines are wide enough not to be folded. It shows all text as `echo` does."""
+    from rich import console
+
+    class Harmless(console.Console):
+        def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterator[Segment]:
+            for segment in super().render(renderable, options):
+                yield segment if segment.control else segment._replace(text=terminal(segment.text))
+
+    stream = sys.stderr if stderr else sys.stdout
+    return Harmless(stderr=stderr, width=None if stream.isatty() else 200)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from leaderboard.text import duration, number, size
-from modelpress.options import AsJson, console, emit
+from modelpress.options import AsJson, console, echo, emit
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -80,7 +80,7 @@ def show(planned: Plan, held: Mapping[str, str], budget: BudgetSettings, *, whol
             typer.echo(f"… and {left} more: --all shows them")
         typer.echo()
     for refusal in planned.refusals:
-        typer.echo(f"not planned: {refusal.recipe} on {refusal.repo_id}: {refusal.reason}")
+        echo(f"not planned: {refusal.recipe} on {refusal.repo_id}: {refusal.reason}")
     typer.echo(f"{len(planned.jobs)} jobs to run, {planned.done} done, {len(planned.refusals)} not possible")
     if planned.jobs:
         starting = [job for job in planned.jobs if job.id not in held]
@@ -88,9 +88,9 @@ def show(planned: Plan, held: Mapping[str, str], budget: BudgetSettings, *, whol
         if held:
             typer.echo(f"in budget:    {total(starting, planned, budget)}")
     for line in held_back(planned, held):
-        typer.echo(line)
+        echo(line)
     for line in legend(planned) if planned.jobs else []:
-        typer.echo(line)
+        echo(line)
 
 
 def legend(planned: Plan) -> list[str]:

@@ -14,6 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 
 from hub.domain import Failure, Job, JobResult
 from leaderboard.text import duration
+from modelpress.options import console as new_console
 
 
 @dataclass
@@ -107,7 +108,7 @@ class Reporter:
     """Opens phases and remembers how long each took (seconds by title)."""
 
     def __init__(self, console: Console | None = None) -> None:
-        self.console = console or Console(stderr=True)
+        self.console = console or new_console(stderr=True)
         self.seconds: dict[str, float] = {}
 
     def say(self, text: str) -> None:
