@@ -18,9 +18,8 @@ _CANONICAL = json.JSONEncoder(sort_keys=True, allow_nan=False)
 
 @cache
 def _adapter(kind: type[Any]) -> TypeAdapter[Any]:
-    return TypeAdapter(
-        with_config(ConfigDict(extra="forbid", hide_input_in_errors=True))(kind) if not hasattr(kind, "__pydantic_config__") else kind
-    )
+    strict = ConfigDict(extra="forbid", hide_input_in_errors=True)  # a document may hold a token, and errors are logged
+    return TypeAdapter(with_config(strict)(kind) if not hasattr(kind, "__pydantic_config__") else kind)
 
 
 def to_json(value: object, *, indent: int | None = None) -> str:

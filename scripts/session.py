@@ -227,7 +227,7 @@ class Session:
         if settings.kind == "ray":
             from runners.farm.ray import RayFarm
 
-            return self._closing.enter_context(RayFarm(self.workspace, logs, settings))
+            return self._closing.enter_context(RayFarm(self.workspace, logs, settings, read_token=self._read_token))
         from runners.farm.local import LocalFarm
 
         return self._closing.enter_context(LocalFarm(self.workspace, logs, slots=settings.workers, read_token=self._read_token))

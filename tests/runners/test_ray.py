@@ -53,6 +53,7 @@ class Site:
     folder: Path
     hub: LocalHub
     base: ModelRef
+    logs: Path
     nodes: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -126,7 +127,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
         cluster = cluster_utils.Cluster(initialize_head=True, head_node_args=head)
         client = HubClient(endpoint=hub.endpoint, token=hub.read_token, cache_dir=folder / "cache")
         base = ModelRef(repo_id="modelpress-samples/sample-llama", sha=client.head("modelpress-samples/sample-llama") or "")
-        site = Site(cluster=cluster, folder=folder, hub=hub, base=base)
+        site = Site(cluster=cluster, folder=folder, hub=hub, base=base, logs=own)
         try:
             for name in ("node-a", "node-b"):
                 site.start(name)
@@ -338,12 +339,33 @@ except Unavailable as error:
     assert "pip install 'modelpress[ray]'" in said
 
 
-def test_no_token_but_the_readers_leaves_the_dispatcher(site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("HF_TOKEN", "MODELPRESS_HUB__TOKEN", "modelpress_hub__token"):
+def test_no_token_but_the_readers_leaves_the_dispatcher_and_that_one_reaches_the_job_alone(
+    site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("HF_TOKEN", "MODELPRESS_HUB__TOKEN", "modelpress_hub__token", "MODELPRESS_WRITE_TOKEN"):
         monkeypatch.setenv(name, "writer-of-all")
-    with site.farm(tmp_path, read_token="reader") as farm:
+    with site.farm(tmp_path, read_token=site.hub.read_token) as farm:
         assert farm._link
         assert "writer-of-all" not in psutil.Process(farm._link._process.pid).environ().values()
+        job = endless(site, "reads")
+        thread, _ = in_background(farm, job)
+        site.node_of(job)
+        knowing = [words for values, words in map(environment_and_command, psutil.process_iter()) if site.hub.read_token in values]
+        farm.cancel(job.id)
+        thread.join(60)
+    assert knowing
+    assert all("runners.farm.zygote" in words for words in knowing), "no process of Ray knows it"
+    assert [*site.logs.rglob("*.log")]
+    for folder in (site.logs, farm._log_dir, *site.folder.glob("node-*"), site.folder / "depot"):  # what Ray writes down, and what we do
+        for path in folder.rglob("*"):
+            assert not (path.is_file() and site.hub.read_token.encode() in path.read_bytes()), path
+
+
+def environment_and_command(process: psutil.Process) -> tuple[list[str], str]:
+    try:
+        return list(process.environ().values()), " ".join(process.cmdline())
+    except psutil.Error:
+        return [], ""
 
 
 def test_what_jobs_ask_for_fits_the_nodes() -> None:
