@@ -14,7 +14,7 @@ import shutil
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -31,6 +31,16 @@ _KEPT = (
     "LANG", "LC_ALL", "LC_CTYPE", "TZ", "OMP_NUM_THREADS", "GOMP_SPINCOUNT", "CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER", "CUDA_HOME",
     "LD_LIBRARY_PATH", "SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE",
 )  # fmt: skip
+_MOST_TEXT = 4000
+# Runs a script and notes what its own `print` is given.
+_SCRIPT = """
+import runpy, sys
+def told(*words):
+    print(*words)
+    with open(sys.argv[2], "a", encoding="utf-8") as file:
+        print(*words, file=file)
+runpy.run_path(sys.argv[1], {"print": told}, "__main__")
+"""
 _PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY")
 
 
@@ -73,8 +83,10 @@ class Block:
 class Outcome:
     """What came of one command: a line of a shell block, or a Python block.
 
-    `detail` says why it was not run (`ran` False), or what came of it. `output` is the end of what it printed, without absolute paths.
-    `missing`: packages that the card asks for and that are not installed here, which is no fault of the card's.
+    `detail` says why it was not run (`ran` False), or what came of it. `output` is the end of all that was printed, without absolute paths,
+    `text` what a Python block printed itself: what the model wrote.
+    Neither `missing` packages, which the card asks for and which are not installed here, nor a limit of time, memory or output that was
+    broken (`over_limit`) are the card's fault.
     """
 
     command: str
@@ -84,7 +96,9 @@ class Outcome:
     exit_code: int | None = None
     seconds: float = 0.0
     output: str = ""
+    text: str = ""
     missing: tuple[str, ...] = ()
+    over_limit: bool = False
 
 
 def blocks(card: TrustedCard) -> tuple[Block, ...]:
@@ -131,6 +145,13 @@ def run(card: TrustedCard, *, endpoint: str, scratch: Path, timeout_s: float, me
     return tuple(outcomes)
 
 
+def missing(card: TrustedCard) -> tuple[str, ...]:
+    """Return the packages that the card asks for and that are not installed here, without running anything."""
+    lines = [shlex.split(line.code) for block in blocks(card) if block.language != "python" for line in _lines(block)]
+    asked = [_requirements(words[2:], "") for words in lines if words[:2] == ["pip", "install"]]
+    return tuple(name for one in asked for name in one.missing)
+
+
 def check(outcomes: Sequence[Outcome]) -> Check:
     """Return the gate's check on a card's commands: all that can be run here were, none failed, and something was."""
     ran, wrong = [one for one in outcomes if one.ran], [one for one in outcomes if not one.passed]
@@ -139,8 +160,7 @@ def check(outcomes: Sequence[Outcome]) -> Check:
     if not ran:
         return Check(name=CHECK, passed=False, detail=f"The card has no command under {SECTION} that could be run; at least 1 must be.")
     left = "".join(f" {one.command}: {one.detail}" for one in outcomes if not one.ran)
-    seconds = sum(one.seconds for one in ran)
-    detail = f"{len(ran)} of the card's commands ran in an empty folder without a token, in {seconds:.0f} s; 0 may fail.{left}"
+    detail = f"{len(ran)} of the card's {len(outcomes)} commands ran in an empty folder without a token; 0 may fail.{left}"
     return Check(name=CHECK, passed=True, detail=detail)
 
 
@@ -176,7 +196,8 @@ class _Place:
                 given[name] = os.environ[name]
         given |= {"PATH": self.path, "HOME": str(self.home), "XDG_CACHE_HOME": str(self.home / ".cache"), "TMPDIR": str(self.temporary)}
         given |= {"HF_HOME": str(self.home / "hf"), "HF_HUB_CACHE": str(self.home / "hf" / "hub"), "HF_ENDPOINT": self.endpoint}
-        given |= {"HF_HUB_DISABLE_TELEMETRY": "1", "HF_HUB_DISABLE_IMPLICIT_TOKEN": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
+        quiet = ("TELEMETRY", "IMPLICIT_TOKEN", "PROGRESS_BARS", "UPDATE_CHECK")
+        given |= {"NO_COLOR": "1", **{f"HF_HUB_DISABLE_{what}": "1" for what in quiet}}
         if self.endpoint != _PUBLIC:
             given["HF_HUB_DISABLE_XET"] = "1"
         return given
@@ -248,23 +269,33 @@ def _requirements(wanted: Sequence[str], shown: str) -> Outcome:
 
 
 def _python(block: Block, place: _Place) -> Outcome:
+    """Run a Python block; it must also print something itself, whatever libraries print of their own."""
     # The script lies beside the folder in which it runs, and Python is told not to import from either: files that the card's commands
     # download there are data, whatever their names.
-    script = place.scratch / "use_it.py"
+    script, told = place.scratch / "use_it.py", place.scratch / "told.txt"
     script.write_text(block.code, encoding="utf-8")
-    return _ran([sys.executable, "-I", str(script)], _words(block), place, prints=True)
+    told.write_bytes(b"")
+    outcome = _ran([sys.executable, "-I", "-c", _SCRIPT, str(script), str(told)], _words(block), place)
+    text = told.read_text(encoding="utf-8", errors="replace")[:_MOST_TEXT]
+    if outcome.passed and not text.strip():
+        return replace(outcome, passed=False, detail="It ran, but generated no text.")
+    return replace(outcome, text=text)
 
 
-def _ran(command: Sequence[str], shown: str, place: _Place, *, prints: bool = False) -> Outcome:
-    """Run a command; with `prints` it must also write something to its standard output."""
+def _ran(command: Sequence[str], shown: str, place: _Place) -> Outcome:
     began = time.monotonic()
     end = run_confined(command, cwd=place.here, environment=place.environment(), limits=place.limits, logs=place.scratch)
     seconds = round(time.monotonic() - began, 1)
-    passed, detail = end.exit_code == 0 and not end.excess, end.excess or f"It ended with code {end.exit_code}."
-    if not passed and not end.excess and end.last_words:
-        detail = f"{detail} Its last words: {end.last_words}"
-    if passed:
-        detail = "It ran."
-        if prints and not end.printed.strip():
-            passed, detail = False, "It ran, but generated no text."
-    return Outcome(command=shown, ran=True, passed=passed, detail=detail, exit_code=end.exit_code, seconds=seconds, output=end.output)
+    passed = end.exit_code == 0 and not end.excess
+    last = f" Its last words: {end.last_words}" if end.last_words else ""
+    detail = "It ran." if passed else end.excess or f"It ended with code {end.exit_code}.{last}"
+    return Outcome(
+        command=shown,
+        ran=True,
+        passed=passed,
+        detail=detail,
+        exit_code=end.exit_code,
+        seconds=seconds,
+        output=end.output,
+        over_limit=bool(end.excess),
+    )

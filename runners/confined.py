@@ -47,12 +47,11 @@ class Limits:
 class End:
     """How a command ended: `exit_code` (negative: by that signal), and in a sentence which limit it broke, if it did.
 
-    `printed` is the end of its standard output, `output` that of both streams, at most 4,000 bytes each, without absolute paths.
+    `output` is the end of its two streams, at most 4,000 bytes of each, without absolute paths.
     """
 
     exit_code: int
     excess: str
-    printed: str
     output: str
 
     @property
@@ -80,7 +79,7 @@ def run_confined(command: Sequence[str], *, cwd: Path, environment: Mapping[str,
     printed, said = tail(out), tail(err)
     # What a command prints of its own comes last: of a failed one that is the error.
     output = without_paths(f"{printed}{said}" if process.returncode else f"{said}{printed}")
-    return End(exit_code=process.returncode, excess=excess, printed=printed, output=output)
+    return End(exit_code=process.returncode, excess=excess, output=output)
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

@@ -1,0 +1,230 @@
+"""Published releases looked at again: downloaded, judged, measured on a sample, used as their cards say; each finding recorded at once."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hub.domain import Failure, Job
+from hub.errors import GateRefusal, HubConflict, HubUnreachable, ModelPressError, OutOfDisk, StoreError, TimedOut, Unavailable
+from hub.history import Audit, BaseRecord, Check, Release, VariantRecord
+from modelpress.pipeline import Refused, now
+
+if TYPE_CHECKING:
+    from hub.client import HubClient
+    from hub.domain import Artifact, JobResult, Measurement
+    from leaderboard.audit import Served
+    from modelpress.session import Session
+    from runners.card_commands import TrustedCard
+    from runners.reproduction import Repeat
+
+_IN_A_ROW = 2
+PATIENCE_S = 30.0
+_SUBJECT = "audit"
+_ENDING = (HubUnreachable, OutOfDisk)  # what keeps one release from being judged thus keeps all
+
+
+@dataclass(frozen=True, kw_only=True)
+class Audited:
+    """What was found, and what could not be judged and why; `ended` is the error for which the rest was not tried."""
+
+    audits: Sequence[Audit]
+    left: Sequence[Refused]
+    ended: ModelPressError | None = None
+
+
+def audit(session: Session, *, most: int | None, retired: bool = False) -> Audited:
+    """Audit the releases whose turn it is, `most` of them (None: all), and record what is found of each as soon as it is found.
+
+    One that cannot be judged is left for another time, and the next one takes its place; where the hub is away the rest is not tried.
+    """
+    from leaderboard.audit import due
+
+    published = session.store.published
+    lying = {release.variant_id for release in published.current().values()}  # one of an older commit of its base may be replaced
+    records = [record for record in due(session.store.variants(), published.audits(), retired=retired) if record.variant_id in lying]
+    bases = {base.candidate.ref: base for base in session.store.bases()}
+    wanted = len(records) if most is None else min(most, len(records))
+    audits: list[Audit] = []
+    left: list[Refused] = []
+    ending: list[ModelPressError] = []
+    with session.report.phase("audit", wanted) as phase:
+        for record in records:
+            if len(audits) == wanted or len(ending) == _IN_A_ROW:
+                break
+            label = f"audit {record.release.repo_id if record.release else record.variant_id}"
+            phase.begin(label)
+            try:
+                found = _Examination(session, record, bases.get(record.base)).find()
+            except ModelPressError as error:
+                left.append(Refused(variant=record.variant_id, error=error.name, reason=error.message))
+                ending = [*ending, error] if isinstance(error, _ENDING) else []
+                phase.leave(label, f"not judged: {error.message}")
+                continue
+            published.record_audit(found)
+            audits.append(found)
+            ending = []
+            phase.end(label) if found.passed else phase.fail(label, found.reason)
+    return Audited(audits=audits, left=left, ended=ending[-1] if len(ending) == _IN_A_ROW else None)
+
+
+class _Examination:
+    """One release under examination: what is found of it is kept here until it is known whether it can be judged."""
+
+    def __init__(self, session: Session, record: VariantRecord, base: BaseRecord | None) -> None:
+        if base is None or record.artifact is None or record.release is None:
+            raise StoreError(
+                f"the database holds no base or no artifact of the released variant {record.variant_id}", hint="run modelpress discover"
+            )
+        self.session, self.record, self.base = session, record, base
+        self.release: Release = record.release
+        self.artifact: Artifact = record.artifact
+        self.scratch: Path = session.folder / "scratch" / record.variant_id
+        self.sha = self.release.sha
+        self.libraries: dict[str, str] = {}
+        self.measurements: tuple[Measurement, ...] = ()
+
+    def find(self) -> Audit:
+        """Return what was found; raise what keeps the release from being judged. The scratch folder is removed."""
+        from runners import environment
+
+        reason = ""
+        shutil.rmtree(self.scratch, ignore_errors=True)
+        try:
+            self._examine()
+        except GateRefusal as error:
+            reason = error.message
+        finally:
+            shutil.rmtree(self.scratch, ignore_errors=True)
+            with suppress(OSError):
+                self.scratch.parent.rmdir()
+        return Audit(
+            variant_id=self.record.variant_id,
+            repo_id=self.release.repo_id,
+            sha=self.sha,
+            at=now(),
+            passed=not reason,
+            reason=reason,
+            libraries=self.libraries or environment.libraries(),
+            measurements=self.measurements,
+        )
+
+    def _examine(self) -> None:
+        """Raise `GateRefusal` with what broke, at the first stage at which something did."""
+        from leaderboard.audit import fetch
+        from runners import card_commands
+
+        if self.session.store.published.begun(self.release.repo_id):
+            raise HubConflict(f"a change of {self.release.repo_id} was begun and never settled", hint="run modelpress publish, which does")
+        served = fetch(self.release, self._stranger, self.scratch / "checkpoint")
+        self.sha = served.sha
+        card, fault = self._card(served)
+        if card and (missing := card_commands.missing(card)):
+            raise Unavailable(f"its card asks for what is not installed here: {', '.join(missing)}", hint=f"pip install {missing[0]}")
+        self._judge(served, fault)
+        shutil.rmtree(self.scratch / "cache", ignore_errors=True)
+        self._measure(served)
+        if card is not None and not self.base.candidate.gated:  # a stranger's commands have no token, so a gate keeps them out
+            shutil.rmtree(self.scratch / "checkpoint")
+            self._use(card)
+
+    @cached_property
+    def _stranger(self) -> HubClient:
+        """A client with an empty cache; it has a token only where a gate asks for one, since those who download have none of ours."""
+        import copy
+
+        from hub.client import HubClient
+
+        cache = self.scratch / "cache"
+        if not self.base.candidate.gated:
+            return HubClient(endpoint=self.session.endpoint, token=None, cache_dir=cache, patience_s=PATIENCE_S)
+        reader = copy.copy(self.session.client)
+        reader.cache_dir = cache
+        return reader
+
+    def _judge(self, served: Served, fault: str) -> None:
+        """Put the gate on the bytes that are served; `fault` is what is wrong with their card."""
+        from leaderboard.audit import judge
+
+        job = Job(kind="inspect", base=self.record.base, recipe=self.record.recipe, subject=served.sha)
+        result = self._job(job, served, "inspecting it")
+        assert result.facts is not None
+        if result.facts.load_error.startswith(Unavailable.__name__):
+            raise Unavailable(f"it cannot be loaded here: {result.facts.load_error}", hint="install what is missing; modelpress doctor")
+        failed = [check for check in judge(self.record, result.facts, base=self.base, served=served, at=now()) if not check.passed]
+        if fault:
+            failed.append(Check(name="card", passed=False, detail=fault))
+        if failed:
+            changed = "" if served.sha == self.release.sha else f"at {served.sha[:8]}, which ModelPress did not publish: "
+            raise GateRefusal(changed + "; ".join(f"{check.name}: {check.detail.removesuffix('.')}" for check in failed))
+
+    def _card(self, served: Served) -> tuple[TrustedCard | None, str]:
+        """Return the card that is served, where its SHA-256 is on record, or what is wrong with it."""
+        from runners.card_commands import TrustedCard
+
+        path, expected = served.folder / "README.md", self.release.card_sha256
+        if expected is None:
+            return None, ""
+        if not path.is_file():
+            return None, "README.md is gone"
+        try:
+            return TrustedCard(content=path.read_bytes(), expected_sha256=expected), ""
+        except GateRefusal as error:
+            return None, error.message
+
+    def _measure(self, served: Served) -> None:
+        """Measure a sample of what is on record again; numbers that do not agree are what broke."""
+        from runners.reproduction import repeats
+        from runners.spot_check import spot_check
+
+        store = self.session.store
+        checks = [spot_check(done, store.scores(done.id)) for done in store.measured(self.record.variant_id)]
+        spot = min((one for one in checks if one), key=lambda one: one.windows, default=None)
+        if spot is None:
+            return
+        job = Job(kind="measure", base=self.record.base, recipe=self.record.recipe, protocol=spot.protocol, subject=_SUBJECT)
+        result = self._job(job, served, "measuring a sample of it")
+        metrics = {one.metric for one in spot.expected}
+        self.measurements = tuple(one for one in result.measurements if one.metric in metrics and not one.conditions)
+        wrong = [one for one in repeats(spot.expected, result.measurements) if not one.agrees]
+        if wrong:
+            told = "; ".join(_told(one) for one in wrong)
+            raise GateRefusal(f"{len(wrong)} of {len(spot.expected)} numbers do not agree with those on record: {told}")
+
+    def _use(self, card: TrustedCard) -> None:
+        """Run what the card prints. What fails is run once more, if the hub is there at all: then it was not the network."""
+        from runners import card_commands
+
+        for _ in range(2):
+            outcomes = card_commands.run(
+                card,
+                endpoint=self.session.endpoint,
+                scratch=self.scratch / "use",
+                timeout_s=self.session.settings.farm.timeout_s,
+                memory_bytes=self.session.memory_bytes,
+            )
+            if over := next((one for one in outcomes if one.over_limit), None):
+                raise TimedOut(f"the card's command {over.command}: {over.detail}", hint="Raise farm.timeout_s or farm.memory_gib.")
+            if card_commands.check(outcomes).passed:
+                return
+            self._stranger.head(self.release.repo_id)
+        raise GateRefusal(card_commands.check(outcomes).detail)
+
+    def _job(self, job: Job, served: Served, doing: str) -> JobResult:
+        from leaderboard.audit import broke
+
+        outcome = self.session.farm.run(job, folder=served.folder)
+        if isinstance(outcome, Failure):
+            raise broke(outcome, doing)
+        self.libraries = dict(outcome.environment.libraries)
+        return outcome
+
+
+def _told(one: Repeat) -> str:
+    now = f", is {one.now.value:.5g}" if one.now else ""
+    return f"{one.then.metric} was {one.then.value:.5g}{now} ({one.reason})"
