@@ -12,6 +12,7 @@ from typer.core import TyperGroup
 
 from hub.errors import ModelPressError, Preempted
 from modelpress import (
+    audit,
     bench,
     cancel,
     compare,
@@ -105,6 +106,7 @@ app.command("plan")(plan.plan)
 app.command("work")(work.work)
 app.command("publish")(publish.publish)
 app.command("verify")(verify.verify)
+app.command("audit")(audit.audit)
 app.command("site")(site.site)
 app.command("run")(run.run)
 app.command("status")(status.status)

@@ -24,6 +24,7 @@ COMMANDS = (
     "work",
     "publish",
     "verify",
+    "audit",
     "site",
     "run",
     "status",
