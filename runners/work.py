@@ -218,7 +218,7 @@ def _measure(order: JobOrder, base: Path, stages: Stages) -> Measured:
         raise BadDocument(f"The job {order.job.id} measures without a protocol.", hint="Name a protocol in the job.")
     if order.job.recipe is None:
         return measure(base, None, order.job.protocol, places=_places(order), stages=stages)
-    folder = _artifact_folder(order)
+    folder = Path(order.folder) if order.folder else _artifact_folder(order)
     if checkpoint.read_manifest(folder) is None:
         raise BadCheckpoint(f"{folder} holds no finished checkpoint of {order.job.label}.", hint="Press it first.")
     return measure(folder, base, order.job.protocol, places=_places(order), stages=stages)
