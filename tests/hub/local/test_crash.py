@@ -6,6 +6,7 @@ import hashlib
 import os
 import random
 import signal
+import socket
 import sqlite3
 import threading
 import time
@@ -24,8 +25,11 @@ pytestmark = pytest.mark.integration
 
 @pytest.fixture
 def own(tmp_path: Path) -> Iterator[LocalHub]:
-    """A hub that the test may kill."""
-    hub = LocalHub(tmp_path / "own", port=0, samples=False, faults=True)
+    """A hub that the test may kill. It comes back on its port, so a client that asks again finds it."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    hub = LocalHub(tmp_path / "own", port=port, samples=False, faults=True)
     hub.start()
     yield hub
     hub.stop()
@@ -140,8 +144,8 @@ def test_killed_at_random_while_many_write(own: LocalHub) -> None:
         time.sleep(0.5 + rng.random())
         kill(own)
         stop.set()
-        thread.join(60)
         own.start()
+        thread.join(60)
         check(own)
         snapshot = Path(client(own).snapshot_download("modelpress/x", cache_dir=own.root.parent / f"cache{turn}"))
         if answered >= 0:
