@@ -57,7 +57,7 @@ def title(repo_id: str) -> str:
     """Return the title of a base model's collection: of plain ASCII, at most 60 characters, another one for each base."""
     safe = re.sub(r"[^A-Za-z0-9._/-]+", "_", text.plain(repo_id))
     room = TITLE - len(_ENDING)
-    if safe != repo_id or len(safe) > room:
+    if safe != repo_id or not 0 < len(safe) <= room:
         mark = content_id(repo_id)[:8]
         safe = f"{safe[: room - len(mark) - 1]}-{mark}"
     return f"{safe}{_ENDING}"
