@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+CODE, LINK, STRAY = "pickle or code", "symbolic link", "not in the manifest"
+"""Why a file is not expected, as it stands behind its name in `Facts.unexpected_files`."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Facts:

@@ -1,22 +1,28 @@
 """The proof-of-artifact gate: facts found on the bytes in a clean process, judged without opening a file.
 
-Two choices are fixed here. Quality is judged by the *upper end* of the 95 % interval, not by the value: it is for the
-variant to prove that it keeps within its recipe's threshold, so a noisy measurement cannot let a bad one through. And a
-variant without its base's perplexity under the same protocol has no quality at all, so it does not pass.
+Three choices are fixed here. Quality is judged by the *worse end* of the 95 % interval, not by the value: it is for the
+variant to prove that it keeps within its recipe's threshold, so a noisy measurement cannot let a bad one through. A
+variant without its base's perplexity under the same protocol has no quality at all, so it does not pass. And the least share
+of equal top tokens follows from the recipe's limit on KL divergence (`least_same_top_token`).
+
+docs/gate.md lists every check.
 """
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
 
 from hub.codec import content_id
-from hub.domain import Facts, Measurement
+from hub.domain import Measurement, Recipe, Thresholds
+from hub.facts import CODE, LINK, STRAY, Facts
 from hub.history import BaseRecord, Check, Stage, VariantRecord, Verdict
 from hub.licences import LicenceDemands, demands
-from leaderboard import stats
+from leaderboard import configs, stats
 from leaderboard.steps import kept
+from leaderboard.supplements import is_supplement
 
 SIZE_TOLERANCE = 0.03
 # What publishing adds beside the artifact's own files, licence texts of the base apart.
@@ -45,8 +51,11 @@ def judge(
         _finite(facts),
         _packed(record, facts),
         _size(facts),
-        _files(facts, base if stage == "release" else None),
+        *_config(facts, record.recipe),
+        *_files(facts, base if stage == "release" else None),
+        _like_base(facts),
         _checksums(facts),
+        _no_secrets(facts),
         *_quality(record, base),
     ]
     if stage == "release":
@@ -124,13 +133,23 @@ def _packed(record: VariantRecord, facts: Facts) -> Check:
         return Check(name="packed", passed=False, detail=detail)
     if expected == 0 and not facts.not_packed:
         return Check(name="packed", passed=True, detail="The recipe packs no layer (dense format); the size is judged instead.")
-    detail = f"{found} of {expected} layers are as promised ({record.recipe.scheme}); all must be."
+    detail = f"{found} of {expected} layers are as promised ({record.recipe.scheme}); all must be.{_by_layer(facts)}"
     if stayed := kept(record):
         detail += f" {len(stayed)} more stayed in the base's precision, as the manifest says: {_names(tuple(stayed))}."
     passed = found == expected and not facts.not_packed
     if not passed:
         detail += f" The others: {_names(facts.not_packed, max(expected - found, len(facts.not_packed)))}."
     return Check(name="packed", passed=passed, detail=detail)
+
+
+def _by_layer(facts: Facts) -> str:
+    """Say how many are packed in each decoder layer: in one word where all have as many, else which lack some."""
+    short = [f"{layer} ({found} of {promised})" for layer, (promised, found) in facts.layers.items() if found != promised]
+    if short:
+        return f" By decoder layer, short are: {_names(short)}."
+    counts = sorted({promised for promised, _ in facts.layers.values()})
+    each = f"{counts[0]} each" if len(counts) == 1 else f"{counts[0]} to {counts[-1]} each" if counts else ""
+    return f" They lie in {len(facts.layers)} decoder layers, {each}." if each else ""
 
 
 def _size(facts: Facts) -> Check:
@@ -151,22 +170,57 @@ def is_licence_file(path: str, demanded: LicenceDemands) -> bool:
 
 def _published_beside(path: str, demanded: LicenceDemands) -> bool:
     # A reason left at the end ("LICENSE.py: pickle or code") is a complaint that publishing does not explain.
-    return ": " not in path and (path in PUBLISHED_BESIDE or is_licence_file(path, demanded))
+    return ": " not in path and (path in PUBLISHED_BESIDE or is_supplement(path) or is_licence_file(path, demanded))
 
 
-def _files(facts: Facts, released: BaseRecord | None) -> Check:
-    unexpected = list(facts.unexpected_files)
+def _config(facts: Facts, recipe: Recipe | None) -> list[Check]:
+    """Judge config.json where its text was noted; a checkpoint without one does not load and lacks a file."""
+    if not facts.config:
+        return []
+    try:
+        config = json.loads(facts.config)
+    except (ValueError, RecursionError):
+        config = None
+    if not isinstance(config, dict):
+        return [Check(name="config", passed=False, detail="config.json is no JSON object; it must be 1.")]
+    wrong = configs.faults(config, facts.outlines, keys=facts.keys, recipe=recipe)
+    detail = f"config.json has {len(wrong)} faults beside the recipe, the tensors, and the keys that loaders need; 0 may be."
+    return [Check(name="config", passed=not wrong, detail=f"{detail} {_sentence(wrong)}" if wrong else detail)]
+
+
+def _sentence(faults: Sequence[str]) -> str:
+    words = "; ".join(faults[:SHOWN]) + (f"; and {len(faults) - SHOWN} more" if len(faults) > SHOWN else "")
+    return f"{words[0].upper()}{words[1:]}."
+
+
+def _files(facts: Facts, released: BaseRecord | None) -> list[Check]:
+    found = dict(entry.rpartition(": ")[::2] if ": " in entry else (entry, STRAY) for entry in facts.unexpected_files)
+    strays = [name for name, why in found.items() if why == STRAY]
     if released:
         demanded = demands(released.candidate.license, released.candidate.license_name)
-        unexpected = [entry for entry in unexpected if not _published_beside(entry.removesuffix(": not in the manifest"), demanded)]
-    if not facts.missing_files and not unexpected:
-        return Check(name="files", passed=True, detail="0 files are missing and 0 are unexpected; both must be 0.")
-    parts = [f"{len(facts.missing_files)} files are missing and {len(unexpected)} are unexpected; both must be 0."]
-    if facts.missing_files:
-        parts.append(f"Missing: {_names(facts.missing_files)}.")
-    if unexpected:
-        parts.append(f"Unexpected: {_names(unexpected)}.")
-    return Check(name="files", passed=False, detail=" ".join(parts))
+        strays = [name for name in strays if not _published_beside(name, demanded)]
+    parts = [f"{len(facts.missing_files)} files are missing and {len(strays)} are unexpected; both must be 0."]
+    parts += [f"Missing: {_names(facts.missing_files)}."] if facts.missing_files else []
+    parts += [f"Unexpected: {_names(strays)}."] if strays else []
+    return [
+        Check(name="files", passed=not facts.missing_files and not strays, detail=" ".join(parts)),
+        _none_of("no_code", [name for name, why in found.items() if why == CODE], "files are pickles or code"),
+        _none_of("no_links", [name for name, why in found.items() if why == LINK], "files are symbolic links"),
+    ]
+
+
+def _none_of(name: str, found: Sequence[str], words: str) -> Check:
+    detail = f"{len(found)} {words}; 0 may be."
+    return Check(name=name, passed=not found, detail=f"{detail} They are: {_names(found)}." if found else detail)
+
+
+def _like_base(facts: Facts) -> Check:
+    words = "of tokenizer, chat template, generation config and licence files differ from the base's"
+    return _none_of("like_base", facts.unlike_base, words)
+
+
+def _no_secrets(facts: Facts) -> Check:
+    return _none_of("no_secrets", facts.secrets, "places have the form of a token or a private key")
 
 
 def _checksums(facts: Facts) -> Check:
@@ -193,7 +247,28 @@ def _quality(record: VariantRecord, base: BaseRecord) -> list[Check]:
         ),
         _under(record, "kl_divergence", protocol, limits.kl_divergence, "KL divergence from the base", " nats per token"),
         _under(record, "perplexity_ratio", protocol, limits.perplexity_ratio, "Perplexity as a ratio to the base's", ""),
+        _same_top_token(record, protocol),
     ]
+
+
+def least_same_top_token(limits: Thresholds) -> float:
+    """Return the least share of tokens for which variant and base must hold the same one most likely, from the limit on KL divergence.
+
+    By Pinsker's inequality two distributions with divergence K (nats) differ by at most √(K/2) in total variation: so often, at
+    most, do draws from both part if they are drawn together as well as can be. A variant at its limit must not part more often than that.
+    """
+    return max(0.0, 1.0 - math.sqrt(limits.kl_divergence / 2))
+
+
+def _same_top_token(record: VariantRecord, protocol: str) -> Check:
+    name, words = "same_top_token", "The share of tokens with the base's most likely one"
+    found, least = stats.find(record.measurements, name, protocol), least_same_top_token(record.recipe.thresholds)
+    if found is None or not all(map(math.isfinite, (found.value, found.ci_low))):
+        return Check(name=name, passed=False, detail=f"{words} is not a finite number; at least {least:.4g} is needed.")
+    lower = min(found.ci_low, found.value)
+    limit = f"at least {least:.4g} is needed, as the recipe's limit on KL divergence demands"
+    detail = f"{words} is {found.value:.4g}, with 95 % confidence at least {lower:.4g}; {limit}."
+    return Check(name=name, passed=lower >= least, detail=detail)
 
 
 def _under(record: VariantRecord, metric: str, protocol: str, limit: float, words: str, unit: str) -> Check:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import zip_longest
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from hub.domain import Recipe, Step, StepRecord
+from hub.packing import decoder_layer
 from runners.checkpoint import Linear, ModelShape
 from runners.headers import Stored, Tensor, stored_tensors
 from runners.method import Promise
@@ -48,10 +50,14 @@ def bitsandbytes_4bit(linear: Linear, *, quant_type: str, double: bool) -> dict[
 
 @dataclass(frozen=True, kw_only=True)
 class Packing:
-    """What was promised of a checkpoint's linear layers and what its bytes hold; `extra` names tensors that nobody promised."""
+    """What was promised of a checkpoint's linear layers and what its bytes hold; `extra` names tensors that nobody promised.
+
+    `layers`: promised and found by decoder layer.
+    """
 
     expected: int
     found: int
+    layers: Mapping[str, tuple[int, int]]
     not_packed: tuple[str, ...]
     bytes_expected: int
     bytes_found: int
@@ -98,9 +104,11 @@ def packed(folder: Path, recipe: Recipe, base_shape: ModelShape, records: tuple[
     promise = promise_of(recipe, base_shape, records)
     stored = stored_tensors(folder)
     not_packed = tuple(name for name in promise.changed if not _kept(name, promise, stored))
+    promised, missing = (Counter(map(decoder_layer, names)) for names in (promise.changed, not_packed))
     return Packing(
         expected=len(promise.changed),
         found=len(promise.changed) - len(not_packed),
+        layers={layer: (count, count - missing[layer]) for layer, count in promised.items()},
         not_packed=not_packed,
         bytes_expected=promise.bytes,
         bytes_found=sum(entry.tensor.bytes for entry in stored.values()),

@@ -3,45 +3,57 @@
 from __future__ import annotations
 
 import filecmp
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from hub.domain import Artifact, Facts, Recipe, StepRecord
+from hub.domain import Artifact, Recipe, StepRecord
 from hub.errors import ModelPressError
+from hub.facts import CODE, LINK, STRAY, Facts
 from hub.policy import CARRIED
-from runners import checkpoint, engines, failures, formats, headers, readers
+from runners import checkpoint, engines, failures, formats, headers, readers, secrets
 from runners.checkpoint import FORBIDDEN_SUFFIXES, MANIFEST
+from runners.headers import Stored
+from runners.readers import gguf
 
 PROMPT = "The function returns"
 NEW_TOKENS = 16
 MOST_NAMES = 20
+_MOST_CONFIG = 16 << 20
 
 _ADDED_ON_PUBLISHING = (".gitattributes", "readme.md", "license", "licence", "copying", "notice", "use_policy")
 _DOWNLOAD_NOTES = (".cache", "huggingface")  # what huggingface_hub leaves in a folder that it downloads into
 
 
-def inspect(folder: Path, recipe: Recipe, base_folder: Path) -> Facts:
+def inspect(folder: Path, recipe: Recipe | None, base_folder: Path | None) -> Facts:
     """Look at a checkpoint folder as someone who downloads it would, and return what was found.
 
-    `base_folder` is the base model's, for the shapes that the recipe's promise starts from and the files that must come along.
-    Nothing here raises for a bad checkpoint: what is wrong with it is in the facts.
+    `base_folder` is the base model's, for the shapes that the recipe's promise starts from and the files that must come along; None where
+    it is not known. Without a recipe nothing is promised, and no manifest is missed. Nothing here raises for a bad checkpoint: what is
+    wrong with it is in the facts.
     """
     manifest, complaint = _manifest(folder)
-    tensors, packing, non_finite, unreadable = _tensors(folder, recipe, base_folder, manifest.steps if manifest else ())
+    stored, packing, non_finite, unreadable = _tensors(folder, recipe, base_folder, manifest.steps if manifest else ())
     error, ids, text, finite, engine = (unreadable, (), "", True, "") if unreadable else _run(folder)
     return Facts(
         loads=not error,
         load_error=error,
-        tensors=tensors,
+        tensors=len(stored),
         packed_expected=packing.expected if packing else 0,
         packed_found=packing.found if packing else 0,
         not_packed=packing.not_packed[:MOST_NAMES] if packing else (),
+        layers=packing.layers if packing else {},
         non_finite=(*non_finite[:MOST_NAMES], *(() if finite else ("logits",))),
         tensor_bytes_expected=packing.bytes_expected if packing else 0,
-        tensor_bytes_found=packing.bytes_found if packing else 0,
-        missing_files=_missing(folder, base_folder),
-        unexpected_files=_unexpected(folder, manifest),
-        checksum_errors=(*complaint, *_checksums(folder, manifest), *_changed(folder, base_folder)),
+        tensor_bytes_found=sum(one.tensor.bytes for one in stored.values()),
+        missing_files=_missing(folder, base_folder, manifest_needed=recipe is not None),
+        unexpected_files=(*_unsafe(folder), *_strays(folder, manifest)),
+        checksum_errors=(*complaint, *_checksums(folder, manifest)),
+        unlike_base=_changed(folder, base_folder),
+        secrets=tuple(islice(secrets.find(_files(folder)), MOST_NAMES)),
+        config=_config(folder),
+        outlines={name: (one.tensor.dtype, one.tensor.shape) for name, one in stored.items()},
+        keys=_keys(folder),
         prompt=PROMPT,
         generated_ids=ids,
         generated_text=text,
@@ -57,16 +69,33 @@ def _manifest(folder: Path) -> tuple[Artifact | None, tuple[str, ...]]:
 
 
 def _tensors(
-    folder: Path, recipe: Recipe, base_folder: Path, steps: tuple[StepRecord, ...]
-) -> tuple[int, formats.Packing | None, tuple[str, ...], str]:
-    """Return the number of tensors, the packing, the tensors that are not finite, and why nothing could be read."""
-    base_shape = checkpoint.shape(base_folder)
+    folder: Path, recipe: Recipe | None, base_folder: Path | None, steps: tuple[StepRecord, ...]
+) -> tuple[dict[str, Stored], formats.Packing | None, tuple[str, ...], str]:
+    """Return the tensors, the packing where something was promised, the tensors that are not finite, and why nothing could be read."""
+    base_shape = checkpoint.shape(base_folder) if base_folder and recipe else None
     try:
         checkpoint.read_config(folder)
-        packing = formats.packed(folder, recipe, base_shape, steps)
-        return len(headers.stored_tensors(folder)), packing, formats.non_finite(folder), ""
+        stored = headers.stored_tensors(folder)
+        packing = formats.packed(folder, recipe, base_shape, steps) if recipe and base_shape else None
+        return stored, packing, formats.non_finite(folder), ""
     except ModelPressError as error:
-        return 0, None, (), f"{error.name}: {error.message}"
+        return {}, None, (), f"{error.name}: {error.message}"
+
+
+def _config(folder: Path) -> str:
+    """Return config.json's text, empty where there is none, or none of a config's size."""
+    path = folder / "config.json"
+    if path.is_symlink() or not path.is_file() or path.stat().st_size > _MOST_CONFIG:
+        return ""
+    return path.read_text(encoding="utf-8", errors="replace")
+
+
+def _keys(folder: Path) -> tuple[str, ...]:
+    path = readers.engine_file(folder)
+    try:
+        return gguf.keys(path) if path and path.suffix == ".gguf" else ()
+    except ModelPressError:
+        return ()
 
 
 def _run(folder: Path) -> tuple[str, tuple[int, ...], str, bool, str]:
@@ -104,35 +133,43 @@ def _files(folder: Path) -> dict[str, Path]:
     return found
 
 
-def _carried(base_folder: Path) -> dict[str, Path]:
+def _carried(base_folder: Path | None) -> dict[str, Path]:
     """Return the base's files that belong beside every variant: tokenizer, chat template, generation config, licence."""
+    if base_folder is None:
+        return {}
     paths = {path for pattern in CARRIED for path in base_folder.glob(pattern) if path.is_file()}
     return {path.relative_to(base_folder).as_posix(): path for path in sorted(paths)}
 
 
-def _missing(folder: Path, base_folder: Path) -> tuple[str, ...]:
-    wanted = {"config.json", MANIFEST, *_carried(base_folder)}
+def _missing(folder: Path, base_folder: Path | None, *, manifest_needed: bool) -> tuple[str, ...]:
+    wanted = {"config.json", *([MANIFEST] if manifest_needed else []), *_carried(base_folder)}
     return tuple(sorted(name for name in wanted if not (folder / name).is_file()))
 
 
-def _changed(folder: Path, base_folder: Path) -> tuple[str, ...]:
+def _changed(folder: Path, base_folder: Path | None) -> tuple[str, ...]:
     """Name the files that should be the base's own, byte by byte, and are not."""
     both = ((name, folder / name, path) for name, path in _carried(base_folder).items() if (folder / name).is_file())
-    return tuple(f"{name} differs from the base's" for name, mine, its in both if not filecmp.cmp(mine, its, shallow=False))
+    return tuple(name for name, mine, its in both if not filecmp.cmp(mine, its, shallow=False))
 
 
-def _unexpected(folder: Path, manifest: Artifact | None) -> tuple[str, ...]:
-    known = {file.path for file in manifest.files} if manifest else None
+def _unsafe(folder: Path) -> tuple[str, ...]:
+    """Name the files that could run code or that lie elsewhere, with the reason; nothing here opens them."""
     found = []
     for name, path in _files(folder).items():
-        lower = name.lower()
         if path.suffix.lower() in FORBIDDEN_SUFFIXES and not readers.harmless(path):
-            found.append(f"{name}: pickle or code")
+            found.append(f"{name}: {CODE}")
         elif path.is_symlink() and not _in_cache(path, folder):
-            found.append(f"{name}: symbolic link")
-        elif known is not None and name not in known and name != MANIFEST and not lower.startswith(_ADDED_ON_PUBLISHING):
-            found.append(f"{name}: not in the manifest")
+            found.append(f"{name}: {LINK}")
     return tuple(found[:MOST_NAMES])
+
+
+def _strays(folder: Path, manifest: Artifact | None) -> tuple[str, ...]:
+    known = {file.path for file in manifest.files} | {MANIFEST} if manifest else None
+    if known is None:
+        return ()
+    found = [name for name in _files(folder) if name not in known and not name.lower().startswith(_ADDED_ON_PUBLISHING)]
+    unsafe = {entry.rpartition(": ")[0] for entry in _unsafe(folder)}
+    return tuple(f"{name}: {STRAY}" for name in found if name not in unsafe)[:MOST_NAMES]
 
 
 def _in_cache(path: Path, folder: Path) -> bool:

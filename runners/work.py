@@ -72,13 +72,13 @@ def _execute(order: JobOrder) -> JobResult:
     measured: Measured | None = None
     facts: Facts | None = None
     with offline():
-        if order.job.kind == "press":
-            artifact = _press(order, base, stages)
-        elif order.job.kind == "measure":
-            measured = _measure(order, base, stages)
-        else:
+        if order.job.kind == "inspect" or base is None:
             with stages.stage("inspect"):
                 facts = _inspect(order, base)
+        elif order.job.kind == "press":
+            artifact = _press(order, base, stages)
+        else:
+            measured = _measure(order, base, stages)
         result = JobResult(
             job_id=order.job.id,
             environment=environment.current(),
@@ -128,8 +128,11 @@ def _set(values: dict[str, str | None]) -> None:
             os.environ[name] = value
 
 
-def _base_folder(order: JobOrder) -> Path:
+def _base_folder(order: JobOrder) -> Path | None:
+    """Return the base model's folder; None where what is inspected is named as its own base, because its base is not known."""
     base = order.job.base
+    if order.job.kind == "inspect" and order.job.recipe is None and base.sha == order.job.subject:
+        return None
     if base.sha.startswith(LOCAL):
         if order.folder is None or order.job.kind == "inspect":
             raise BadDocument(f"{base.repo_id} is a local folder, but the order does not name it.", hint="Give its folder in the order.")
@@ -224,10 +227,10 @@ def _measure(order: JobOrder, base: Path, stages: Stages) -> Measured:
     return measure(folder, base, order.job.protocol, places=_places(order), stages=stages)
 
 
-def _inspect(order: JobOrder, base: Path) -> Facts:
+def _inspect(order: JobOrder, base: Path | None) -> Facts:
     from runners.inspection import inspect
 
-    return inspect(Path(order.folder) if order.folder else _artifact_folder(order), _recipe(order), base)
+    return inspect(Path(order.folder) if order.folder else _artifact_folder(order), order.job.recipe, base)
 
 
 def _artifact_folder(order: JobOrder) -> Path:

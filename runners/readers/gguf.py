@@ -28,25 +28,45 @@ def read(path: Path) -> dict[str, Stored]:
         with path.open("rb") as stream:
             return _read(path, stream)
     except (ValueError, KeyError, OSError, struct.error, OverflowError, RecursionError) as error:
+        raise _broken(path, error) from error
+
+
+def _broken(path: Path, error: Exception) -> BadCheckpoint:
+    return BadCheckpoint(f"{path.name} in {path.parent} is truncated, corrupt, or no GGUF file: {error}.", hint="Download the file again.")
+
+
+def keys(path: Path) -> tuple[str, ...]:
+    """Return the names of a file's metadata, in its order; raise `BadCheckpoint` as `read` does."""
+    try:
+        with path.open("rb") as stream:
+            return tuple(_metadata(stream)[0])
+    except (ValueError, KeyError, OSError, struct.error, OverflowError) as error:
         raise BadCheckpoint(
-            f"{path.name} in {path.parent} is truncated, corrupt, or no GGUF file: {error}.", hint="Download the file again."
+            f"{path.name} in {path.parent} is truncated or no GGUF file: {error}.", hint="Download the file again."
         ) from error
 
 
-def _read(path: Path, stream: BinaryIO) -> dict[str, Stored]:
+def _metadata(stream: BinaryIO) -> tuple[list[str], int, int]:
+    """Read up to the list of tensors; return the keys, how many tensors follow, and the alignment of their data."""
     if stream.read(4) != MAGIC:
         raise ValueError("it does not begin with GGUF")
-    version, count, keys = struct.unpack("<IQQ", _take(stream, 20))
-    if version not in (2, 3) or count > _MOST_ENTRIES or keys > _MOST_ENTRIES:
-        raise ValueError(f"version {version}, {count} tensors and {keys} keys")
-    alignment = 32
-    for _ in range(keys):
+    version, count, entries = struct.unpack("<IQQ", _take(stream, 20))
+    if version not in (2, 3) or count > _MOST_ENTRIES or entries > _MOST_ENTRIES:
+        raise ValueError(f"version {version}, {count} tensors and {entries} keys")
+    alignment, found = 32, []
+    for _ in range(entries):
         key = _string(stream)
+        found.append(key.decode())
         kind = _number(stream, "<I")
         if key == b"general.alignment" and kind == _UINT32:
             alignment = _number(stream, "<I") or 32
         else:
             _skip(stream, kind)
+    return found, count, alignment
+
+
+def _read(path: Path, stream: BinaryIO) -> dict[str, Stored]:
+    _, count, alignment = _metadata(stream)
     placed = {}
     for _ in range(count):
         name = _string(stream).decode()

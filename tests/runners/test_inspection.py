@@ -50,6 +50,10 @@ def test_a_checkpoint_that_was_not_packed_is_seen_through(variant: Path, base: P
     assert (facts.missing_files, facts.unexpected_files, facts.checksum_errors, facts.non_finite) == ((), (), (), ())
     assert len(facts.generated_ids) == 16
     assert facts.generated_text
+    assert set(facts.layers.values()) == {(7, 0)}
+    assert len(facts.layers) == 5
+    assert facts.outlines["model.norm.weight"] == ("F32", (64,))
+    assert '"model_type": "llama"' in facts.config
 
 
 def test_files_that_should_not_be_there_and_files_that_should(variant: Path, base: Path) -> None:
@@ -65,14 +69,14 @@ def test_files_that_should_not_be_there_and_files_that_should(variant: Path, bas
     assert facts.unexpected_files == (
         "link.json: symbolic link",
         "modeling_x.py: pickle or code",
-        "notes.txt: not in the manifest",
         "weights.bin: pickle or code",
+        "notes.txt: not in the manifest",
     )
     assert set(facts.checksum_errors) == {
         "LICENSE: missing",
         "tokenizer_config.json: not the bytes that the manifest lists",
-        "tokenizer_config.json differs from the base's",
     }
+    assert facts.unlike_base == ("tokenizer_config.json",)
 
 
 def test_numbers_that_are_not_finite(variant: Path, base: Path) -> None:
