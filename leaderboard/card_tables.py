@@ -41,7 +41,8 @@ Row = tuple[str, ...]
 class Bench:
     """Speed and memory under one protocol on one machine; `points` and `contexts` are rows of the curves.
 
-    `overtaken` says at which batch the base is faster, `engine` and `base_engine` what ran (the base's only where it is another).
+    `place` says at which batch and context the numbers of `speed` were taken, `overtaken` at which batch the base is faster, `engine` and
+    `base_engine` what ran (the base's only where it is another).
     """
 
     protocol: str | None
@@ -49,6 +50,7 @@ class Bench:
     base_hardware: str | None
     engine: str
     base_engine: str
+    place: str
     speed: list[Row]
     points: list[Row]
     overtaken: list[Markdown]
@@ -69,16 +71,18 @@ def _bench(record: VariantRecord, base: BaseRecord, protocol: str | None, known:
     definition = known.get(protocol or "")
     same = words.same_work(record.recipe, stats.compare(record, base).size)
     mine, theirs = (words.hardware(one.environment_under(protocol)) for one in (record, base))
+    speed = definition.speed if definition else None
     own, other = (_engines(found.measurements, protocol) for found in (record, base))
     return Bench(
         protocol=protocol,
         hardware=mine,
-        base_hardware=theirs if theirs != mine else None,
+        base_hardware=theirs if other and theirs != mine else None,
         engine=own,
-        base_engine=other if stats.other_engine(record.measurements, base.measurements) else "",
+        base_engine=other if stats.other_engine(record.measurements, base.measurements, protocol) else "",
+        place=f"Batch {speed.batches[0]}, prompt of {speed.contexts[0]:,} tokens" if speed else "",
         speed=rows(record, base, beside, _SPEED),
         points=points.speed_rows(record.measurements, protocol),
-        overtaken=[] if same else overtaking.sentences(record.measurements, protocol, definition.speed if definition else None),
+        overtaken=[] if same else overtaking.sentences(record.measurements, protocol, speed),
         in_turns=beside.decode is not None or beside.prefill is not None,
         memory=rows(record, base, beside, ("disk_size", *_MEMORY, "bits_per_weight") if protocol == first else _MEMORY),
         contexts=points.memory_rows(record.measurements, base.measurements, protocol),

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from jinja2 import Template
 
 PUBLIC_HUB = "https://huggingface.co"
+_ALWAYS = ("modelpress", "torch", "transformers")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,7 +123,8 @@ def _view(
     record = replace(record, environment=record.environment_under(beside.protocol))
     base = replace(base, environment=base.environment_under(beside.protocol))
     demanded = policy.demands(base.candidate.license, base.candidate.license_name)
-    notes = (demanded.restrictions, *extras.notices)
+    copied = "A copy of the licence lies beside the files." if demanded.agreement else ""
+    notes = (demanded.notice, copied, demanded.restrictions, *extras.notices)
     benches = card_tables.benches(record, base, beside.protocol, extras.protocols)
     return {
         **_family(record, base, others, beside.protocol, hub_url, extras),
@@ -195,12 +197,14 @@ def _quality(record: VariantRecord, base: BaseRecord, beside: Comparison, extras
 def _made(record: VariantRecord, artifact: Artifact) -> dict[str, object]:
     """What the card says of how the variant was made and checked, and of its files."""
     verdict = artifact_verdict(record)
+    named = [name for name in dict.fromkeys((*_ALWAYS, *words.needed(record))) if name in artifact.libraries]
     return {
         "checks": [(check.name, check.detail) for check in verdict.checks] if verdict and verdict.passed else [],
         "steps": [_step_row(step) for step in record.recipe.steps],
         "told": _told(artifact),
         "press": words.press_words(record),
-        "libraries": [f"{name} {version}" for name, version in sorted(artifact.libraries.items())],
+        "libraries": [f"{name} {artifact.libraries[name]}" for name in named],
+        "shortened_libraries": len(named) < len(artifact.libraries),
         "files": [(code(file.path), text.size(file.size), code(file.sha256)) for file in sorted(artifact.files, key=lambda f: f.path)],
         "digest": artifact.digest,
         "reproduce": Markdown(

@@ -34,16 +34,13 @@ def on_top(record: VariantRecord, audit: Audit | None, hub_url: str) -> list[Mar
     """Return the sentences that warn: retired and why, what to take instead, what the last audit found broken."""
     release, newer = standing(record), successor(record)
     told = []
-    instead = f"take {link(newer, f'{hub_url}/{newer}')} in its place" if newer else ""
-    if release and release.retired_why:
+    instead = f" Take {link(newer, f'{hub_url}/{newer}')} in its place." if newer else ""
+    if release and (release.retired_at or release.retired_why):
         day = f" on {markdown(release.retired_at[:10])}" if release.retired_at else ""
-        told.append(
-            Markdown(
-                f"**Retired{day}**: {_ended(release.retired_why)} The files stay for those who use them{f'; {instead}' if instead else ''}."
-            )
-        )
-    elif instead:
-        told.append(Markdown(f"**There is a newer version**: {instead}."))
+        why = f": {_ended(release.retired_why)}" if release.retired_why else "."
+        told.append(Markdown(f"**Deprecated{day}**{why}{instead} The files stay for those who use them."))
+    elif newer:
+        told.append(Markdown(f"**There is a newer version.**{instead}"))
     if audit and not audit.passed:
         told.append(Markdown(f"**The audit of {markdown(audit.at[:10])} found this release broken**: {_ended(audit.reason)}"))
     return told
@@ -55,13 +52,15 @@ def audit_words(record: VariantRecord, audit: Audit | None) -> list[Markdown]:
         return []
     libraries = ", ".join(f"{name} {audit.libraries[name]}" for name in words.needed(record) if name in audit.libraries)
     loaded = f" with {markdown(libraries)}" if libraries else ""
-    verdict = "and passed" if audit.passed else f"and failed: {_ended(audit.reason).rstrip('.')}"
-    told = [f"Last verified on {markdown(audit.at[:10])}: commit {code(audit.sha)} was downloaded, loaded{loaded}, {verdict}."]
+    day, looked_at = markdown(audit.at[:10]), f"commit {code(audit.sha)} was downloaded"
+    if not audit.passed:
+        return [Markdown(f"Audited on {day}: {looked_at} and failed: {_ended(audit.reason)}")]
+    told = [f"Last verified on {day}: {looked_at}, loaded{loaded}, and passed."]
     for one in audit.measurements:
         before = stats.find(record.measurements, one.metric, one.protocol)
         if one.metric in _AGAIN and not one.conditions:
-            then = f" (before: {value(before)})" if before else ""
-            told.append(f"Measured again, {NAMES[one.metric]}: {markdown(value(one))}{markdown(then)}.")
+            then = f" (before: {markdown(value(before))})" if before else ""
+            told.append(f"Measured again, {NAMES[one.metric]}: {markdown(value(one))}{then}.")
     return [Markdown(sentence) for sentence in told]
 
 

@@ -61,12 +61,10 @@ def _sentence(points: Sequence[Timed]) -> str:
     measured = _listed([point.batch for point in points])
     behind = [point for point in points if point.behind]
     ahead = [point for point in points if point.ahead]
-    if len(points) == 1:
-        return f"only batch {measured} was measured ({times(points[0].ratio)}), so the batch at which the base overtakes is not known."
     if not behind:
         return f"the base does not overtake within the batches measured ({measured})."
     if len(behind) == len(points):
-        return f"the base is faster at every batch measured ({measured}), so it is ahead from the first."
+        return f"the base is faster at every batch measured ({measured})."
     first = behind[0]
     if any(point.batch > first.batch for point in ahead):
         fast, slow = _listed([point.batch for point in ahead]), _listed([point.batch for point in behind])

@@ -140,14 +140,14 @@ def _place(measurement: Measurement) -> tuple[tuple[str, float, str], ...]:
     )
 
 
-def engines(measurements: Iterable[Measurement]) -> set[str]:
-    """Return the names of the engines that took headline numbers, without version and dtype."""
-    return {m.engine.partition(" ")[0] for m in headlines(measurements)}
+def engines(measurements: Iterable[Measurement], protocol: str | None = None) -> set[str]:
+    """Return the names of the engines that took headline numbers, under one protocol if it is given, without version and dtype."""
+    return {m.engine.partition(" ")[0] for m in headlines(measurements) if protocol in (None, m.protocol)}
 
 
-def other_engine(variant: Iterable[Measurement], base: Iterable[Measurement]) -> tuple[str, str] | None:
+def other_engine(variant: Iterable[Measurement], base: Iterable[Measurement], protocol: str | None = None) -> tuple[str, str] | None:
     """Return the engines of variant and base where they are not the same, so that ratios of speed and memory are of engines too."""
-    mine, theirs = engines(variant), engines(base)
+    mine, theirs = engines(variant, protocol), engines(base, protocol)
     return (" and ".join(sorted(mine)), " and ".join(sorted(theirs))) if mine and theirs and mine != theirs else None
 
 

@@ -68,7 +68,7 @@ def verdict_line(record: VariantRecord, base: BaseRecord, beside: Comparison) ->
     if beside.decode and record.environment:
         where = markdown(record.environment.hardware)
         speed = f"**{text.times(beside.decode)}** the base's speed, both timed in turns"
-        engines = stats.other_engine(record.measurements, base.measurements)
+        engines = stats.other_engine(record.measurements, base.measurements, beside.protocol)
         ran = f" (it in {markdown(engines[0])}, the base in {markdown(engines[1])})" if engines else ""
         sentences.append(f"On {where} it decodes at {speed}{ran}: {_faster(record.recipe, beside, beside.decode)}")
     if beside.memory and not same_work(record.recipe, beside.size):
@@ -257,14 +257,16 @@ def limits(record: VariantRecord, beside: Comparison) -> list[str]:
         told.append("A research variant: it shows what the method does to quality.")
     told += kept_words(record)
     same = same_work(record.recipe, beside.size)
+    environment = record.environment_under(beside.protocol)
+    machine = environment.hardware if environment else "the machine where both were measured"
     if same and PRUNING in families(record.recipe):
         told.append(
             "It is dense and as large as its base: zeros among the weights make neither the file smaller nor ordinary kernels faster."
         )
     if beside.decode and beside.decode.high < 1 and not same:
-        told.append("It decodes more slowly than the base on the hardware above; take it for its size, not for speed.")
+        told.append(f"It decodes more slowly than the base on {machine}; take it for its size, not for speed.")
     if beside.memory and beside.memory.low > 1 and not same:
-        told.append("It needs more peak memory than the base on the hardware above.")
+        told.append(f"It needs more peak memory than the base on {machine}.")
     told += [
         f"Quality was measured on one text with one protocol ({beside.protocol or 'none'}): "
         "other languages, tasks and longer contexts may lose more or less.",

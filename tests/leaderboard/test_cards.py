@@ -17,9 +17,10 @@ from markdown_it import MarkdownIt
 
 from hub.domain import Calibration, Measurement, Recipe, Step, StepRecord, Thresholds
 from hub.errors import PolicyRefusal
-from hub.history import VariantRecord
+from hub.history import Audit, Release, VariantRecord
+from hub.local import cards as hub_cards
 from hub.protocol import Memory, Protocol, Quality, Speed, Tasks, Text
-from leaderboard import cards, families, frontmatter, words
+from leaderboard import cards, families, frontmatter, overtaking, siblings, words
 from leaderboard.cards import Change, Extras
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -30,6 +31,14 @@ PROTOCOL = Protocol(
     quality=Quality(sequence_length=512, windows=96),
     speed=Speed(batches=(1,), contexts=(128,), modes=("eager",), new_tokens=64, repeats=5, seconds=0.0, warmup=1),
     memory=Memory(contexts=(), loads=3),
+)
+FURTHER = (
+    Protocol(name="tasks-quick", tasks=Tasks(names=("boolq", "piqa"), limit=100, shots=0, seed=1234)),
+    Protocol(
+        name="serving",
+        text=Text(name="stdlib-heldout", sha256="e" * 64),
+        speed=Speed(batches=(1, 8, 64), contexts=(256,), modes=("compiled",), new_tokens=64, repeats=10, seconds=3.0, warmup=3),
+    ),
 )
 HOSTILE = (
     "x | y `z` <script>alert(1)</script> [click](javascript:alert(1)) ![i](http://evil.example/i.png) "
@@ -77,7 +86,19 @@ def packed(make: SimpleNamespace) -> VariantRecord:
     step = StepRecord(method="gptq", text_sha256="1" * 64, samples_sha256="2" * 64, layers=layers | failed, notes=(note,))
     errors = make.layers(**{"0": 0.04, "0__mlp__up_proj": 0.021, "0__mlp__gate_proj": 0.0201, "1__mlp__up_proj": 0.113})
     record = make.judged(make.variant(steps=(step,), layers=errors))
-    return replace(record, measurements=(*record.measurements, *points(make)))
+    gpu = replace(make.machine, hardware="Example GPU 80GB", device="cuda")
+    environments = {make.protocol: make.machine, "serving": gpu}
+    return replace(record, measurements=(*record.measurements, *points(make), *serving(make)), environments=environments)
+
+
+def serving(make: SimpleNamespace) -> list[Measurement]:
+    """Speed on a GPU, where the variant is faster at batch 1 and the base from batch 8 on."""
+    found = [make.measured("decode_tokens_per_second", 300.0, 5.0), make.measured("decode_speedup", 1.31, 0.03)]
+    for batch, speed, ratio in ((8, 1700.0, 0.97), (64, 5200.0, 0.55)):
+        point = {"mode": "compiled", "batch": batch, "context": 256}
+        found.append(replace(make.measured("decode_tokens_per_second", speed, 9.0), conditions=point))
+        found.append(replace(make.measured("decode_speedup", ratio, 0.02), conditions=point))
+    return [replace(one, protocol="serving", engine="vllm 0.30.0 bfloat16") for one in found]
 
 
 def points(make: SimpleNamespace) -> list[Measurement]:
@@ -150,6 +171,37 @@ def unknown(make: SimpleNamespace) -> VariantRecord:
     return make.judged(make.variant(recipe, file="weights.bin"))
 
 
+def released(record: VariantRecord, *, why: str | None = None, newer: str | None = "modelpress/tiny-llama-lora-2") -> VariantRecord:
+    """The record with a release of its artifact, deprecated where `why` is given."""
+    assert record.artifact is not None
+    release = Release(
+        variant_id=record.variant_id,
+        repo_id=f"modelpress/tiny-llama-{record.recipe.name}",
+        sha="9" * 40,
+        artifact_digest=record.artifact.digest,
+        url="",
+        released_at="2026-11-21T00:00:00+00:00",
+        retired_at="2026-11-24T09:00:00+00:00" if why else None,
+        retired_why=why,
+        new_version=newer,
+    )
+    return replace(record, release=release)
+
+
+def audit(make: SimpleNamespace, record: VariantRecord, reason: str = "") -> Audit:
+    """An audit that measured the divergence again."""
+    return Audit(
+        variant_id=record.variant_id,
+        repo_id="modelpress/x",
+        sha="9" * 40,
+        at="2026-12-24T09:00:00+00:00",
+        passed=not reason,
+        reason=reason,
+        libraries={"torch": "2.14.0", "transformers": "5.18.0", "nncf": "3.5.0"},
+        measurements=() if reason else (make.measured("kl_divergence", 0.0124, 0.0009),),
+    )
+
+
 EVERY = (packed, awq, wanda, student, low_rank, recovered, exported)
 
 
@@ -167,13 +219,14 @@ def matter(card: str) -> dict[str, object]:
 @pytest.mark.parametrize("maker", EVERY)
 def test_cards_are_as_looked_at(make: SimpleNamespace, maker: Callable[[SimpleNamespace], VariantRecord]) -> None:
     """The golden cards were read by a person; UPDATE_GOLDEN=1 writes them anew, then read them again."""
-    record = maker(make)
+    record = released(maker(make), why="a later press is closer to the base") if maker is recovered else maker(make)
     changes = (Change(day="2026-11-23", what="artifact new replaces old"),) if maker is packed else ()
-    notices = ("Built with Llama.",) if maker is wanda else ()
     repos = ((family(make)[0].variant_id, "modelpress/tiny-llama-gptq-w4a16-g128"),)
-    tasks = (Protocol(name="tasks-quick", tasks=Tasks(names=("boolq", "piqa"), limit=100, shots=0, seed=1234)),) if maker is packed else ()
-    extras = Extras(protocol=PROTOCOL, task_protocols=tasks, changes=changes, notices=notices, sibling_repos=repos)
-    card = render(make, record, hub_url=LOCAL if maker is student else cards.PUBLIC_HUB, extras=extras)
+    extras = Extras(protocol=PROTOCOL, further=FURTHER if maker is packed else (), changes=changes, sibling_repos=repos)
+    if maker in (packed, exported):
+        extras = replace(extras, audit=audit(make, record, reason="" if maker is packed else "the file no longer loads"))
+    licence = {wanda: "llama3.2", low_rank: "gemma"}.get(maker, "apache-2.0")
+    card = render(make, record, hub_url=LOCAL if maker is student else cards.PUBLIC_HUB, extras=extras, license=licence)
     path = GOLDEN / f"card-{record.recipe.name}.md"
     if os.environ.get("UPDATE_GOLDEN"):
         path.write_text(card, encoding="utf-8")
@@ -485,3 +538,136 @@ def test_cards_need_no_heavy_import() -> None:
     program = f"import sys, leaderboard.cards, leaderboard.gate; print([name for name in {heavy} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_where_the_base_overtakes_is_told_and_no_more_than_was_measured(make: SimpleNamespace) -> None:
+    speed = Speed(batches=(1,), contexts=(256,), modes=("eager",), new_tokens=8, repeats=3, seconds=0.0, warmup=1)
+
+    def told(*ratios: tuple[int, float], contexts: tuple[int, ...] = (256,)) -> list[str]:
+        found = []
+        for context in contexts:
+            for batch, ratio in ratios:
+                one = make.measured("decode_speedup", ratio, 0.05)
+                place = {"mode": "eager", "batch": batch, "context": context}
+                found.append(one if (batch, context) == (1, 256) else replace(one, conditions=place))
+        return [str(sentence) for sentence in overtaking.sentences(found, make.protocol, speed)]
+
+    assert told() == []
+    assert told((1, 1.5)) == ["Mode `eager`, context 256: the base does not overtake within the batches measured (1)."]
+    assert told((1, 0.9), (8, 0.5))[0].endswith("the base is faster at every batch measured (1, 8).")
+    crossed = "**the base overtakes at batch 16** (0.80 ± 0.05 ×) of those measured (1, 4, 8, 16, 64); at batch 4 the variant is ahead"
+    assert crossed in told((64, 0.5), (1, 1.5), (8, 1.02), (4, 1.2), (16, 0.8))[0]
+    assert told((1, 1.02), (8, 0.8))[0].endswith("of those measured (1, 8); at smaller ones no difference can be told.")
+    assert "faster at batch 1, the variant at batch 64 (measured: 1, 8, 64)" in told((1, 0.5), (8, 1.01), (64, 1.4))[0]
+    assert told((1, 0.5), (8, 0.5), contexts=(256, 2048)) == [
+        "Mode `eager`, context 256 and 2,048: the base is faster at every batch measured (1, 8)."
+    ]
+    assert "overtake" not in render(make, wanda(make), extras=Extras(protocol=PROTOCOL)), (
+        "dense as the base: a machine's unrest is no order"
+    )
+
+
+def test_speed_is_told_by_hardware(make: SimpleNamespace) -> None:
+    speed = render(make, packed(make), extras=Extras(protocol=PROTOCOL, further=FURTHER)).split("## Speed")[1].split("## Memory")[0]
+    first, second = speed.split("Under protocol `serving`:")
+    assert "on Example CPU 2000 (CPU" in first
+    assert "5,200" in second
+    assert "with vllm 0.30.0 bfloat16 on Example GPU 80GB (GPU (CUDA)" in second
+    assert "**the base overtakes at batch 8** (0.970 ± 0.020 ×) of those measured (1, 8, 64); at batch 1 the variant is ahead" in second
+    assert "Speed: batch 1, a prompt of 256 tokens" in second
+
+
+def test_each_memory_gets_what_is_closest_to_the_base_and_no_noise(make: SimpleNamespace) -> None:
+    def with_memory(name: str, memory: float, kl: float, **changes: object) -> VariantRecord:
+        record = make.variant(make.recipe(name, **changes), kl=kl, size=2_000_000 + len(name))
+        others = tuple(one for one in record.measurements if one.metric != "peak_memory")
+        return make.judged(replace(record, measurements=(*others, make.measured("peak_memory", memory * 1e6, 1e6))))
+
+    small, middle, same, worse = (
+        with_memory(name, memory, kl)
+        for name, memory, kl in (("s", 100, 0.09), ("mid", 200, 0.02), ("same", 300, 0.0199), ("wor", 250, 0.05))
+    )
+    larger, research = with_memory("large", 500, 0.001), with_memory("res", 110, 0.01, track="research")
+    rungs = siblings.ladder(make.base(), [small, middle, same, worse, larger, research], make.protocol)
+    assert [(rung.memory, rung.variant and rung.variant.recipe.name) for rung in rungs] == [(101e6, "s"), (201e6, "mid"), (416e6, None)]
+    assert siblings.ladder(make.base(), [larger], make.protocol) == []
+    assert siblings.ladder(make.base(), [small], "another") == []
+
+
+def test_siblings_stand_under_the_cards_protocol_alone(make: SimpleNamespace) -> None:
+    """One that was measured under another protocol too, and longer there, is not shown with those numbers."""
+    other = make.variant(make.recipe("other", format="awq"), kl=0.02)
+    longer = [replace(one, protocol="long@2048", samples=500, value=one.value * 3, ci_low=0.0, ci_high=99.0) for one in other.measurements]
+    other = make.judged(replace(other, measurements=(*other.measurements, *longer)))
+    own = make.base()
+    base = replace(own, measurements=(*own.measurements, *(replace(one, protocol="long@2048") for one in own.measurements)))
+    card = cards.render(family(make)[0], base, [other], repo_id="modelpress/x", hub_url=cards.PUBLIC_HUB)
+    row = next(line for line in card.splitlines() if line.startswith("| other"))
+    assert "0.0200 ± 0.0008" in row
+
+
+def test_what_must_not_be_overlooked_stands_on_top(make: SimpleNamespace) -> None:
+    record = awq(make)
+    retired = released(record, why="loses more than it gains")
+    card = render(make, retired)
+    top = card.split("---\n", 2)[2].split("**AWQ")[0]
+    link = "[modelpress/tiny-llama-lora-2](https://huggingface.co/modelpress/tiny-llama-lora-2)"
+    assert f"> **Deprecated on 2026-11-24**: loses more than it gains. Take {link} in its place." in top
+    assert matter(card)["new_version"] == "modelpress/tiny-llama-lora-2"
+    assert "> **There is a newer version.** Take [" in render(make, released(record))
+    assert "> **Deprecated on 2026-11-24**." in render(make, replace(retired, release=replace(retired.release, retired_why=None)))
+    again = replace(retired, release=replace(retired.release, artifact_digest="0" * 16))
+    assert "Deprecated" not in render(make, again), "another artifact was deprecated, not this one"
+    assert "new_version" not in matter(render(make, again))
+    with pytest.raises(PolicyRefusal, match="its new version cannot be a repository"):
+        render(make, released(record, newer="x/y; rm -rf /"))
+
+
+def test_what_an_audit_found_is_told(make: SimpleNamespace) -> None:
+    record = awq(make)
+    card = render(make, record, extras=Extras(audit=audit(make, record)))
+    assert (
+        f"Last verified on 2026-12-24: commit `{'9' * 40}` was downloaded, loaded with torch 2.14.0, transformers 5.18.0, and passed."
+        in card
+    )
+    assert "Measured again, KL divergence from the base: 0.0124 ± 0.0009 nats/token (before: 0.0123 ± 0.0008 nats/token)." in card
+    assert "nncf" not in card
+    broken = render(make, record, extras=Extras(audit=audit(make, record, reason=HOSTILE)))
+    assert "> **The audit of 2026-12-24 found this release broken**: x \\| y" in broken.split("## Which")[0]
+    assert "was downloaded and failed: x \\| y" in broken
+    assert "Last verified" not in broken
+
+
+def test_the_licence_shows_what_it_demands(make: SimpleNamespace) -> None:
+    record = awq(make)
+    llama = render(make, record, license="llama3.1")
+    assert "\n**Built with Llama**\n" in llama.split("## Which")[0]
+    assert "Use must follow the Llama 3.1 Acceptable Use Policy, which is part of the licence." in llama.split("## Licence")[1]
+    assert llama.count("Built with Llama") == 1
+    assert "Llama 3.1 is licensed under the Llama 3.1 Community License, Copyright © Meta Platforms, Inc." in llama
+    assert "A copy of the licence lies beside the files." in llama
+    assert "A copy of the licence" not in render(make, record)
+    gemma = render(make, record, license="gemma").split("## Licence")[1]
+    assert "Use is restricted by section 3.2 of the Gemma Terms of Use" in gemma
+    assert "The files were modified" in gemma
+    assert "[gemma](https://ai.google.dev/gemma/terms)" in gemma
+
+
+def test_the_index_names_the_hubs_datasets_with_their_revision_and_every_task(make: SimpleNamespace) -> None:
+    text = Text(name="wiki.txt", sha256="6" * 64, dataset="Salesforce/wikitext", revision="b" * 40, file="test.parquet")
+    card = render(make, packed(make), extras=Extras(protocol=replace(PROTOCOL, text=text)))
+    assert "&id" not in card.split("---\n")[1]
+    results = {(result.dataset_type, result.metric_type): result for result in ModelCard(card).data.eval_results}
+    assert results["Salesforce/wikitext", "kl_divergence"].dataset_revision == "b" * 40
+    assert results["piqa", "accuracy"].dataset_name == "piqa (tasks-quick)"
+    shown = Calibration(text="hub:owner/texts@main/a.parquet#text", samples=1, sequence_length=8)
+    recipe = make.recipe("h", steps=(Step(method="gptq", scheme="W4A16", calibration=shown),))
+    assert matter(render(make, make.judged(make.variant(recipe))))["datasets"] == ["owner/texts"]
+    assert "datasets" not in matter(render(make, packed(make))), "a text of ModelPress is no dataset of the Hub"
+
+
+def test_the_embedded_hub_takes_the_front_matter_of_every_family(make: SimpleNamespace) -> None:
+    for maker in EVERY:
+        errors, warnings = hub_cards.validate(render(make, released(maker(make)), license="llama3.2", languages=("en", "no")))
+        assert errors == []
+        assert warnings == []
