@@ -17,7 +17,7 @@ from hub.errors import GateRefusal, HubCorrupt, HubNotFound, ModelPressError, Po
 from hub.facts import Facts
 from hub.history import Audit, BaseRecord, Check, Release, VariantRecord
 from leaderboard import gate
-from leaderboard.verify import _is_file as is_file
+from leaderboard.verify import is_file
 
 if TYPE_CHECKING:
     from hub.client import HubClient

@@ -3,59 +3,166 @@
 from __future__ import annotations
 
 import copy
+import hashlib
+import json
 import shutil
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from hub.domain import ArtifactFile, Failure, Job, ModelRef
+from hub.domain import Artifact, ArtifactFile, Candidate, Failure, Job, ModelRef
 from hub.errors import GateRefusal, StoreError
-from hub.history import Release, VariantRecord, Verdict
+from hub.facts import Facts
+from hub.history import Check, Release, VariantRecord, Verdict
 from hub.transfer import sums
-from leaderboard import gate
+from leaderboard import claims, gate
+from leaderboard.card_reader import MAX_CARD
+from leaderboard.findings import Finding, checks, failed, passed, unchecked
 
 if TYPE_CHECKING:
     from hub.client import HubClient
     from hub.dispatch import Farm
     from hub.store import Store
 
+CARD = "README.md"
+Commands = Callable[[bytes, str], Check]
+"""Runs what a card of ours prints, given its bytes and the SHA-256 that they must have, and says what came of it."""
 
-def verify(release: Release, record: VariantRecord, *, store: Store, client: HubClient, farm: Farm, scratch: Path) -> Verdict:
-    """Judge the bytes that the Hub serves for a release: downloaded to an empty cache, compared, inspected in a clean process.
 
-    The verdict is recorded, and the release marked as verified when it passed. `scratch` is emptied before and removed after.
-    Raises `GateRefusal` when the inspection could not be made.
+@dataclass(frozen=True, kw_only=True)
+class Served:
+    """What a Hub serves of a repository at a commit: a folder with the files, and size and SHA-256 of each by path."""
+
+    repo_id: str
+    sha: str
+    folder: Path
+    files: Mapping[str, tuple[int, str | None]]
+
+    @property
+    def card(self) -> bytes | None:
+        """The card's bytes, None where there is none or none of a card's size."""
+        path = self.folder / CARD
+        return path.read_bytes() if path.is_file() and path.stat().st_size <= MAX_CARD else None
+
+    def holds(self, file: ArtifactFile) -> bool:
+        """Whether a file of a manifest is served with the recorded size and checksum."""
+        return self.files.get(file.path) == (file.size, file.sha256)
+
+
+def verify(
+    release: Release,
+    record: VariantRecord,
+    *,
+    store: Store,
+    client: HubClient,
+    farm: Farm,
+    scratch: Path,
+    commands: Commands | None = None,
+) -> Verdict:
+    """Judge what the Hub serves for a release: downloaded to an empty cache, inspected in a clean process, the card read back and tried.
+
+    The verdict is recorded, and the release marked as verified when it passed. `scratch` is emptied before and removed after; `commands`
+    runs the card's own commands (None: they are not tried). Raises `GateRefusal` when the inspection could not be made.
     """
     base = next((base for base in store.bases() if base.candidate.ref == record.base), None)
     if base is None or record.artifact is None:
         raise StoreError(
             f"the database holds no base or no artifact of the released variant {record.variant_id}", hint="run modelpress discover"
         )
-    shutil.rmtree(scratch, ignore_errors=True)
-    try:
-        reader = copy.copy(client)
-        reader.cache_dir = scratch / "cache"
-        folder = reader.download(ModelRef(repo_id=release.repo_id, sha=release.sha), into=scratch / "checkpoint")
-        wrong = [file.path for file in record.artifact.files if not _is_file(folder / file.path, file)]
-        outcome = farm.run(Job(kind="inspect", base=record.base, recipe=record.recipe, subject=release.sha), folder=folder)
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
-    if isinstance(outcome, Failure) or outcome.facts is None:
-        reason, hint = (outcome.reason, outcome.hint) if isinstance(outcome, Failure) else ("the inspection gave no facts", "")
-        raise GateRefusal(
-            f"{release.repo_id} at {release.sha[:8]} could not be inspected: {reason}", hint=hint or "run modelpress verify again"
-        )
-    facts = replace(outcome.facts, checksum_errors=tuple(dict.fromkeys((*wrong, *outcome.facts.checksum_errors))))
-    at = datetime.now(UTC).isoformat(timespec="seconds")
-    verdict = gate.judge(record, facts, base=base, stage="release", subject=release.sha, at=at)
+    with served(client, release.repo_id, release.sha, scratch) as there:
+        job = Job(kind="inspect", base=record.base, recipe=record.recipe, subject=release.sha)
+        facts = inspected(farm, job, there)
+        wrong = [file.path for file in record.artifact.files if not there.holds(file)]
+        facts = replace(facts, checksum_errors=tuple(dict.fromkeys((*wrong, *facts.checksum_errors))))
+        at = datetime.now(UTC).isoformat(timespec="seconds")
+        verdict = gate.judge(record, facts, base=base, stage="release", subject=release.sha, at=at)
+        found = [as_published(release, there), *card_findings(there, facts, manifest=record.artifact, base=base.candidate)]
+        more = [*checks(found), *tried(release, there, commands)]
+    verdict = replace(verdict, checks=(*verdict.checks, *more))
     store.record_verdict(verdict)
     if verdict.passed:
         store.mark_verified(record.variant_id, verdict.judged_at)
     return verdict
 
 
-def _is_file(path: Path, file: ArtifactFile) -> bool:
+@contextmanager
+def served(client: HubClient, repo_id: str, sha: str, scratch: Path) -> Iterator[Served]:
+    """Download a repository at a commit through an empty cache below `scratch`, which is emptied before and removed after."""
+    shutil.rmtree(scratch, ignore_errors=True)
+    try:
+        reader = copy.copy(client)
+        reader.cache_dir = scratch / "cache"
+        folder = reader.download(ModelRef(repo_id=repo_id, sha=sha), into=scratch / "checkpoint")
+        shutil.rmtree(reader.cache_dir, ignore_errors=True)  # nothing is looked at there again
+        paths = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
+        found = {name: sums(path) for name, path in paths.items()}
+        yield Served(repo_id=repo_id, sha=sha, folder=folder, files={name: (one.size, one.sha256) for name, one in found.items()})
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def inspected(farm: Farm, job: Job, there: Served) -> Facts:
+    """Return the facts on what is served, found in a clean process; raise `GateRefusal` where that gave none."""
+    outcome = farm.run(job, folder=there.folder)
+    if isinstance(outcome, Failure) or outcome.facts is None:
+        reason, hint = (outcome.reason, outcome.hint) if isinstance(outcome, Failure) else ("the inspection gave no facts", "")
+        raise GateRefusal(
+            f"{there.repo_id} at {there.sha[:8]} could not be inspected: {reason}", hint=hint or "run modelpress verify again"
+        )
+    return outcome.facts
+
+
+def as_published(release: Release, there: Served) -> Finding:
+    """Return whether the card that is served is the very one that was published."""
+    name, card = "card_unchanged", there.card
+    if card is None:
+        return failed(name, f"There is no {CARD}; 1 must be.")
+    if release.card_sha256 is None:
+        return unchecked(name, "the release was made by an older program, which did not note the card's checksum")
+    found = hashlib.sha256(card).hexdigest()
+    detail = f"The card has SHA-256 {found[:12]}, the published one {release.card_sha256[:12]}; they must be the same."
+    return passed(name, detail) if found == release.card_sha256 else failed(name, detail)
+
+
+def card_findings(there: Served, facts: Facts, *, manifest: Artifact | None, base: Candidate | None) -> tuple[Finding, ...]:
+    """Read the served card back and compare it with what lies beside it."""
+    card = there.card
+    if card is None:
+        return (unchecked("card_metadata", f"there is no {CARD} of a card's size"),)
+    return claims.compare(
+        card.decode("utf-8", errors="replace"),
+        repo_id=there.repo_id,
+        config=config_of(facts),
+        tensors=facts.outlines,
+        manifest=manifest,
+        base=base,
+        files=there.files,
+    )
+
+
+def config_of(facts: Facts) -> Mapping[str, Any]:
+    """Return what config.json held, empty where it was no JSON object."""
+    try:
+        config = json.loads(facts.config or "{}")
+    except (ValueError, RecursionError):
+        return {}
+    return config if isinstance(config, dict) else {}
+
+
+def tried(release: Release, there: Served, commands: Commands | None) -> tuple[Check, ...]:
+    """Return the check on the card's own commands, nothing where they are not to be run or the card is not known to be ours."""
+    card = there.card
+    if commands is None or card is None or release.card_sha256 is None:
+        return ()
+    if hashlib.sha256(card).hexdigest() != release.card_sha256:
+        return (Check(name="commands", passed=False, detail="The card is not the one that was published, so its commands are not run."),)
+    return (commands(card, release.card_sha256),)
+
+
+def is_file(path: Path, file: ArtifactFile) -> bool:
     """Whether a path is a file itself, no link to one, with the recorded size and checksum."""
     if path.is_symlink() or not path.is_file() or path.stat().st_size != file.size:
         return False
