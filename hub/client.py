@@ -98,9 +98,12 @@ class HubClient:
 
         return self._ask(f"the files of {repo_id}", tree)
 
-    def read_text(self, repo_id: str, sha: str, path: str) -> str | None:
-        """Return a text file of at most 4 MiB, its checksum verified; None where there is none of this path."""
-        snapshot, file = self._fetch_one(repo_id, sha, path)
+    def read_text(self, repo_id: str, sha: str, path: str, *, listed: Iterable[HubFile] | None = None) -> str | None:
+        """Return a text file of at most 4 MiB, its checksum verified; None where there is none of this path.
+
+        `listed` are the commit's files where they are known already.
+        """
+        snapshot, file = self._fetch_one(repo_id, sha, path, listed)
         if file is None:
             return None
         try:
@@ -224,13 +227,15 @@ class HubClient:
     def _fetch_file(self, ref: ModelRef, path: str, kind: str) -> Path:
         return Path(self._api().hf_hub_download(ref.repo_id, path, revision=ref.sha, cache_dir=self.cache_dir, repo_type=kind))
 
-    def _fetch_one(self, repo_id: str, sha: str, path: str) -> tuple[Path, HubFile | None]:
+    def _fetch_one(self, repo_id: str, sha: str, path: str, listed: Iterable[HubFile] | None) -> tuple[Path, HubFile | None]:
         ref = ModelRef(repo_id=repo_id, sha=sha)
         _require_commit(ref)
         if fault := names.path_fault(path):
             raise PolicyRefusal(f"{repo_id} is refused: {fault}")
-        found = self._ask(f"{path} of {repo_id}", lambda: self._api().get_paths_info(repo_id, [path], revision=sha))
-        file = _listed(found, path)
+        if listed is None:
+            file = _listed(self._ask(f"{path} of {repo_id}", lambda: self._api().get_paths_info(repo_id, [path], revision=sha)), path)
+        else:
+            file = next((one for one in listed if one.path == path), None)
         if file is not None and file.size > _MAX_TEXT:
             raise HubError(f"{path} of {repo_id} has {file.size} bytes; at most {_MAX_TEXT} are read as text")
         if file is not None:

@@ -65,8 +65,8 @@ class Release:
 class ReleaseChange:
     """A line of a repository's changelog: when (ISO-8601), what became of it, in a sentence.
 
-    `content` is the SHA-256 of all that the commit was to hold but for the card, with which a change is found again whose commit landed
-    while its sender died; `sha` is the commit, None until that is known.
+    `content` says what the commit was to hold but for the card (the artifact, then a hash of what is written beside it): by that a change
+    is found again whose commit landed while its sender died. `sha` is the commit, None until that is known.
     """
 
     repo_id: str

@@ -8,15 +8,16 @@ from collections.abc import Callable, Collection, Iterator
 from fnmatch import fnmatchcase
 
 from hub import names
+from hub.codec import content_id
 from hub.derivatives import derivation
-from hub.domain import Candidate, Recipe, Refusal, variant_id
+from hub.domain import Candidate, Recipe, Refusal
 from hub.errors import UsageError
 from hub.licences import AGREEMENTS, POLICIES, TEXTS, LicenceDemands, demands, effective
 from hub.listing import CUSTOM_CODE
 from hub.settings import PolicySettings, Settings
 
 __all__ = [
-    "CARRIED", "PULL", "RULES", "LicenceDemands", "config_fault", "demands", "pinned", "release_name", "screen",
+    "CARRIED", "PULL", "RULES", "LicenceDemands", "config_fault", "demands", "pinned", "release_name", "screen", "stem",
     "too_big_for_disk", "weight_bytes",
 ]  # fmt: skip
 
@@ -95,21 +96,18 @@ def pinned(repo_id: str, policy: PolicySettings) -> bool:
     return repo_id.lower() in {entry.split("@")[0].lower() for entry in policy.pinned}
 
 
-def release_name(base: Candidate, recipe: Recipe, namespace: str) -> str:
+def release_name(base: Candidate, recipe: Recipe, namespace: str, *, namesake: bool = False) -> str:
     """Return the id under which a variant is published: `namespace/<base>-<recipe>`, with the licence's prefix, as the Hub's names allow.
 
-    Too long a name is cut and ends in eight digits of the variant's id; where nothing of it can stay, they alone are the name.
-    Raise `UsageError` where the namespace leaves no room or is none.
+    A `namesake` of another base has its owner's name too: `<base>-<owner>-<recipe>` (`leaderboard.naming` says whose turn that is). Too
+    long a name is cut and ends in eight digits of a hash of base and recipe; where nothing of it can stay, they alone are the name. It
+    does not depend on the base's commit. Raise `UsageError` where the namespace leaves no room or is none.
     """
-    name = _fitting(base.ref.name)
     prefix = demands(base.license, base.license_name).prefix
-    if prefix and not name.startswith(prefix):
-        bare = name.removeprefix("Meta-")
-        name = bare if bare.startswith(prefix) else f"{prefix}-{name}"
-    name = _fitting(f"{name}-{recipe.name}") or variant_id(base.ref, recipe)[:8]
+    mark = content_id((base.ref.repo_id, recipe.name))[:8]
+    name = _fitting(f"{stem(base, namesake=namesake)}-{recipe.name}") or mark
     room = names.MAX_REPO_ID - len(namespace) - 1
     if len(name) > room:
-        mark = variant_id(base.ref, recipe)[:8]
         name = _fitting(f"{_fitting(name[: max(room - len(mark) - 1, 0)])}-{mark}")
     repo_id = f"{namespace}/{name}"
     if (fault := names.repo_id_fault(repo_id)) or (prefix and not name.startswith(prefix)):
@@ -119,6 +117,16 @@ def release_name(base: Candidate, recipe: Recipe, namespace: str) -> str:
             hint="Set hub.namespace to a user or an organisation of the Hub.",
         )
     return repo_id
+
+
+def stem(base: Candidate, *, namesake: bool = False) -> str:
+    """Return with what the names of all releases of a base begin: its own name with the licence's prefix, and its owner's of a namesake."""
+    name = _fitting(base.ref.name)
+    prefix = demands(base.license, base.license_name).prefix
+    if prefix and not name.startswith(prefix):
+        bare = name.removeprefix("Meta-")
+        name = bare if bare.startswith(prefix) else f"{prefix}-{name}"
+    return _fitting(f"{name}-{base.ref.repo_id.split('/')[0]}") if namesake else name
 
 
 def _fitting(name: str) -> str:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
+from datetime import datetime, timedelta
 
-from sqlalchemy import delete, select
+from sqlalchemy import delete, func, select
 from sqlalchemy.orm import Session
 
 from hub import records
@@ -14,7 +16,7 @@ from hub.database import Database
 from hub.domain import Measurement
 from hub.errors import StoreError
 from hub.history import Audit, Release, ReleaseChange
-from hub.tables import AuditRow, ReleaseChangeRow, ReleaseRow
+from hub.tables import AuditRow, ReleaseChangeRow, ReleaseRow, Variant
 
 
 class Published:
@@ -26,13 +28,13 @@ class Published:
     # The changelog: begun before a commit, settled with the release after it
 
     def begin(self, change: ReleaseChange) -> ReleaseChange:
-        """Note what a commit is about to change, and return it; the same content begun before keeps its day and words.
+        """Note what a commit is about to change, and return it; the same begun before keeps its day.
 
-        One of other content in this repository that was begun and never settled is forgotten: look at the head before.
+        Another one that was begun in this repository and never settled is forgotten: look at the head before.
         """
         with self._database.writing() as session:
             begun = _begun(session, change.repo_id)
-            if begun is not None and (begun.content, begun.kind) == (change.content, change.kind):
+            if begun is not None and (begun.content, begun.kind, begun.what) == (change.content, change.kind, change.what):
                 return _change(begun)
             session.execute(delete(ReleaseChangeRow).where(ReleaseChangeRow.repo_id == change.repo_id, ReleaseChangeRow.sha.is_(None)))
             session.add(ReleaseChangeRow(**asdict(change)))
@@ -47,10 +49,12 @@ class Published:
     def settle(self, release: Release) -> Release:
         """Record a release as it is now, with the commit of the change that was begun for it, and return it.
 
-        Of a variant released before, `released_at` stays; `verified_at`, `retired_*` and `new_version` stay while the artifact is the same.
-        Raises `StoreError` for another repository than before.
+        Of a variant released before, `released_at` stays, unless another has lain in its place since; `verified_at`, `retired_*` and
+        `new_version` stay while the artifact is the same. Raises `StoreError` for another repository than before.
         """
         with self._database.writing() as session:
+            if session.get(Variant, release.variant_id) is None:
+                raise StoreError(f"no variant {release.variant_id} is recorded", hint="record the plan that makes it first")
             known = session.get(ReleaseRow, release.variant_id)
             if known is not None and known.repo_id != release.repo_id:
                 raise StoreError(
@@ -60,9 +64,16 @@ class Published:
             begun = _begun(session, release.repo_id)
             if begun is not None:
                 begun.sha = release.sha
+            others = select(func.max(ReleaseRow.released_at)).where(
+                ReleaseRow.repo_id == release.repo_id, ReleaseRow.variant_id != release.variant_id
+            )
+            before = session.scalar(others) or ""
             if known is None:
+                release = replace(release, released_at=_later(release.released_at, before))
                 session.add(ReleaseRow(**asdict(release)))
                 return release
+            if known.released_at <= before:
+                known.released_at = _later(release.released_at, before)
             if known.artifact_digest != release.artifact_digest:
                 known.verified_at = known.retired_at = known.retired_why = known.new_version = None
             known.sha, known.artifact_digest, known.url = release.sha, release.artifact_digest, release.url
@@ -118,6 +129,11 @@ class Published:
             return tuple(_audit(row) for row in session.scalars(rows))
 
 
+def _later(at: str, before: str) -> str:
+    """Return a time, or the second after `before` where it is not later: what a repository holds now is what was released last."""
+    return at if at > before else (datetime.fromisoformat(before) + timedelta(seconds=1)).isoformat(timespec="seconds")
+
+
 def _begun(session: Session, repo_id: str) -> ReleaseChangeRow | None:
     rows = select(ReleaseChangeRow).where(ReleaseChangeRow.repo_id == repo_id, ReleaseChangeRow.sha.is_(None))
     return session.scalar(rows.order_by(ReleaseChangeRow.id.desc()).limit(1))
@@ -143,6 +159,6 @@ def _audit(row: AuditRow) -> Audit:
         at=row.at,
         passed=row.passed,
         reason=row.reason,
-        libraries=from_json(dict[str, str], row.libraries, where=where),
-        measurements=from_json(tuple[Measurement, ...], row.measurements, where=where),
+        libraries=json.loads(row.libraries),
+        measurements=tuple(from_json(Measurement, json.dumps(one), where=where) for one in json.loads(row.measurements)),
     )

@@ -264,20 +264,6 @@ class Store:
             session.flush()
             row.checks.extend(CheckRow(position=i, name=n, passed=p, detail=d) for i, (n, p, d) in enumerate(checks))
 
-    def record_release(self, release: Release) -> None:
-        """Record a release. The same one again changes nothing; another one of the same variant raises `StoreError`."""
-        with self._database.writing() as session:
-            self._demand(session, release.variant_id)
-            known = session.get(ReleaseRow, release.variant_id)
-            if known is None:
-                session.add(ReleaseRow(**{column.key: getattr(release, column.key) for column in ReleaseRow.__table__.columns}))
-            elif (known.repo_id, known.sha, known.artifact_digest) != (release.repo_id, release.sha, release.artifact_digest):
-                old, new = f"{known.repo_id} at {known.sha[:8]}", f"{release.repo_id} at {release.sha[:8]}"
-                raise StoreError(
-                    f"variant {release.variant_id} is released already as {old}, so not as {new}",
-                    hint="a variant is released once; look at the repository of the recorded release",
-                )
-
     def mark_verified(self, variant_id: str, at: str) -> None:
         """Note that the published bytes of a variant passed the gate at the time `at`."""
         with self._database.writing() as session:

@@ -1,113 +1,310 @@
-"""Releases: what passed the gate goes to the Hub in one commit; `leaderboard.verify` looks again at the bytes that the Hub serves.
+"""Releases: what passed the gate goes to the Hub in one commit, and the gate looks again at the bytes that the Hub serves.
 
-This is the only module that writes to the Hub. Publishing is idempotent: the head's manifest says which artifact lies
-there, so a run that was killed after its commit adopts that commit, and different bytes are never replaced in silence.
+This is the only module that writes releases to the Hub. What a commit changes is written down before it is sent, so a run that was killed
+finds its own commit again; what lies there already is not sent again, and nothing is replaced in silence. Docs: docs/publishing.md.
 """
 
 from __future__ import annotations
 
 import hashlib
-import stat
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+import json
+from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
+from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from hub import policy
-from hub.codec import from_json
-from hub.domain import Artifact, ArtifactFile, HubFile
-from hub.errors import BadCheckpoint, BadDocument, GateRefusal, HubConflict, PolicyRefusal
-from hub.history import BaseRecord, Release, VariantRecord
+from hub import headers, policy
+from hub.domain import Artifact, ModelRef
+from hub.errors import BadCheckpoint, GateRefusal, HubConflict, HubNotFound, PolicyRefusal, StoreError
+from hub.history import BaseRecord, Release, ReleaseChange, VariantRecord
 from hub.protocol import Protocol
-from leaderboard import cards, gate, stats
-from leaderboard.cards import Change, Extras
+from leaderboard import claims, gate, stats
+from leaderboard.cards import Extras
+from leaderboard.naming import Names
+from leaderboard.proposal import CARD, Head, Order, Proposal, identity, lies_whole, look, propose, unchanged
 
 if TYPE_CHECKING:
     from hub.client import HubClient
     from hub.settings import Settings
     from hub.store import Store
 
-MANIFEST = "modelpress.json"
-CARD = "README.md"
 _TRIES = 3
+# Of the rules for what is pulled, those that say what may be given on; the others say what is worth pulling.
+_RIGHTS = ("banned", "private", "gated", "license")
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Head:
-    """What lies at a repository's head (`sha` None: there is no repository); `artifact` only where ModelPress published it."""
+class Publisher:
+    """Sends releases of one work folder; what the store held when it was made, or `look_again` was called, is what cards are written from.
 
-    sha: str | None = None
-    artifact: Artifact | None = None
-    files: tuple[HubFile, ...] = ()
-
-    def holds(self, artifact: Artifact) -> bool:
-        """Whether exactly this artifact lies there, complete and with a card."""
-        if self.artifact is None or self.artifact.digest != artifact.digest:
-            return False
-        there = {file.path: file for file in self.files}
-        return CARD in there and all(file.path in there and _agrees(there[file.path], file) for file in artifact.files)
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Order:
-    """What is to be published where: a judged artifact in its folder, with all that its card is written from."""
-
-    record: VariantRecord
-    artifact: Artifact
-    base: BaseRecord
-    siblings: Sequence[VariantRecord]
-    repo_id: str
-    folder: Path
-    extras: Extras
-
-    @property
-    def subject(self) -> str:
-        """The variant in words, for commit messages."""
-        return f"{self.record.recipe.name} of {self.record.base.repo_id}@{self.record.base.sha[:8]}"
-
-
-def publish(
-    record: VariantRecord,
-    *,
-    base: BaseRecord,
-    siblings: Sequence[VariantRecord],
-    store: Store,
-    client: HubClient,
-    settings: Settings,
-    artifacts_dir: Path,
-) -> Release:
-    """Publish a variant's artifact with its card in one commit, record the release and return it.
-
-    Raises `GateRefusal` when the gate has not let exactly these bytes through, `BadCheckpoint` when the files on disk are
-    not those that were judged, `PolicyRefusal` when the repository holds what ModelPress did not publish.
+    With a `client` that may only read it can still `preview`.
     """
-    artifact = _passed(record)
-    if record.release and record.release.artifact_digest == artifact.digest:
-        return record.release
-    namespace = settings.hub.namespace or client.account().name
-    repo_id = policy.release_name(base.candidate, record.recipe, namespace)
-    order = _Order(
-        record=record,
-        artifact=artifact,
-        base=base,
-        siblings=siblings,
-        repo_id=repo_id,
-        folder=artifacts_dir / record.variant_id,
-        extras=_extras(record, base, siblings, store, namespace),
-    )
-    sha = _place(order, client, store)
-    release = Release(
-        variant_id=record.variant_id,
-        repo_id=repo_id,
-        sha=sha,
-        artifact_digest=artifact.digest,
-        url=client.url(repo_id),
-        released_at=_now(),
-    )
-    store.record_release(release)
-    recorded = store.variant(record.variant_id)
-    return recorded.release if recorded and recorded.release else release
+
+    def __init__(self, *, store: Store, client: HubClient, settings: Settings, artifacts_dir: Path) -> None:
+        self._store, self._client, self._settings, self._artifacts = store, client, settings, artifacts_dir
+        self.look_again()
+
+    def look_again(self) -> None:
+        """Read records, base models and protocols from the store anew."""
+        bases = self._store.bases()
+        self._bases = {base.candidate.ref: base for base in bases}
+        self.records = tuple(self._store.variants())
+        # Of two with one name the later: an older program's may have been flat.
+        self._protocols = {job.job.protocol.name: job.job.protocol for job in self._store.jobs() if job.job.protocol}
+        self.names = Names(self.records, bases, self.namespace)
+
+    @cached_property
+    def namespace(self) -> str:
+        """The user or organisation under which is published."""
+        return self._settings.hub.namespace or self._client.account().name
+
+    # What there is to do
+
+    def ready(self) -> list[VariantRecord]:
+        """Return the variants that the gate let through and whose repositories do not hold them yet, in the order of the plan."""
+        current = self._store.published.current()
+        ready = []
+        for repo_id, record in self.names.newest().items():
+            known = current.get(repo_id)
+            if known and known.retired_at:
+                continue  # it gets no other artifact until that is taken back
+            held = (known.variant_id, known.artifact_digest) if known else None
+            if record.artifact and held != (record.variant_id, record.artifact.digest):
+                ready.append(record)
+        return ready
+
+    def released(self) -> list[VariantRecord]:
+        """Return the variants that repositories hold now, as they were released."""
+        current = {release.variant_id: release for release in self._store.published.current().values()}
+        return [
+            record
+            for record in self.records
+            if record.variant_id in current
+            and record.artifact
+            and record.base in self._bases
+            and record.artifact.digest == current[record.variant_id].artifact_digest
+        ]
+
+    def is_stale(self, record: VariantRecord) -> bool:
+        """Whether a released variant's card or supplements may differ from what is up; the Hub is not asked."""
+        return record.release is not None and record.artifact is not None and not unchanged(self._released_order(record))
+
+    # Doing it
+
+    def publish(self, record: VariantRecord) -> Release:
+        """Publish a variant's artifact with card and supplements in one commit, record the release and return it.
+
+        Raises `GateRefusal` when the gate has not let exactly these bytes through or the card says what they contradict, `BadCheckpoint`
+        when the files on disk are not those that were judged, `PolicyRefusal` when the base's rights do not allow it (by today's settings)
+        or the repository holds what ModelPress did not publish.
+        """
+        return self._place(self._order(record, _passed(record)))
+
+    def refresh(self, record: VariantRecord) -> Release | None:
+        """Bring card and supplements of a released variant up to date in one commit; None where nothing has changed.
+
+        Files that did not change are neither looked for on this disk nor sent. Raises `HubNotFound` where the repository is gone.
+        """
+        order = self._released_order(record)
+        if unchanged(order):
+            return None
+        before = order.known
+        after = self._place(order, must_exist=True)
+        return after if before is None or after.sha != before.sha else None
+
+    def preview(self, record: VariantRecord) -> Proposal:
+        """Return what `publish` or `refresh` would send for a variant, beside what is up; nothing is written anywhere.
+
+        Raises what these would raise.
+        """
+        held = record.release.artifact_digest if record.release else None
+        same = record.artifact is not None and record.artifact.digest == held
+        order = self._released_order(record) if same else self._order(record, _passed(record))
+        head = look(self._client, order.repo_id, record.base.repo_id)
+        landed = self._landed(order, head)
+        order = replace(order, changes=(*order.changes, replace(landed, sha=head.sha))) if landed else order
+        proposal = propose(order, head, self._client, self._store, at=_now())
+        if not proposal.empty:
+            self._judge(proposal)
+        return proposal
+
+    # How
+
+    def _released_order(self, record: VariantRecord) -> Order:
+        if record.release is None or record.artifact is None:
+            raise StoreError(f"variant {record.variant_id} has no release", hint="publish it first")
+        return self._order(record, record.artifact, repo_id=record.release.repo_id)
+
+    def _order(self, record: VariantRecord, artifact: Artifact, *, repo_id: str | None = None) -> Order:
+        base = self._bases.get(record.base)
+        if base is None:
+            raise StoreError(f"the database does not hold {record.base.repo_id} as the Hub listed it", hint="run modelpress discover")
+        repo_id = repo_id or self._named(record, base)
+        siblings = [other for other in self.records if other.base == record.base]
+        return Order(
+            record=record,
+            artifact=artifact,
+            base=base,
+            siblings=siblings,
+            repo_id=repo_id,
+            folder=self._artifacts / record.variant_id,
+            extras=self._extras(record, base, siblings),
+            known=self._store.published.current().get(repo_id),
+            changes=self._store.published.changes(repo_id),
+            hub_url=self._client.endpoint,
+        )
+
+    def _named(self, record: VariantRecord, base: BaseRecord) -> str:
+        """Return where a variant is to be published; refuse where the base's rights, or a release elsewhere, forbid it."""
+        unknown = [rule for rule in policy.RULES if rule not in _RIGHTS]
+        if refusal := policy.screen(base.candidate, self._settings, unknown=unknown):
+            raise PolicyRefusal(
+                f"{record.recipe.name} of {record.base.repo_id} is not published: {refusal.reason}",
+                hint="what may be published stands under [policy] in modelpress.toml",
+            )
+        repo_id = self.names.of(record)
+        if record.release and record.release.repo_id != repo_id:
+            raise StoreError(
+                f"variant {record.variant_id} is released already as {record.release.repo_id}, so not as {repo_id}",
+                hint="a variant is released in one place; hub.namespace was another then",
+            )
+        return repo_id
+
+    def _extras(self, record: VariantRecord, base: BaseRecord, siblings: Sequence[VariantRecord]) -> Extras:
+        beside = stats.shared_protocol(record.measurements, base.measurements)
+        others = sorted({one.protocol for one in record.measurements if "task" in one.conditions} - {beside})
+        demanded = policy.demands(base.candidate.license, base.candidate.license_name)
+        known: dict[str, Protocol] = self._protocols
+        return Extras(
+            protocol=known.get(beside or ""),
+            task_protocols=tuple(known[name] for name in others if name in known),
+            sibling_repos=tuple((other.variant_id, self.names.of(other)) for other in siblings if gate.let_through(other)),
+            notices=tuple(words for words in (demanded.badge, demanded.restrictions) if words),
+        )
+
+    def _place(self, order: Order, *, must_exist: bool = False) -> Release:
+        """Return the release once the repository holds all of it: at the head, where it lies there already, otherwise in a new commit."""
+        for left in reversed(range(_TRIES)):
+            head = look(self._client, order.repo_id, order.record.base.repo_id)
+            if head.sha is None and must_exist:
+                raise HubNotFound(
+                    f"{order.repo_id} is not on the Hub any more, though it was released",
+                    hint="modelpress retire REPO --delete --yes forgets it; with --undo after that it is published anew",
+                )
+            order = self._caught_up(order, head)
+            proposal = propose(order, head, self._client, self._store, at=_now())
+            known = order.known
+            if known and proposal.empty and known.variant_id == order.record.variant_id:
+                if order.base.candidate.gated:
+                    self._client.create(order.repo_id, gated="auto")
+                return known if known.sha == head.sha else self._settle(order, head.sha or "", known.released_at, known.card_sha256)
+            try:
+                return self._send(proposal)
+            except HubConflict:
+                # Someone committed meanwhile: look at what is there now before anything is replaced.
+                if not left:
+                    raise
+        raise AssertionError("unreachable")
+
+    def _caught_up(self, order: Order, head: Head) -> Order:
+        """Settle what had landed although nobody could note it: a change begun before, or a release of which the record was lost."""
+        store = self._store
+        landed = self._landed(order, head)
+        known = order.known
+        strange = known is None or known.variant_id != order.record.variant_id
+        if landed is None and order.holds_ours(head) and strange and lies_whole(order, head, self._client):
+            what = f"artifact {order.artifact.digest} found at commit {(head.sha or '')[:8]}; the record of its release was lost"
+            landed = ReleaseChange(repo_id=order.repo_id, at=_now(), kind="released", what=what, content=f"{identity(order.artifact)}:")
+            store.published.begin(landed)
+        if landed is None or head.artifact is None or store.variant(head.artifact.variant_id) is None:
+            return order
+        card = self._client.read_text(order.repo_id, head.sha or "", CARD, listed=head.files)
+        card_sha256 = hashlib.sha256(card.encode()).hexdigest() if card is not None else None
+        there = replace(order, record=replace(order.record, variant_id=head.artifact.variant_id), artifact=head.artifact)
+        self._settle(there, head.sha or "", landed.at, card_sha256)
+        return replace(order, known=store.published.current().get(order.repo_id), changes=store.published.changes(order.repo_id))
+
+    def _landed(self, order: Order, head: Head) -> ReleaseChange | None:
+        """Return the change that was begun and whose commit lies at the head, unnoted because its sender died; None where there is none."""
+        begun = self._store.published.begun(order.repo_id)
+        if begun is None or head.artifact is None or (order.known and order.known.sha == head.sha):
+            return None
+        return begun if begun.content.startswith(f"{identity(head.artifact)}:") else None
+
+    def _send(self, proposal: Proposal) -> Release:
+        """Commit a proposal and record it. The order matters: what is about to be done is noted before, what was done after."""
+        order, store, client = proposal.order, self._store, self._client
+        self._judge(proposal)
+        store.published.begin(proposal.change)
+        parent = proposal.head.sha
+        if parent is None:
+            store.record_hub_write("repo", order.repo_id, 0)
+        client.create(order.repo_id, gated="auto" if order.base.candidate.gated else None)
+        if parent is None:
+            # A repository that has just been made may have a first commit of its own; what somebody else put there meanwhile is left alone.
+            made = look(client, order.repo_id, order.record.base.repo_id)
+            if made.artifact is not None:
+                raise HubConflict(f"{order.repo_id} was filled by another while it was made", hint="Run the command again.")
+            parent = made.sha
+        store.record_hub_write("commit", order.repo_id, proposal.size)
+        sha = client.commit(order.repo_id, proposal.sent, message=proposal.message, parent=parent, deleted=proposal.deleted)
+        return self._settle(order, sha, proposal.change.at, hashlib.sha256(proposal.card.encode()).hexdigest())
+
+    def _settle(self, order: Order, sha: str, released_at: str, card_sha256: str | None) -> Release:
+        return self._store.published.settle(
+            Release(
+                variant_id=order.record.variant_id,
+                repo_id=order.repo_id,
+                sha=sha,
+                artifact_digest=order.artifact.digest,
+                url=self._client.url(order.repo_id),
+                released_at=released_at,
+                card_sha256=card_sha256,
+            )
+        )
+
+    def _judge(self, proposal: Proposal) -> None:
+        """Raise `GateRefusal` for a card that the bytes contradict, or whose front matter the Hub does not take."""
+        order = proposal.order
+        config, tensors = self._contents(proposal)
+        lies = claims.contradictions(
+            proposal.card,
+            repo_id=order.repo_id,
+            config=config,
+            tensors=tensors,
+            manifest=order.artifact,
+            base=order.base.candidate,
+            files={file.path: (file.size, file.sha256) for file in order.artifact.files},
+        )
+        if lies:
+            raise GateRefusal(
+                f"the card of {order.repo_id} says what its files contradict: {' '.join(lie.detail for lie in lies)}",
+                hint="this is a fault of ModelPress: report it with the names of base and recipe",
+            )
+        if faults := self._client.validate_card(proposal.card):
+            raise GateRefusal(
+                f"the Hub does not take the card of {order.repo_id}: {'; '.join(faults)}", hint="see what the base's own card says"
+            )
+
+    def _contents(self, proposal: Proposal) -> tuple[dict[str, Any], dict[str, tuple[str, tuple[int, ...]]]]:
+        """Return config.json and the tensors' dtypes and shapes: of the folder where its files are there, else of what is up."""
+        order, head = proposal.order, proposal.head
+        if all((order.folder / file.path).is_file() for file in order.artifact.files):
+            path = order.folder / "config.json"
+            return _json(path.read_text(encoding="utf-8")) if path.is_file() else {}, headers.outlines(order.folder)
+        text = self._client.read_text(order.repo_id, head.sha or "", "config.json", listed=head.files)
+        if not any(path.endswith(".safetensors") for path in head.by_path):
+            return _json(text), {}
+        return _json(text), self._client.tensors(ModelRef(repo_id=order.repo_id, sha=head.sha or ""))
+
+
+def _json(text: str | None) -> dict[str, Any]:
+    try:
+        found = json.loads(text or "{}")
+    except ValueError as error:
+        raise BadCheckpoint(f"config.json is not valid JSON: {error}", hint="press the variant again") from error
+    return found if isinstance(found, dict) else {}
 
 
 def _now() -> str:
@@ -126,159 +323,3 @@ def _passed(record: VariantRecord) -> Artifact:
             f"{name} is not published: {' '.join(check.detail for check in failed)}", hint="see modelpress status for all checks"
         )
     return artifact
-
-
-def _look(client: HubClient, repo_id: str, base: str) -> _Head:
-    """Return what lies at a repository's head; raise `PolicyRefusal` where that is a variant of another base of the same name."""
-    sha = client.head(repo_id)
-    if sha is None:
-        return _Head()
-    files = client.files(repo_id, sha)
-    manifest = client.read_text(repo_id, sha, MANIFEST) if any(file.path == MANIFEST for file in files) else None
-    try:
-        artifact = from_json(Artifact, manifest, where=f"{MANIFEST} of {repo_id}") if manifest else None
-    except BadDocument:
-        artifact = None
-    if artifact is not None and artifact.base.repo_id != base:
-        raise PolicyRefusal(
-            f"{repo_id} holds a variant of {artifact.base.repo_id}; that of {base}, another model of the same name, is not put over it",
-            hint="add one of the two to policy.banned, or choose another hub.namespace",
-        )
-    return _Head(sha=sha, artifact=artifact, files=files)
-
-
-def _place(order: _Order, client: HubClient, store: Store) -> str:
-    """Return the commit that holds the artifact: the head where it lies there already, otherwise a new one."""
-    for left in reversed(range(_TRIES)):
-        head = _look(client, order.repo_id, order.artifact.base.repo_id)
-        if head.sha is not None and head.holds(order.artifact):
-            return head.sha
-        try:
-            return _commit(order, head, client, store)
-        except HubConflict:
-            # Someone committed meanwhile: look at what is there now before anything is replaced.
-            if not left:
-                raise
-    raise AssertionError("unreachable")
-
-
-def _changes(repo_id: str, head: _Head, artifact: Artifact) -> tuple[Change, ...]:
-    """Return the changelog's line for what the commit replaces; raise `PolicyRefusal` where that is not ours to replace."""
-    if head.artifact is not None and head.sha is not None:
-        return (Change(day=_now()[:10], what=f"artifact {artifact.digest} replaces {head.artifact.digest} (commit {head.sha[:8]})"),)
-    if foreign := [file.path for file in head.files if file.path != ".gitattributes"]:
-        raise PolicyRefusal(
-            f"{repo_id} holds files that ModelPress did not publish ({', '.join(foreign[:3])}), so it is left as it is",
-            hint="move that repository away, or choose another hub.namespace",
-        )
-    return ()
-
-
-def _commit(order: _Order, head: _Head, client: HubClient, store: Store) -> str:
-    changes = _changes(order.repo_id, head, order.artifact)
-    message = f"Publish artifact {order.artifact.digest}: {order.subject}"
-    if head.artifact is not None:
-        message = f"Replace artifact {head.artifact.digest} -> {order.artifact.digest}: {order.subject}"
-    files = {**_files(order.folder, order.artifact), **_licence_files(order, client)}
-    card = cards.render(
-        order.record,
-        order.base,
-        order.siblings,
-        repo_id=order.repo_id,
-        hub_url=client.endpoint,
-        extras=replace(order.extras, changes=changes),
-    )
-    if faults := client.validate_card(card):
-        raise GateRefusal(
-            f"the Hub does not take the card of {order.repo_id}: {'; '.join(faults)}", hint="see what the base's own card says"
-        )
-    client.create(order.repo_id, gated="auto" if order.base.candidate.gated else None)
-    if head.sha is None:
-        store.record_hub_write("repo", order.repo_id, 0)
-        # A repository that has just been made may have a first commit of its own; what somebody else put there meanwhile is left alone.
-        head = _look(client, order.repo_id, order.artifact.base.repo_id)
-        _changes(order.repo_id, head, order.artifact)
-    sent: dict[str, Path | bytes] = {**files, CARD: card.encode()}
-    others = [file.path for file in head.files if file.path not in sent and file.path != ".gitattributes"]
-    sha = client.commit(order.repo_id, sent, message=message, parent=head.sha, deleted=others)
-    size = sum(len(one) if isinstance(one, bytes) else one.stat().st_size for one in sent.values())
-    store.record_hub_write("commit", order.repo_id, size)
-    return sha
-
-
-def _licence_files(order: _Order, client: HubClient) -> dict[str, Path | bytes]:
-    """Return what the base's licence demands beside the artifact's own files: licence texts of the base, a NOTICE.
-
-    Raises `PolicyRefusal` when a copy of the licence's text is demanded and neither the artifact nor the base holds one.
-    """
-    candidate = order.base.candidate
-    demanded = policy.demands(candidate.license, candidate.license_name)
-    held = {file.path for file in order.artifact.files}
-    wanted = [file.path for file in candidate.files if gate.is_licence_file(file.path, demanded) and file.path not in held]
-    files: dict[str, Path | bytes] = {}
-    if wanted:
-        folder = client.download(candidate.ref, patterns=wanted)
-        files.update({path: (folder / path).read_bytes() for path in wanted})
-    if demanded.agreement and not any(path.upper().startswith(("LICENSE", "LICENCE", "COPYING")) for path in (*held, *files)):
-        raise PolicyRefusal(
-            f"{order.repo_id} is not published: its licence {demanded.license} must be passed on as a copy, and no LICENSE file is there",
-            hint="add the base to policy.banned, or publish it by hand with its licence",
-        )
-    if demanded.notice:
-        words = f"The weights were changed from those of {candidate.ref.repo_id} at commit {candidate.ref.sha}; README.md says how."
-        name = next((name for name in gate.NOTICES if name not in held and name not in files), gate.NOTICES[-1])
-        files[name] = f"{demanded.notice}\n\n{words}\n".encode()
-    return files
-
-
-def _files(folder: Path, artifact: Artifact) -> Mapping[str, Path]:
-    """Return the files to upload: those of the manifest and the manifest itself, each a regular file with the recorded checksum."""
-    hint = "remove its folder and run modelpress run: it is then pressed again"
-    for file in artifact.files:
-        if not _is_file(folder / file.path, file):
-            raise BadCheckpoint(f"{file.path} of variant {artifact.variant_id} is not the file that was judged", hint=hint)
-    manifest = folder / MANIFEST
-    try:
-        found = from_json(Artifact, manifest.read_bytes(), where=MANIFEST)
-    except (OSError, BadDocument) as error:
-        raise BadCheckpoint(f"variant {artifact.variant_id} has no readable {MANIFEST}: {error}", hint=hint) from error
-    if found.digest != artifact.digest or not _regular(manifest):
-        raise BadCheckpoint(f"{MANIFEST} of variant {artifact.variant_id} names artifact {found.digest}, not {artifact.digest}", hint=hint)
-    return {**{file.path: folder / file.path for file in artifact.files}, MANIFEST: manifest}
-
-
-def _regular(path: Path) -> bool:
-    """Whether the path is a file itself; a link to one would be followed on upload."""
-    try:
-        return stat.S_ISREG(path.lstat().st_mode)
-    except OSError:
-        return False
-
-
-def _is_file(path: Path, file: ArtifactFile) -> bool:
-    if not _regular(path) or path.stat().st_size != file.size:
-        return False
-    with path.open("rb") as opened:
-        return hashlib.file_digest(opened, "sha256").hexdigest() == file.sha256
-
-
-def _agrees(there: HubFile, file: ArtifactFile) -> bool:
-    """Whether a listed file can be the artifact's; of files kept in git itself the Hub lists no SHA-256, only the size."""
-    return there.size == file.size and there.sha256 in (None, file.sha256)
-
-
-def _extras(record: VariantRecord, base: BaseRecord, siblings: Iterable[VariantRecord], store: Store, namespace: str) -> Extras:
-    beside = stats.shared_protocol(record.measurements, base.measurements)
-    # Of two with one name the later: an older program's may have been flat.
-    known: dict[str, Protocol] = {job.job.protocol.name: job.job.protocol for job in store.jobs() if job.job.protocol}
-    others = sorted({one.protocol for one in record.measurements if "task" in one.conditions} - {beside})
-    passed = [other for other in siblings if other.base == record.base and gate.let_through(other)]
-    repos = tuple((other.variant_id, policy.release_name(base.candidate, other.recipe, namespace)) for other in passed)
-    demanded = policy.demands(base.candidate.license, base.candidate.license_name)
-    notices = tuple(words for words in (demanded.badge, demanded.restrictions) if words)
-    return Extras(
-        protocol=known.get(beside or ""),
-        task_protocols=tuple(known[name] for name in others if name in known),
-        sibling_repos=repos,
-        notices=notices,
-    )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from hub.domain import Failure, Job, Recipe
 from hub.errors import ModelPressError, UsageError
-from hub.history import BaseRecord, Release, VariantRecord, Verdict
+from hub.history import BaseRecord, VariantRecord, Verdict
 from hub.scheduling import Plan
 from modelpress.progress import JobLines
 
@@ -106,6 +105,7 @@ def chosen_bases(session: Session, selection: Selection) -> tuple[BaseRecord, ..
 def plan(session: Session, selection: Selection) -> Plan:
     """Plan jobs for the recorded models, by what they bring and take: base model x recipe, less what is done."""
     from hub import planner
+    from leaderboard.retirement import held_back
     from modelpress import lost
     from modelpress.expectations import Estimates, worth
     from runners import protocols
@@ -117,7 +117,7 @@ def plan(session: Session, selection: Selection) -> Plan:
         further = () if selection.quick else session.settings.press.further_protocols
         session.store.recover()
         gone = lost.forget(session)
-        estimates = Estimates(session)
+        estimates, back = Estimates(session), held_back(session.store.variants())
         plan = planner.plan(
             [base.candidate.ref for base in bases],
             recipes,
@@ -127,7 +127,7 @@ def plan(session: Session, selection: Selection) -> Plan:
             failed=session.store.failed_attempts(),
             retry_failed=selection.retry_failed,
             max_attempts=session.settings.farm.max_attempts,
-            fits=estimates.misfit,
+            fits=lambda model, recipe: back(model, recipe) or estimates.misfit(model, recipe),
             worth=worth(session, bases, estimates),
         )
         plan = lost.without(plan, gone)
@@ -199,58 +199,6 @@ def gate(session: Session) -> tuple[list[VariantRecord], list[Refused]]:
 def failed_checks(verdict: Verdict) -> str:
     """Return the failed checks of a verdict in one line."""
     return "; ".join(f"{check.name}: {check.detail.removesuffix('.')}" for check in verdict.checks if not check.passed)
-
-
-def publish(session: Session) -> tuple[list[Release], list[Refused]]:
-    """Publish every artifact that passed the gate and is not yet released with these bytes, as long as the Hub's limits allow it."""
-    from leaderboard.gate import let_through
-    from leaderboard.publish import publish as release_one
-    from modelpress import lost
-
-    records = session.store.variants()
-    bases = {base.candidate.ref: base for base in session.store.bases()}
-    ready = [record for record in records if let_through(record) and not released(record)]
-    releases: list[Release] = []
-    refused: list[Refused] = []
-    stored = sum(record.artifact.bytes for record in records if record.release and record.artifact)
-    with session.report.phase("publish", len(ready)) as phase:
-        for record in ready:
-            label = f"publish {record.base.name} {record.recipe.name}"
-            phase.begin(label)
-            siblings = [other for other in records if other.base == record.base]
-            size = record.artifact.bytes if record.artifact else 0
-            if over := hub_limit(session, stored_bytes=stored, wanted_bytes=size):
-                reason = f"it is left for a later run: {over}"
-                refused.append(Refused(variant=record.variant_id, error="OverBudget", reason=reason))
-                phase.fail(label, reason)
-                continue
-            try:
-                lost.bring(session, record)
-                release = release_one(
-                    record,
-                    base=bases[record.base],
-                    siblings=siblings,
-                    store=session.store,
-                    client=session.publisher,
-                    settings=session.settings,
-                    artifacts_dir=session.artifacts,
-                )
-            except ModelPressError as error:
-                refused.append(Refused(variant=record.variant_id, error=error.name, reason=error.message))
-                phase.fail(label, error.message)
-                continue
-            stored += size
-            releases.append(release)
-            phase.end(label, release.repo_id)
-    return releases, refused
-
-
-def hub_limit(session: Session, *, stored_bytes: float, wanted_bytes: float) -> str:
-    """Return why nothing of so many bytes may be published now; empty where it may."""
-    from hub.budget import DAY, hub_refusal
-
-    writes = session.store.hub_writes(time.time() - DAY)
-    return hub_refusal(session.settings.budget, writes, stored_bytes=stored_bytes, wanted_bytes=wanted_bytes)
 
 
 def verify(session: Session, *, again: bool = False) -> tuple[list[Verdict], list[Refused]]:

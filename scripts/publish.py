@@ -2,26 +2,122 @@
 
 from __future__ import annotations
 
+import difflib
+from typing import TYPE_CHECKING, Annotated, Any
+
 import typer
 
+from leaderboard.text import size
 from modelpress.options import AsJson, emit
 
+if TYPE_CHECKING:
+    from leaderboard.proposal import Proposal
+    from modelpress.pipeline import Refused
+    from modelpress.publishing import Publication
+    from modelpress.session import Session
 
-def publish(ctx: typer.Context, as_json: AsJson = False) -> None:
-    """Publish every artifact that passed the gate and is not on the hub yet, with its card."""
+_SHOWN = 40
+
+
+def publish(
+    ctx: typer.Context,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would go up beside what is there; write nothing.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Publish every artifact that passed the gate and is not on the hub yet, with its card, and renew cards that are out of date."""
     from hub.errors import Incomplete
-    from modelpress import pipeline
+    from modelpress import publishing
     from modelpress.session import Session
 
     with Session(ctx.obj.settings(), exclusive=True) as session:
-        releases, refused = pipeline.publish(session)
-    if as_json:
-        emit({"released": releases, "refused": refused})
-    else:
-        for release in releases:
-            typer.echo(f"{release.repo_id}@{release.sha[:8]}  {release.url}")
-        typer.echo(f"{len(releases)} published, {len(refused)} not")
+        if dry_run:
+            refused = preview(session, as_json=as_json)
+        else:
+            done = publishing.publish(session)
+            refused = done.refused
+            show(done, as_json=as_json)
     if refused:
         raise Incomplete(
-            f"{len(refused)} artifacts were not published; first: {refused[0].reason}", hint="modelpress publish tries them again"
+            f"{len(refused)} artifacts or cards were not published; first: {refused[0].reason}", hint="modelpress publish tries them again"
         )
+
+
+def show(done: Publication, *, as_json: bool) -> None:
+    """Print what was published."""
+    if as_json:
+        emit({"released": done.released, "cards_renewed": done.cards, "refused": done.refused, "left_for_later": done.left})
+        return
+    for release in (*done.released, *done.cards):
+        typer.echo(f"{release.repo_id}@{release.sha[:8]}  {release.url}")
+    typer.echo(f"{len(done.released)} published, {len(done.cards)} cards renewed, {len(done.refused)} not, {len(done.left)} left for later")
+    if done.left:
+        typer.echo(done.left[0].reason)
+
+
+def preview(session: Session, *, as_json: bool) -> list[Refused]:
+    """Print what would be published, and return what would be refused."""
+    from modelpress import publishing
+
+    found, refused = publishing.proposals(session)
+    if as_json:
+        emit({"proposals": [document(one, session) for one in found], "refused": refused})
+        return refused
+    wanted = [one for one in found if not one.empty]
+    for one in wanted:
+        for line in described(one, session):
+            typer.echo(line)
+    for no in refused:
+        typer.echo(f"\n{no.variant} would be refused: {no.reason}")
+    same = len(found) - len(wanted)
+    typer.echo(f"\ndry run: {len(wanted)} releases would be sent, {same} are as they should be, {len(refused)} would be refused")
+    return refused
+
+
+def document(proposal: Proposal, session: Session) -> dict[str, Any]:
+    """Return all that a proposal holds, the card whole."""
+    order, head = proposal.order, proposal.head
+    return {
+        "repo_id": order.repo_id,
+        "variant": order.record.variant_id,
+        "kind": None if proposal.empty else proposal.change.kind,
+        "message": None if proposal.empty else proposal.message,
+        "changelog": None if proposal.empty else proposal.change.what,
+        "head": head.sha,
+        "gated": order.base.candidate.gated is not None,
+        "bytes_sent": proposal.size,
+        "files": proposal.states,
+        "metadata": metadata(proposal.card),
+        "card": proposal.card,
+        "card_diff": list(card_diff(proposal, session)),
+    }
+
+
+def described(proposal: Proposal, session: Session) -> list[str]:
+    """Return a proposal in lines: where to, what for, the files, the metadata, and how the card changes."""
+    order = proposal.order
+    gated = ", access gated" if order.base.candidate.gated else ""
+    lines = [f"\n{order.repo_id}  ({'new' if proposal.head.sha is None else proposal.head.sha[:8]}{gated})", f"  {proposal.message}"]
+    lines += [f"  {state.state:8} {state.path}  {size(state.size)}" for state in proposal.states]
+    data = metadata(proposal.card)
+    lines += [f"  {key}: {data[key]}" for key in data if key != "model-index"]
+    diff = list(card_diff(proposal, session))
+    lines += [f"  {line}" for line in diff[:_SHOWN]]
+    return [*lines, f"  … {len(diff) - _SHOWN} lines more, which --json has"] if len(diff) > _SHOWN else lines
+
+
+def metadata(card: str) -> dict[str, Any]:
+    """Return the front matter of a card that we wrote."""
+    import yaml
+
+    data = yaml.safe_load(card.split("---\n", 2)[1])
+    return data if isinstance(data, dict) else {}
+
+
+def card_diff(proposal: Proposal, session: Session) -> list[str]:
+    """Return how the card differs from the one that is up, as a unified diff; every line of it is new where there is none."""
+    from leaderboard.proposal import CARD
+
+    head, order = proposal.head, proposal.order
+    before = session.client.read_text(order.repo_id, head.sha, CARD, listed=head.files) if head.sha else None
+    there = f"{order.repo_id}@{head.sha[:8]}" if head.sha else "nothing"
+    return list(difflib.unified_diff((before or "").splitlines(), proposal.card.splitlines(), there, "this run", lineterm="", n=1))

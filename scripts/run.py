@@ -51,7 +51,7 @@ def run(
 
 def everything(session: Session, selection: Selection) -> dict[str, Any]:
     """Go through all stages and return what happened: counts, refusals, failures, seconds by stage."""
-    from modelpress import pipeline
+    from modelpress import pipeline, publishing
 
     began = time.monotonic()
     found = pipeline.discover(session)
@@ -71,7 +71,7 @@ def everything(session: Session, selection: Selection) -> dict[str, Any]:
     for line in left(counts):
         session.report.say(line)
     gate_refused, not_judged = pipeline.gate(session)
-    releases, not_published = pipeline.publish(session)
+    published = publishing.publish(session)
     verdicts, not_verified = pipeline.verify(session)
     _, pages = pipeline.site(session)
     return {
@@ -85,8 +85,10 @@ def everything(session: Session, selection: Selection) -> dict[str, Any]:
         "not_started_reasons": dict(counts.reasons),
         "refused_by_gate": [record.variant_id for record in gate_refused],
         "not_judged": not_judged,
-        "released": releases,
-        "not_published": not_published,
+        "released": published.released,
+        "cards_renewed": published.cards,
+        "not_published": published.refused,
+        "left_for_later": published.left,
         "verified": sum(verdict.passed for verdict in verdicts),
         "not_verified": not_verified,
         "pages": pages,
@@ -156,6 +158,10 @@ def closing(session: Session, outcome: dict[str, Any]) -> None:
     released, verified = len(outcome["released"]), outcome["verified"]
     jobs = f"{outcome['jobs_done']} jobs done, {outcome['jobs_failed']} failed"
     typer.echo(f"\n{jobs}, {released} published, {verified} verified in {duration(outcome['seconds'])}")
+    if later := outcome["left_for_later"]:
+        typer.echo(
+            f"{len(later)} releases or cards are left for a later run: {later[0].reason.removeprefix('it is left for a later run: ')}"
+        )
     typer.echo(f"site       {session.site / 'index.html'}")
     typer.echo(f"database   {session.settings.press.database or session.database} (view v_results)")
     local = session.settings.hub.endpoint == "local"

@@ -18,7 +18,7 @@ from hub.domain import Candidate, HubFile, ModelRef, Recipe, Step, Thresholds, v
 from hub.errors import UsageError
 from hub.licences import effective
 from hub.listing import unreadable
-from hub.policy import demands, release_name, screen
+from hub.policy import demands, release_name, screen, stem
 from hub.settings import DEFAULT_LICENSES, PolicySettings, Settings
 
 SHARED = Path(__file__).parents[2] / "../shared/data"
@@ -269,7 +269,15 @@ def test_a_long_name_is_cut_and_stays_distinct() -> None:
     first, second = release_name(base, RECIPE, "press"), release_name(other, RECIPE, "press")
     assert len(first) == len(second) == 96
     assert first != second
-    assert first.endswith(variant_id(base.ref, RECIPE)[:8])
+    revision = replace(base, ref=replace(base.ref, sha="b" * 40))
+    assert release_name(revision, RECIPE, "press") == first, "a new commit of the base takes the place of the old one"
+
+
+def test_a_namesake_has_its_owners_name() -> None:
+    assert release_name(_named("unsloth/Llama-3.2-1B", license="llama3.2"), RECIPE, "press", namesake=True) == (
+        "press/Llama-3.2-1B-unsloth-gptq-w4a16-g128"
+    )
+    assert stem(_named("org-/Meta-Llama-3-8B", license="llama3"), namesake=True) == "Llama-3-8B-org"
 
 
 @pytest.mark.parametrize("namespace", ["", "a b", "x" * 95, "a/b"])

@@ -315,14 +315,14 @@ class TestRecords:
             url="http://hub/us/tiny-w4",
             released_at="2026-01-01T00:00:00+00:00",
         )
-        filled.record_release(release)
-        filled.record_release(release)
+        filled.published.settle(release)
+        filled.published.settle(release)
         with pytest.raises(StoreError, match="released already as us/tiny-w4"):
-            filled.record_release(replace(release, repo_id="us/other"))
+            filled.published.settle(replace(release, repo_id="us/other"))
         with pytest.raises(IntegrityError):
             write(url, "INSERT INTO releases (variant_id, repo_id, sha, artifact_digest, url, released_at) SELECT variant_id, 'us/other', sha, artifact_digest, url, released_at FROM releases")
         filled.mark_verified(record.variant_id, "2026-01-02T00:00:00+00:00")
-        filled.record_release(release)
+        filled.published.settle(release)
         verified = replace(release, verified_at="2026-01-02T00:00:00+00:00")
         assert filled.releases() == [verified]
         assert one(filled).release == verified
@@ -346,7 +346,7 @@ class TestRecords:
 
     def test_a_released_variant_is_not_forgotten(self, filled: Store) -> None:
         variant_id = filled.variants()[0].variant_id
-        filled.record_release(
+        filled.published.settle(
             Release(variant_id=variant_id, repo_id="us/a", sha="c" * 40, artifact_digest="d", url="http://hub/us/a", released_at="now")
         )
         with pytest.raises(StoreError, match="is released"):

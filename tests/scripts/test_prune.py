@@ -66,7 +66,7 @@ def judged(work: Press, artifact: Artifact, *, passed: bool) -> None:
 def released(work: Press, artifact: Artifact, *, verified: bool) -> None:
     judged(work, artifact, passed=True)
     repo_id, sha = f"press/{artifact.variant_id}", "c" * 40
-    work.store.record_release(
+    work.store.published.settle(
         Release(variant_id=artifact.variant_id, repo_id=repo_id, sha=sha, artifact_digest=artifact.digest, url="", released_at=AT)
     )
     if verified:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -303,7 +304,7 @@ class World:
         release = Release(
             variant_id=identity, repo_id=repo, sha="b" * 40, artifact_digest=artifact.digest, url=f"{HUB}/{repo}", released_at=AT.format(40)
         )
-        self.store.record_release(release)
+        self.store.published.settle(release)
         if outcome.end == "verified":
             self.store.record_verdict(replace(verdict, stage="release", subject=release.sha, judged_at=AT.format(45)))
             self.store.mark_verified(identity, AT.format(45))
@@ -358,9 +359,9 @@ REFUSALS = (
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
+def store(tmp_path: Path, new_database: Path) -> Iterator[Store]:
     """An empty store in a file."""
-    with Store(f"sqlite:///{tmp_path / 'modelpress.db'}") as opened:
+    with Store(shutil.copyfile(new_database, tmp_path / "modelpress.db")) as opened:
         yield opened
 
 
