@@ -107,6 +107,8 @@ def plan(
 ) -> Plan:
     """Return the jobs to do now, per base model: its measurement, then press and measurement of each recipe's variant.
 
+    A base model that no recipe fits is not measured, unless nothing but its measurement is asked for (no recipes are given).
+
     In order of value where `worth` tells it, with what is expected of each job; else models and recipes keep the order they are given in.
 
     `further` protocols are taken of the base, and of each variant unless the base's job under it is given up; whether one of them succeeds
@@ -145,6 +147,7 @@ def _family(
     others = [item for item in others if not past.is_given_up(item)]
     family = _Family(model=model, measures=[] if hopeless else [first, *others])
     names: dict[str, str] = {}
+    refusals = 0
     for recipe in recipes:
         variant = variant_id(model, recipe)
         jobs = (Job(kind="press", base=model, recipe=recipe), Job(kind="measure", base=model, recipe=recipe, protocol=protocols[0]))
@@ -159,7 +162,10 @@ def _family(
             items = [*pair, *(item for item in more if not past.is_given_up(item))]
         if refusal:
             refused.append(refusal)
+            refusals += 1
         family.variants.append(_Variant(recipe=recipe, items=items))
+    if recipes and refusals == len(recipes):
+        family.measures = [item for item in family.measures if past.is_done(item)]
     return family
 
 

@@ -103,6 +103,19 @@ def test_order_is_base_then_press_and_measure_of_each_recipe() -> None:
     assert labels[5:] == [label.replace(" a ", " b ") for label in labels[:5]]
 
 
+def test_a_base_that_no_recipe_fits_is_not_measured_unless_nothing_else_is_asked_for() -> None:
+    def of_b(model: ModelRef, recipe: Recipe) -> str | None:
+        return "no architecture is known" if model == MODELS[1] else None
+
+    made = plan(MODELS[:2], RECIPES, PROTOCOL, (), fits=of_b)
+    assert {job.base for job in made.jobs} == {MODELS[0]}
+    assert [refusal.recipe for refusal in made.refusals] == [one.name for one in RECIPES]
+    base = Job(kind="measure", base=MODELS[1], protocol=PROTOCOL)
+    assert plan(MODELS[:2], RECIPES, PROTOCOL, {base.id}, fits=of_b).done == 1
+    assert plan(MODELS[1:2], (), PROTOCOL, (), fits=of_b).jobs == (base,)
+    assert base in plan(MODELS[1:2], RECIPES, PROTOCOL, (), fits=misfit).jobs
+
+
 def test_a_recipe_that_does_not_fit_is_refused_with_the_reason() -> None:
     made = plan(MODELS, RECIPES, PROTOCOL, (), fits=misfit)
     assert made.refusals == (
