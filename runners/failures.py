@@ -10,10 +10,11 @@ import re
 import signal
 import tempfile
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from hub import errors
-from hub.domain import Failure, Workspace
+from hub.domain import Failure, ModelRef, Workspace
 from hub.errors import BadCheckpoint, CalibrationFailed, HubUnreachable, JobDied, ModelPressError, OutOfDisk, OutOfMemory
 
 _TAIL_BYTES = 4000
@@ -25,6 +26,7 @@ _NO_MEMORY = re.compile(
 )
 _NO_FACTOR = ("LinAlgError", "_LinAlgError")
 _PATH = re.compile(r"(?:(?<=file://)|(?<![\w/.~-]))(?:/[^\s/'\"<>:,;()\[\]{}|]+){2,}")
+_SNAPSHOT = re.compile(r"(?:the cache/)?\bmodels--([\w.-]+?)--([\w.-]+)/snapshots/([0-9a-f]{8})[0-9a-f]{32}\b")
 _LIBRARY = re.compile(r".*/(?:site-packages|dist-packages|lib/python3\.\d+)/")
 _OURS = str(Path(__file__).resolve().parents[1])
 
@@ -56,11 +58,21 @@ def failure(job_id: str, error: BaseException, *, seconds: float, log_tail: str 
 def without_paths(text: str, workspace: Workspace | None = None) -> str:
     """Return a text in which the folders of a workspace are words and all other absolute paths end in their last part.
 
-    Of files of Python's libraries the path inside them is kept, and of our own that inside the project.
+    A model's folder in the cache is the model: `owner/name@` and eight digits of its commit. Of files of Python's libraries the path
+    inside them is kept, and of our own that inside the project.
     """
     for folder, words in _places(workspace):
         text = re.sub(rf"{re.escape(folder)}(?![\w.-])", words, text)
+    text = _SNAPSHOT.sub(r"\1/\2@\3", text)
     return _PATH.sub(_shortened, text)
+
+
+def named(failed: Failure, base: ModelRef) -> Failure:
+    """Return a failure whose reason names the base model where it had the commit alone, as the model's folder in the cache is called."""
+    if not re.fullmatch(r"[0-9a-f]{40}", base.sha):
+        return failed
+    name = f"{base.repo_id}@{base.sha[:8]}"
+    return replace(failed, reason=re.sub(rf"(?<![\w@/.-]){base.sha}(?![\w-])", lambda _: name, failed.reason))
 
 
 def _places(workspace: Workspace | None) -> list[tuple[str, str]]:

@@ -130,7 +130,7 @@ class LocalFarm:
             return from_json(JobResult, text, where=f"the result of {job.label}")
         failed = from_json(Failure, text, where=f"the failure of {job.label}")
         tail = failures.tail(self._log_dir / f"{job.id}.log", self._workspace)
-        return Failure(**{**vars(failed), "log_tail": tail})
+        return failures.named(replace(failed, log_tail=tail), job.base)
 
     def _alive(self) -> _Parent:
         with self._lock:

@@ -224,6 +224,19 @@ def test_our_own_words_on_memory_are_no_lack_of_it() -> None:
     assert failures.failure("j", OutOfMemory("x", hint="y"), seconds=1.0).hint == "y"
 
 
+def test_a_model_is_named_and_not_by_its_commit_alone(tmp_path: Path) -> None:
+    base = ModelRef(repo_id="some-one/a.model-2", sha="9719c88b" + "0" * 32)
+    space = Workspace(endpoint="", cache_dir=str(tmp_path / "cache"), artifacts_dir="", threads=1, timeout_s=1, memory_bytes=1)
+    folder = tmp_path / "cache" / "models--some-one--a.model-2" / "snapshots" / base.sha
+    error = BadCheckpoint(f"The weights of {folder} lack a tensor, {folder.name} loads wrongly.", hint=f"Remove {folder}/x.safetensors.")
+    failed = failures.named(failures.failure("0" * 16, error, seconds=1.0, workspace=space), base)
+    name = "some-one/a.model-2@9719c88b"
+    assert failed.reason == f"The weights of {name} lack a tensor, {name} loads wrongly."
+    assert failed.hint == f"Remove {name}/x.safetensors."
+    local = ModelRef(repo_id="local/small", sha="local-0")
+    assert failures.named(failed, local) == failed
+
+
 def test_absolute_paths_become_words(tmp_path: Path) -> None:
     space = order(tmp_path, tmp_path).workspace
     for text, said in (
