@@ -177,6 +177,17 @@ def _foreign_tokenizer(files: Files) -> Files:
     return {**_with_config(files, vocab_size=64), "model.safetensors": pack(rows)}
 
 
+def _no_offsets(files: Files) -> Files:
+    """One tensor's header does not say where its bytes lie."""
+    data = files["model.safetensors"]
+    (length,) = struct.unpack("<Q", data[:8])
+    header: dict[str, Any] = json.loads(data[8 : 8 + length])
+    del header[next(name for name in header if name.endswith("down_proj.weight"))]["data_offsets"]
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    return {**files, "model.safetensors": struct.pack("<Q", len(text)) + text + data[8 + length :]}
+
+
 @dataclass(frozen=True, kw_only=True)
 class Poison:
     """How the files of a one-layer Llama are spoiled, what the hub says of the repository, and what must come of it.
@@ -206,6 +217,9 @@ POISON: dict[str, Poison] = {
     "config-list": Poison(make=lambda files: {**_with_card(files), "config.json": b"[1, 2]\n"}, expected="config"),
     "config-types": Poison(make=lambda files: _with_config(files, hidden_size="wide", num_hidden_layers=[1]), expected="config"),
     "config-absurd": Poison(make=lambda files: _with_config(files, vocab_size=10**12, num_hidden_layers=10**9), expected="config"),
+    "config-endless": Poison(make=lambda files: _with_config(files, n_inner=10**400), expected="config"),
+    "config-negative": Poison(make=lambda files: _with_config(files, n_positions=-5), expected="config"),
+    "no-offsets": Poison(make=_no_offsets, expected="unfit"),
     "no-such-architecture": Poison(make=_unknown_architecture, expected="unfit"),
     "no-tokenizer": Poison(make=lambda files: _without(files, "tokenizer.json", "tokenizer_config.json"), expected="no_tokenizer"),
     "broken-tokenizer": Poison(make=lambda files: {**files, "tokenizer.json": b'{"version": "1.0", "model": 7}'}, expected="unsupported"),
