@@ -22,6 +22,7 @@ _LAYER = re.compile(r"^(.*?(?:^|\.)(?:layers|h|blocks|block|layer)\.\d+)\.")
 # What no quantizer packs although it is a matrix: routers of experts, convolutions, tables of positions.
 _NEVER = re.compile(r"(?:\.|_)(?:gate|router|shared_expert_gate|conv1d|relative_attention_bias|A_log)$|norm|rotary|embed")
 _WIDTHS = ("hidden_size", "intermediate_size", "n_embd", "n_inner", "moe_intermediate_size", "head_dim", "d_model", "d_ff", "ffn_dim")
+_PAYLOAD = (".qweight", ".weight_packed", "._weight_qdata", ".weight")
 _DTYPES = {"float32": 32, "float16": 16, "bfloat16": 16, "float64": 64}
 
 
@@ -46,7 +47,8 @@ class Scheme:
 class Layer:
     """A linear layer as it lies on disk: in which method's way, with how many bits and in which groups as far as that shows, its weights.
 
-    `bits` may be several where the header alone leaves a choice; `weights` is None where their number does not show.
+    `bits` may be several where the header alone leaves a choice; `weights` is None where their number does not show. `words` is what
+    the weights take, `overhead` what scales, zeros and the like take beside them, in bytes.
     """
 
     name: str
@@ -54,7 +56,8 @@ class Layer:
     bits: tuple[int, ...]
     group_size: int | None
     weights: int | None
-    bytes: int
+    words: int
+    overhead: int
 
 
 def _names(pattern: str, name: str) -> bool:
@@ -79,6 +82,7 @@ def scheme(config: Mapping[str, Any]) -> Scheme:
     exempt += [entry for entry in _mapping(stated.get("dynamic")) if entry.startswith("-:")]
     blocks = stated.get("modules_in_block_to_quantize")
     inside = [name for block in (blocks if isinstance(blocks, list) else ()) for name in _texts(block)]
+    inside += list(_mapping(stated.get("ranks")))  # of the format low-rank
     return Scheme(method=method, bits=_distinct(bits), groups=_distinct(groups), exempt=tuple(exempt), only=tuple(inside))
 
 
@@ -142,10 +146,11 @@ def _found(tensors: Tensors, widths: frozenset[int]) -> Iterator[Layer]:
 
 def _layer(name: str, parts: Tensors, widths: frozenset[int]) -> Layer | None:
     """Return the linear layer that some tensors of one stem are, None where they are none."""
-    size = sum(_bytes(outline) for outline in parts.values())
+    words = sum(_bytes(outline) for part, outline in parts.items() if part in _PAYLOAD)
+    overhead = sum(_bytes(outline) for outline in parts.values()) - words
 
     def made(method: str, bits: Iterable[int], group: int | None, weights: int | None) -> Layer:
-        return Layer(name=name, method=method, bits=tuple(bits), group_size=group, weights=weights, bytes=size)
+        return Layer(name=name, method=method, bits=tuple(bits), group_size=group, weights=weights, words=words, overhead=overhead)
 
     def shape(part: str) -> tuple[int, ...]:
         return parts[part][1] if part in parts else ()

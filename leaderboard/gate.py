@@ -46,16 +46,17 @@ def judge(
     At stage `release` the downloaded bytes must generate the same tokens as the artifact did when it was judged.
     """
     checks = [
-        _loads(facts),
-        _generates(facts),
-        _finite(facts),
+        loads(facts),
+        generates(facts),
+        finite(facts),
         _packed(record, facts),
-        _size(facts),
+        size(facts.tensor_bytes_found, facts.tensor_bytes_expected),
         *_config(facts, record.recipe),
-        *_files(facts, base if stage == "release" else None),
+        _files(facts, base if stage == "release" else None),
+        *unsafe(facts),
         _like_base(facts),
         _checksums(facts),
-        _no_secrets(facts),
+        no_secrets(facts),
         *_quality(record, base),
     ]
     if stage == "release":
@@ -63,13 +64,15 @@ def judge(
     return Verdict(variant_id=record.variant_id, stage=stage, subject=subject, checks=tuple(checks), judged_at=at)
 
 
-def _names(names: Sequence[str], total: int | None = None) -> str:
+def listed(names: Sequence[str], total: int | None = None) -> str:
+    """Return the first of some names, and how many more there are."""
     total = len(names) if total is None else total
     more = total - min(SHOWN, len(names))
     return ", ".join(names[:SHOWN]) + (f" and {more} more" if more > 0 else "")
 
 
-def _loads(facts: Facts) -> Check:
+def loads(facts: Facts) -> Check:
+    """Judge whether the engine of its format loads the checkpoint."""
     if facts.loads:
         engine = f" with {facts.engine}" if facts.engine else ""
         detail = f"The checkpoint loads in a clean process{engine} and holds {facts.tensors} tensors."
@@ -77,7 +80,8 @@ def _loads(facts: Facts) -> Check:
     return Check(name="loads", passed=False, detail=f"The checkpoint does not load: {facts.load_error or 'no reason was given'}.")
 
 
-def _generates(facts: Facts) -> Check:
+def generates(facts: Facts) -> Check:
+    """Judge whether the model writes at least one token."""
     # The fingerprint makes this sentence comparable: equal sentences mean the same prompt and the same tokens.
     count, fingerprint = len(facts.generated_ids), content_id((facts.prompt, facts.generated_ids))
     detail = f"{count} tokens (fingerprint {fingerprint}) were generated greedily from the prompt {facts.prompt!r}; at least 1 is needed."
@@ -85,7 +89,7 @@ def _generates(facts: Facts) -> Check:
 
 
 def _same_tokens(record: VariantRecord, facts: Facts) -> Check:
-    name, now = "same_tokens", _generates(facts).detail
+    name, now = "same_tokens", generates(facts).detail
     before = generated_before(record)
     if before is None:
         return Check(
@@ -119,9 +123,10 @@ def generated_before(record: VariantRecord) -> str | None:
     return next((check.detail for check in verdict.checks if check.name == GENERATES), None) if verdict else None
 
 
-def _finite(facts: Facts) -> Check:
+def finite(facts: Facts) -> Check:
+    """Judge whether tensors and logits are all finite."""
     if facts.non_finite:
-        detail = f"{len(facts.non_finite)} of {facts.tensors} tensors hold NaN or infinity, 0 may: {_names(facts.non_finite)}."
+        detail = f"{len(facts.non_finite)} of {facts.tensors} tensors hold NaN or infinity, 0 may: {listed(facts.non_finite)}."
         return Check(name="finite", passed=False, detail=detail)
     return Check(name="finite", passed=True, detail=f"None of {facts.tensors} tensors holds NaN or infinity.")
 
@@ -135,10 +140,10 @@ def _packed(record: VariantRecord, facts: Facts) -> Check:
         return Check(name="packed", passed=True, detail="The recipe packs no layer (dense format); the size is judged instead.")
     detail = f"{found} of {expected} layers are as promised ({record.recipe.scheme}); all must be.{_by_layer(facts)}"
     if stayed := kept(record):
-        detail += f" {len(stayed)} more stayed in the base's precision, as the manifest says: {_names(tuple(stayed))}."
+        detail += f" {len(stayed)} more stayed in the base's precision, as the manifest says: {listed(tuple(stayed))}."
     passed = found == expected and not facts.not_packed
     if not passed:
-        detail += f" The others: {_names(facts.not_packed, max(expected - found, len(facts.not_packed)))}."
+        detail += f" The others: {listed(facts.not_packed, max(expected - found, len(facts.not_packed)))}."
     return Check(name="packed", passed=passed, detail=detail)
 
 
@@ -146,14 +151,14 @@ def _by_layer(facts: Facts) -> str:
     """Say how many are packed in each decoder layer: in one word where all have as many, else which lack some."""
     short = [f"{layer} ({found} of {promised})" for layer, (promised, found) in facts.layers.items() if found != promised]
     if short:
-        return f" By decoder layer, short are: {_names(short)}."
+        return f" By decoder layer, short are: {listed(short)}."
     counts = sorted({promised for promised, _ in facts.layers.values()})
     each = f"{counts[0]} each" if len(counts) == 1 else f"{counts[0]} to {counts[-1]} each" if counts else ""
     return f" They lie in {len(facts.layers)} decoder layers, {each}." if each else ""
 
 
-def _size(facts: Facts) -> Check:
-    found, expected = facts.tensor_bytes_found, facts.tensor_bytes_expected
+def size(found: int, expected: int) -> Check:
+    """Judge the bytes of all tensors by what the scheme's bits sum to."""
     if expected <= 0:
         return Check(name="size", passed=False, detail=f"The tensors take {found} B, but no expected size was given to judge it by.")
     off = found / expected - 1
@@ -183,9 +188,13 @@ def _config(facts: Facts, recipe: Recipe | None) -> list[Check]:
         config = None
     if not isinstance(config, dict):
         return [Check(name="config", passed=False, detail="config.json is no JSON object; it must be 1.")]
-    wrong = configs.faults(config, facts.outlines, keys=facts.keys, recipe=recipe)
-    detail = f"config.json has {len(wrong)} faults beside the recipe, the tensors, and the keys that loaders need; 0 may be."
-    return [Check(name="config", passed=not wrong, detail=f"{detail} {_sentence(wrong)}" if wrong else detail)]
+    return [config_check(configs.faults(config, facts.outlines, keys=facts.keys, recipe=recipe))]
+
+
+def config_check(faults: Sequence[str]) -> Check:
+    """Judge the faults that `configs.faults` found."""
+    detail = f"config.json has {len(faults)} faults beside the recipe, the tensors, and the keys that loaders need; 0 may be."
+    return Check(name="config", passed=not faults, detail=f"{detail} {_sentence(faults)}" if faults else detail)
 
 
 def _sentence(faults: Sequence[str]) -> str:
@@ -193,25 +202,34 @@ def _sentence(faults: Sequence[str]) -> str:
     return f"{words[0].upper()}{words[1:]}."
 
 
-def _files(facts: Facts, released: BaseRecord | None) -> list[Check]:
-    found = dict(entry.rpartition(": ")[::2] if ": " in entry else (entry, STRAY) for entry in facts.unexpected_files)
-    strays = [name for name, why in found.items() if why == STRAY]
+def _files(facts: Facts, released: BaseRecord | None) -> Check:
+    strays = _reasoned(facts, STRAY)
     if released:
         demanded = demands(released.candidate.license, released.candidate.license_name)
         strays = [name for name in strays if not _published_beside(name, demanded)]
     parts = [f"{len(facts.missing_files)} files are missing and {len(strays)} are unexpected; both must be 0."]
-    parts += [f"Missing: {_names(facts.missing_files)}."] if facts.missing_files else []
-    parts += [f"Unexpected: {_names(strays)}."] if strays else []
-    return [
-        Check(name="files", passed=not facts.missing_files and not strays, detail=" ".join(parts)),
-        _none_of("no_code", [name for name, why in found.items() if why == CODE], "files are pickles or code"),
-        _none_of("no_links", [name for name, why in found.items() if why == LINK], "files are symbolic links"),
-    ]
+    parts += [f"Missing: {listed(facts.missing_files)}."] if facts.missing_files else []
+    parts += [f"Unexpected: {listed(strays)}."] if strays else []
+    return Check(name="files", passed=not facts.missing_files and not strays, detail=" ".join(parts))
+
+
+def unsafe(facts: Facts) -> tuple[Check, Check]:
+    """Judge whether there are files that could run code, or that lie elsewhere."""
+    return (
+        _none_of("no_code", _reasoned(facts, CODE), "files are pickles or code"),
+        _none_of("no_links", _reasoned(facts, LINK), "files are symbolic links"),
+    )
+
+
+def _reasoned(facts: Facts, why: str) -> list[str]:
+    """Return the unexpected files that are there for a reason; one without any is a stray."""
+    found = (entry.rpartition(": ")[::2] if ": " in entry else (entry, STRAY) for entry in facts.unexpected_files)
+    return [name for name, reason in found if reason == why]
 
 
 def _none_of(name: str, found: Sequence[str], words: str) -> Check:
     detail = f"{len(found)} {words}; 0 may be."
-    return Check(name=name, passed=not found, detail=f"{detail} They are: {_names(found)}." if found else detail)
+    return Check(name=name, passed=not found, detail=f"{detail} They are: {listed(found)}." if found else detail)
 
 
 def _like_base(facts: Facts) -> Check:
@@ -219,14 +237,15 @@ def _like_base(facts: Facts) -> Check:
     return _none_of("like_base", facts.unlike_base, words)
 
 
-def _no_secrets(facts: Facts) -> Check:
+def no_secrets(facts: Facts) -> Check:
+    """Judge whether any file holds what looks like a token or a private key."""
     return _none_of("no_secrets", facts.secrets, "places have the form of a token or a private key")
 
 
 def _checksums(facts: Facts) -> Check:
     wrong = facts.checksum_errors
     detail = f"{len(wrong)} files differ from the SHA-256 in the manifest; 0 may."
-    return Check(name="checksums", passed=not wrong, detail=f"{detail} They are: {_names(wrong)}." if wrong else detail)
+    return Check(name="checksums", passed=not wrong, detail=f"{detail} They are: {listed(wrong)}." if wrong else detail)
 
 
 def _quality(record: VariantRecord, base: BaseRecord) -> list[Check]:

@@ -1,0 +1,176 @@
+"""The gate's questions about a repository of anybody: what it promises is taken from its own manifest, or else from config.json and card.
+
+What cannot be asked is told as not checked, with the reason, and never as passed. Nothing that lies there is run.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from math import prod
+
+from hub import packing
+from hub.codec import from_json
+from hub.domain import Artifact, Candidate
+from hub.errors import BadDocument
+from hub.facts import Facts
+from hub.headers import BITS
+from hub.history import BaseRecord, VariantRecord
+from hub.packing import DENSE, FLOATS, Layer, Scheme
+from leaderboard import configs, gate
+from leaderboard.findings import Finding, failed, of_check, passed, unchecked
+from leaderboard.verify import Served, card_findings, config_of
+
+MANIFEST = "modelpress.json"
+_MOST_MANIFEST = 64 << 20
+_TOKENIZERS = ("tokenizer.json", "tokenizer.model", "spiece.model", "vocab.txt", "vocab.json")
+_NO_NUMBERS = "its measurements lie in the database of whoever published it, not in this one"
+_NO_MANIFEST = f"there is no {MANIFEST} that says what it should be"
+_NO_LIBRARY = "Unavailable: "
+
+
+@dataclass(frozen=True, kw_only=True)
+class Promised:
+    """What a repository says of itself: its manifest where one can be read (`fault` says why not), and its base where the Hub has that."""
+
+    manifest: Artifact | None = None
+    fault: str = ""
+    base: Candidate | None = None
+
+
+def manifest_of(there: Served) -> Promised:
+    """Return the manifest that lies in a repository, if any."""
+    path = there.folder / MANIFEST
+    if not path.is_file() or path.stat().st_size > _MOST_MANIFEST:
+        return Promised()
+    try:
+        return Promised(manifest=from_json(Artifact, path.read_bytes(), where=MANIFEST))
+    except BadDocument as error:
+        return Promised(fault=error.message)
+
+
+def judge(there: Served, facts: Facts, promised: Promised, *, at: str) -> tuple[Finding, ...]:
+    """Return all findings on a repository whose measurements are not in this database, in the order of the gate's own checks."""
+    found = _by_manifest(there, facts, promised, at) if promised.manifest and promised.base else _by_config(there, facts, promised)
+    numbers = [unchecked(name, _NO_NUMBERS) for name in ("measured", "kl_divergence", "perplexity_ratio", "same_top_token")]
+    card = card_findings(there, facts, manifest=promised.manifest, base=promised.base)
+    commands = unchecked("commands", "only the commands of a card that this database wrote are run")
+    return (*found, *numbers, *card, commands)
+
+
+def _by_manifest(there: Served, facts: Facts, promised: Promised, at: str) -> list[Finding]:
+    """Ask as of a release of ours: the manifest says recipe, base and files."""
+    manifest, base = promised.manifest, promised.base
+    assert manifest is not None
+    assert base is not None
+    record = VariantRecord(
+        variant_id=manifest.variant_id, base=manifest.base, recipe=manifest.recipe, artifact=manifest, press_seconds=None,
+        press_peak_memory_bytes=None, measurements=(), environment=None, verdicts=(), release=None, failure=None,
+    )  # fmt: skip
+    held = BaseRecord(candidate=base, rank=0, measurements=(), environment=None)
+    verdict = gate.judge(record, facts, base=held, stage="release", subject=there.sha, at=at)
+    before = "what it generated before publishing stands in the database of whoever published it"
+    found = [of_check(check) for check in verdict.checks if check.name != "measured"]
+    return [unchecked(one.name, before) if one.name == "same_tokens" else one for one in found]
+
+
+def _by_config(there: Served, facts: Facts, promised: Promised) -> list[Finding]:
+    """Ask what can be asked without a manifest: whether config.json, tensors and files agree with each other."""
+    config = config_of(facts)
+    scheme, layers = packing.scheme(config), packing.layers(config, facts.outlines)
+    wrong = configs.faults(config, facts.outlines, keys=facts.keys) if config else ["config.json is missing or no JSON object"]
+    unknown = promised.fault or _NO_MANIFEST
+    return [
+        *_runs(facts),
+        unchecked("same_tokens", unknown),
+        of_check(gate.finite(facts)) if facts.outlines else unchecked("finite", "no tensor could be read"),
+        _packed(scheme, layers, facts),
+        _size(there, scheme, layers, facts),
+        of_check(gate.config_check(wrong)),
+        _files(there, facts, unknown),
+        *(of_check(check) for check in gate.unsafe(facts)),
+        unchecked("like_base", _not_like_base(promised)),
+        unchecked("checksums", f"{unknown}; each file has the checksum that the hub lists"),
+        of_check(gate.no_secrets(facts)),
+    ]
+
+
+def _not_like_base(promised: Promised) -> str:
+    if promised.base is None:
+        return "its base is not named, or not on the hub"
+    return "it does not say which commit of its base it was made from"
+
+
+def _runs(facts: Facts) -> list[Finding]:
+    """Whether it loads and writes; where a library is missing here that is nobody's fault."""
+    if facts.load_error.startswith(_NO_LIBRARY):
+        why = facts.load_error.removeprefix(_NO_LIBRARY)
+        return [unchecked("loads", why), unchecked("generates", why)]
+    return [of_check(gate.loads(facts)), of_check(gate.generates(facts))]
+
+
+def _packed(scheme: Scheme, layers: tuple[Layer, ...], facts: Facts) -> Finding:
+    """Whether every linear layer of the decoder that config.json does not spare is packed, and none is where it says nothing."""
+    name = "packed"
+    if not facts.outlines:
+        return unchecked(name, "no tensor could be read")
+    if facts.keys or not layers:
+        return unchecked(name, "how this format names its linear layers is not known without a recipe")
+    packed = [layer for layer in layers if layer.method != DENSE]
+    if scheme.method == DENSE:
+        detail = f"config.json promises no packed layer; {len(packed)} of {len(layers)} linear layers are packed."
+        return failed(name, detail) if packed else passed(name, detail)
+    promised = [layer for layer in layers if layer.method != DENSE or not scheme.spares(layer.name)]
+    silent = [layer.name for layer in promised if layer.method == DENSE]
+    detail = (
+        f"{len(promised) - len(silent)} of {len(promised)} linear layers are packed as config.json promises ({scheme.method}); all must be."
+    )
+    if not silent and packed:
+        return passed(name, detail)
+    by_layer = sorted({packing.decoder_layer(one) for one in silent})
+    return failed(name, f"{detail} Dense in {len(by_layer)} decoder layers: {gate.listed(silent)}." if silent else f"{detail} None is.")
+
+
+def _size(there: Served, scheme: Scheme, layers: tuple[Layer, ...], facts: Facts) -> Finding:
+    """Whether the tensors take what config.json's bits sum to: packed layers by its bits, the others by its dtype."""
+    name, width = "size", packing.dtype_bits(config_of(facts))
+    if not facts.outlines:
+        return unchecked(name, "no tensor could be read")
+    if not any(path.endswith(".safetensors") for path in there.files):
+        return unchecked(name, "config.json does not speak of the weights in this format")
+    expected = expected_bytes(scheme, layers, facts.outlines, width)
+    if expected is None:
+        return unchecked(name, "neither config.json nor the tensors say how many bits there should be")
+    return of_check(gate.size(facts.tensor_bytes_found, expected))
+
+
+def expected_bytes(scheme: Scheme, layers: tuple[Layer, ...], tensors: packing.Tensors, width: int | None) -> int | None:
+    """Return Σ bits / 8 by what config.json says, `width` being that of its dtype; None where it does not say enough."""
+    packed = {layer.name: layer for layer in layers if layer.method != DENSE}
+    if width is None or (packed and len(scheme.bits) != 1):
+        return None
+    total = 0.0
+    for layer in packed.values():
+        whole = layer.method in ("torchao", "int8", "fp8")  # a byte a weight, whatever its bits
+        if layer.weights is None and scheme.bits[0] not in layer.bits:
+            return None
+        # Words whose number of weights leaves a choice are as many as they should be where the config's bits are among the choices.
+        total += layer.overhead + (layer.words if layer.weights is None else layer.weights * (8 if whole else scheme.bits[0]) / 8)
+    for tensor, (dtype, shape) in tensors.items():
+        if not any(tensor.startswith(f"{stem}.") for stem in _stems(tensor) if stem in packed):
+            total += prod(shape) * (width if dtype in FLOATS else BITS.get(dtype, 8)) / 8
+    return math.ceil(total)
+
+
+def _stems(name: str) -> list[str]:
+    parts = name.split(".")
+    return [".".join(parts[:end]) for end in range(1, len(parts))]
+
+
+def _files(there: Served, facts: Facts, unknown: str) -> Finding:
+    missing = list(facts.missing_files)
+    if not facts.keys and not any(name in there.files for name in _TOKENIZERS):
+        missing.append("a tokenizer")
+    if missing:
+        return failed("files", f"{len(missing)} files are missing, 0 may be: {gate.listed(missing)}.")
+    return unchecked("files", f"config and tokenizer are there; which others belong there is not known, for {unknown}")
