@@ -5,228 +5,26 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-import shutil
-import urllib.request
 from collections.abc import Iterator
 from dataclasses import replace
-from math import prod
 from pathlib import Path
 from types import SimpleNamespace
-from uuid import uuid4
 
 import pytest
 
-from hub.client import HubClient
-from hub.codec import from_json, to_json
-from hub.domain import Artifact, ArtifactFile, Failure, Job, JobResult
+from hub.codec import to_json
+from hub.domain import ArtifactFile, Failure, ModelRef
 from hub.errors import BadCheckpoint, GateRefusal, HubConflict, HubRefused, PolicyRefusal
-from hub.history import Release, VariantRecord
 from hub.local.process import LocalHub
-from hub.protocol import Memory, Protocol, Quality, Speed, Text
-from hub.scheduling import Plan
-from hub.settings import Settings
-from hub.store import Store
 from leaderboard import gate
-from leaderboard.publish import Publisher
 from leaderboard.supplements import is_supplement
 from leaderboard.verify import verify
+from modelpress import publish as command
 from modelpress import publishing
-from modelpress.progress import Reporter
-from modelpress.session import Session
+
+from .world import AT, World, packed
 
 pytestmark = pytest.mark.integration
-AT = "2026-11-20T10:00:00+00:00"
-PROTOCOL = Protocol(
-    name="stdlib-heldout@512",
-    text=Text(name="stdlib-heldout", sha256="e" * 64),
-    quality=Quality(sequence_length=512, windows=96),
-    speed=Speed(batches=(1,), contexts=(128,), modes=("eager",), new_tokens=64, repeats=5, seconds=0.0, warmup=1),
-    memory=Memory(contexts=(), loads=3),
-)
-
-
-def packed(seed: str) -> bytes:
-    """A linear layer of 256 x 512 weights in 4 bits, groups of 128, as GPTQ lays it out; the weights' bytes tell of the seed."""
-    layer = "model.layers.0.self_attn.q_proj"
-    shapes = {"qweight": ("I32", [32, 512]), "qzeros": ("I32", [2, 64]), "scales": ("F16", [2, 512]), "g_idx": ("I32", [256])}
-    header: dict[str, object] = {"__metadata__": {"format": "pt"}}
-    at = 0
-    for name, (dtype, shape) in shapes.items():
-        size = prod(shape) * (2 if dtype == "F16" else 4)
-        header[f"{layer}.{name}"] = {"dtype": dtype, "shape": shape, "data_offsets": [at, at + size]}
-        at += size
-    text = json.dumps(header).encode()
-    return len(text).to_bytes(8, "little") + text + (hashlib.sha256(seed.encode()).digest() * (at // 32 + 1))[:at]
-
-
-class ReadingFarm:
-    """Inspects by reading the bytes: the "generated" tokens are the first bytes of the weights' checksum."""
-
-    def __init__(self, make: SimpleNamespace) -> None:
-        self._make = make
-        self.folders: list[Path] = []
-        self.failure: Failure | None = None
-
-    def run(self, job: Job, *, folder: Path | None = None) -> JobResult | Failure:
-        assert folder is not None
-        self.folders.append(folder)
-        if self.failure:
-            return self.failure
-        ids = tuple(hashlib.sha256((folder / "model.safetensors").read_bytes()).digest()[:8])
-        manifest = from_json(Artifact, (folder / "modelpress.json").read_bytes())
-        known = {file.path for file in manifest.files} | {"modelpress.json"}
-        found = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
-        facts = self._make.facts(
-            generated_ids=ids,
-            unexpected_files=tuple(f"{name}: not in the manifest" for name in sorted(found - known)),
-            missing_files=tuple(sorted(known - found)),
-        )
-        return result(self._make, job, facts=facts)
-
-
-def result(make: SimpleNamespace, job: Job, **parts: object) -> JobResult:
-    common = {"environment": make.machine, "started_at": AT, "seconds": 3.0, "stages": {}, "peak_memory_bytes": 10**9}
-    return JobResult(job_id=job.id, **common, **parts)  # type: ignore[arg-type]
-
-
-class World:
-    """A work folder with a store, a client, a farm, and one base model that lies on the hub."""
-
-    def __init__(
-        self, hub: LocalHub, folder: Path, make: SimpleNamespace, *, licence: str = "apache-2.0", files: tuple[str, ...] = ()
-    ) -> None:
-        self.hub, self.folder, self.make = hub, folder, make
-        self.client = self.new_client(hub.write_token)
-        self.namespace = self.client.account().name
-        self.settings = Settings()
-        self.farm = ReadingFarm(make)
-        self.artifacts = folder / "artifacts"
-        name = f"{self.namespace}/tiny-{uuid4().hex[:8]}"
-        self.client.create(name)
-        head = f"---\nlicense: {licence}\npipeline_tag: text-generation\nlanguage: [en]\n---\n# Tiny\n"
-        there = {"README.md": head.encode(), "config.json": b'{"architectures": ["LlamaForCausalLM"], "model_type": "llama"}'}
-        self.client.commit(name, {**there, **{path: f"text of {path}".encode() for path in files}}, message="base", parent=None)
-        self.base = self.client.candidate(name)
-        self.store = self.new_store("first")
-
-    def new_client(self, token: str) -> HubClient:
-        return HubClient(endpoint=self.hub.endpoint, token=token, cache_dir=self.folder / "cache", patience_s=5)
-
-    def new_store(self, name: str) -> Store:
-        store = Store(f"sqlite:///{self.folder / name}.db")
-        store.record_models([self.base], AT)
-        return store
-
-    def press(
-        self,
-        recipe: str = "gptq-w4a16-g128",
-        *,
-        store: Store | None = None,
-        seed: str = "one",
-        params: int = 128,
-        source: Path | None = None,
-    ) -> VariantRecord:
-        """Press a variant for the store: bytes, measurements and the artifact's verdict."""
-        store = store or self.store
-        wanted = self.make.recipe(recipe)
-        wanted = replace(wanted, steps=(replace(wanted.steps[0], params={"group_size": params}),))
-        model = Job(kind="measure", base=self.base.ref, protocol=PROTOCOL)
-        jobs = [
-            Job(kind=kind, base=self.base.ref, recipe=wanted, protocol=protocol)
-            for kind, protocol in (("press", None), ("measure", PROTOCOL))
-        ]
-        store.record_plan(Plan(jobs=(model, *jobs), refusals=(), done=0))
-        artifact = self.write(jobs[0], seed, source)
-        measured = self.make.variant().measurements, self.make.base().measurements
-        outcomes = (
-            (model, {"measurements": measured[1]}),
-            (jobs[0], {"artifact": artifact}),
-            (jobs[1], {"measurements": measured[0]}),
-        )
-        for job, parts in outcomes:
-            store.start(job)
-            store.finish(job, result(self.make, job, **parts))
-        record = store.variant(artifact.variant_id)
-        assert record is not None
-        inspected = self.farm.run(
-            Job(kind="inspect", base=record.base, recipe=record.recipe, subject=artifact.digest), folder=self.home(record)
-        )
-        assert isinstance(inspected, JobResult)
-        assert inspected.facts is not None
-        base = store.bases()[0]
-        store.record_verdict(gate.judge(record, inspected.facts, base=base, stage="artifact", subject=artifact.digest, at=AT))
-        return self.read(record, store)
-
-    def write(self, job: Job, seed: str, source: Path | None) -> Artifact:
-        folder = self.artifacts / str(job.variant_id)
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True)
-        if source:
-            for path in source.iterdir():
-                if path.is_file() and path.name != "README.md":
-                    shutil.copyfile(path, folder / path.name)
-        else:
-            step = job.recipe.steps[0] if job.recipe else None
-            quantized = {"quant_method": "gptq", "bits": 4, "group_size": step.params["group_size"] if step else 0, "desc_act": False}
-            (folder / "config.json").write_text(json.dumps({"model_type": "llama", "quantization_config": quantized}))
-            (folder / "tokenizer.json").write_text("{}")
-            (folder / "model.safetensors").write_bytes(packed(seed))
-        files = tuple(
-            ArtifactFile(path=path.name, size=path.stat().st_size, sha256=hashlib.sha256(path.read_bytes()).hexdigest())
-            for path in sorted(folder.iterdir())
-        )
-        assert job.recipe is not None
-        assert job.variant_id is not None
-        libraries = {"gptqmodel": "7.6.0"}
-        artifact = Artifact(
-            variant_id=job.variant_id, base=job.base, recipe=job.recipe, files=files, parameters=256 * 512, made_at=AT, libraries=libraries
-        )
-        (folder / "modelpress.json").write_text(to_json(artifact, indent=1))
-        return artifact
-
-    def home(self, record: VariantRecord) -> Path:
-        return self.artifacts / record.variant_id
-
-    def read(self, record: VariantRecord | Release, store: Store | None = None) -> VariantRecord:
-        found = (store or self.store).variant(record.variant_id)
-        assert found is not None
-        return found
-
-    def publisher(self, *, store: Store | None = None, client: HubClient | None = None) -> Publisher:
-        return Publisher(store=store or self.store, client=client or self.client, settings=self.settings, artifacts_dir=self.artifacts)
-
-    def publish(self, record: VariantRecord, *, store: Store | None = None, client: HubClient | None = None) -> Release:
-        return self.publisher(store=store, client=client).publish(record)
-
-    def session(self, settings: Settings | None = None) -> Session:
-        """What a stage of the press wants of a session."""
-        parts = {"store": self.store, "publisher": self.client, "client": self.client, "artifacts": self.artifacts, "report": Reporter()}
-        return SimpleNamespace(settings=settings or self.settings, **parts)  # type: ignore[return-value]
-
-    def verify(self, record: VariantRecord):
-        record = self.read(record)
-        assert record.release is not None
-        return verify(
-            record.release,
-            record,
-            store=self.store,
-            client=self.client,
-            farm=self.farm,
-            scratch=self.folder / "scratch" / record.variant_id,
-        )
-
-    def commits(self, repo_id: str) -> list[str]:
-        with urllib.request.urlopen(f"{self.hub.endpoint}/api/models/{repo_id}/commits/main") as answer:
-            return [commit["title"] for commit in json.load(answer)]
-
-    def fault(self, **rule: object) -> None:
-        body = json.dumps(rule).encode()
-        request = urllib.request.Request(f"{self.hub.endpoint}/api/_faults", data=body, method="POST")
-        request.add_header("Authorization", f"Bearer {self.hub.write_token}")
-        urllib.request.urlopen(request).close()
-
-    def published(self, repo_id: str) -> list[str]:
-        return [title for title in self.commits(repo_id) if title.startswith(("Publish", "Replace"))]
 
 
 def parts(done: publishing.Publication) -> list[list]:
@@ -241,10 +39,9 @@ def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalHub]:
 
 @pytest.fixture
 def world(hub: LocalHub, tmp_path: Path, make: SimpleNamespace) -> Iterator[World]:
-    yield World(hub, tmp_path, make)
-    request = urllib.request.Request(f"{hub.endpoint}/api/_faults", method="DELETE")
-    request.add_header("Authorization", f"Bearer {hub.write_token}")
-    urllib.request.urlopen(request).close()
+    made = World(hub, tmp_path, make)
+    yield made
+    made.mend()
 
 
 def test_a_release_is_one_commit_with_card_and_manifest(world: World) -> None:
@@ -512,3 +309,163 @@ def test_an_inspection_that_fails_leaves_the_release_unverified(world: World) ->
     assert found is not None
     assert found.verified_at is None
     assert not (world.folder / "scratch" / record.variant_id).exists()
+
+
+def test_a_card_is_renewed_when_it_would_say_another_thing_and_else_left_alone(world: World) -> None:
+    record = world.press()
+    first = world.publish(record)
+    stage = world.session()
+    assert not any(parts(publishing.publish(stage)))
+    world.press("gptq-w4a16-g64", params=64)
+    done = publishing.publish(stage)
+    assert [len(part) for part in parts(done)] == [1, 1, 0, 0], "a new sibling, and the card of the first that now names it"
+    assert len(world.commits(first.repo_id)) == 3
+    now = world.read(record).release
+    assert now is not None
+    assert (now.sha, now.released_at, now.artifact_digest) == (done.cards[0].sha, first.released_at, first.artifact_digest)
+    assert now.sha == world.client.head(first.repo_id)
+    assert not any(parts(publishing.publish(stage))), "once is enough"
+
+    world.store.mark_verified(record.variant_id, AT)
+    world.store.published.retire(record.variant_id, at=AT, why="a better one is there")
+    done = publishing.refresh(stage, first.repo_id)
+    assert [one.repo_id for one in done.cards] == [first.repo_id]
+    card = world.client.read_text(first.repo_id, done.cards[0].sha, "README.md") or ""
+    assert "deprecated: a better one is there" in card
+    assert world.store.published.current()[first.repo_id].verified_at == AT, "the bytes are those that were verified"
+    assert [change.kind for change in world.store.published.changes(first.repo_id)] == ["released", "card", "retired"]
+    assert not publishing.refresh(stage).cards
+    world.store.published.retire(record.variant_id, at=AT, why="")
+    assert len(publishing.refresh(stage).cards) == 1
+    assert [change.what for change in world.store.published.changes(first.repo_id)][-1] == "not deprecated any more"
+    weights = world.home(record) / "model.safetensors"
+    weights.unlink()
+    world.store.published.retire(record.variant_id, at=AT, why="again")
+    assert len(publishing.refresh(stage).cards) == 1, "a card needs no weights on this disk"
+
+
+def test_a_new_revision_takes_the_place_of_the_old_one_and_says_why(world: World) -> None:
+    old = world.press(kl=0.0123)
+    first = world.publish(old)
+    revision = world.upload(world.base.ref.repo_id)
+    world.store.record_models([revision], "2026-11-21T10:00:00+00:00")
+    new = world.press(seed="two", base=revision, kl=0.0101)
+    assert [one.variant_id for one in world.publisher().ready()] == [new.variant_id]
+    done = publishing.publish(world.session())
+    assert [one.repo_id for one in done.released] == [first.repo_id]
+    card = world.client.read_text(first.repo_id, done.released[0].sha, "README.md") or ""
+    assert old.artifact is not None
+    assert new.artifact is not None
+    assert (
+        f"artifact {new.artifact.digest} replaces {old.artifact.digest} (commit {first.sha[:8]}): new revision of the base, "
+        f"{old.base.sha[:8]} to {new.base.sha[:8]}; KL divergence 0.0123 ± 0.0008 to 0.0101 ± 0.0008, "
+        "perplexity ratio 1.021 ± 0.004 to 1.021 ± 0.004"
+    ) in card
+    assert world.store.published.current()[first.repo_id].variant_id == new.variant_id
+    assert world.publisher().ready() == [], "the old one does not come back"
+    assert not any(parts(publishing.publish(world.session())))
+    assert len(world.published(first.repo_id)) == 2
+
+
+def test_two_bases_of_one_name_go_to_two_repositories_whoever_comes_next(world: World) -> None:
+    namesake = world.upload(f"modelpress-lab/{world.base.ref.name}")
+    world.store.record_models([world.base, namesake], "2026-11-21T10:00:00+00:00")
+    second = world.press(base=namesake)
+    release = world.publish(second)
+    plain = f"{world.base.ref.repo_id}-gptq-w4a16-g128"
+    assert release.repo_id == plain, "it is there first"
+    first = world.press(seed="two")
+    assert world.publisher().names.of(first) == f"{world.base.ref.repo_id}-modelpress-gptq-w4a16-g128"
+    done = publishing.publish(world.session())
+    assert [one.repo_id for one in done.released] == [f"{world.base.ref.repo_id}-modelpress-gptq-w4a16-g128"]
+    other = world.press("gptq-w4a16-g64", params=64, base=namesake)
+    assert world.publisher().names.of(other) == f"{world.base.ref.repo_id}-gptq-w4a16-g64"
+    assert not done.refused
+
+
+def test_rights_are_asked_again_when_publishing(world: World) -> None:
+    record = world.press()
+    world.settings = world.settings.model_copy(update={"policy": world.settings.policy.model_copy(update={"licenses": ("mit",)})})
+    done = publishing.publish(world.session())
+    assert [(one.error, one.variant) for one in done.refused] == [("PolicyRefusal", record.variant_id)]
+    assert "its licence 'apache-2.0' is not allowed; allowed: mit" in done.refused[0].reason
+    assert world.client.head(f"{world.base.ref.repo_id}-gptq-w4a16-g128") is None
+
+
+def test_a_gated_base_is_mirrored_gated(world: World) -> None:
+    gated = world.upload(f"{world.base.ref.repo_id}-gated", gated="manual")
+    world.store.record_models([gated], AT)
+    record = world.press(base=gated)
+    assert "access to it is gated" in publishing.publish(world.session()).refused[0].reason
+    allowed = world.settings.policy.model_copy(update={"gated_licenses": ("apache-2.0",)})
+    world.settings = world.settings.model_copy(update={"policy": allowed})
+    (release,) = publishing.publish(world.session()).released
+    assert world.client.candidate(release.repo_id).gated == "auto"
+    with pytest.raises(HubRefused):
+        world.new_client("").download(ModelRef(repo_id=release.repo_id, sha=release.sha))
+    world.client.call("opening it", lambda api: api.update_repo_settings(release.repo_id, gated=False))
+    assert not any(parts(publishing.publish(world.session())))
+    assert world.client.candidate(release.repo_id).gated == "auto", "a gate that was taken away is put back"
+    assert world.read(record).release == release
+
+
+def test_a_dry_run_shows_everything_and_writes_nothing(world: World) -> None:
+    record = world.press()
+    release = world.publish(record)
+    world.press("gptq-w4a16-g64", params=64)
+    written = world.store.hub_writes(0)
+    for method in ("POST", "PUT", "DELETE"):
+        world.fault(kind="delay", seconds=0, method=method, path="^(?!/api/validate-yaml)", times=0)
+    session = world.session()
+    del session.publisher
+    session.client = world.new_client(world.hub.read_token)
+    found, refused = publishing.proposals(session)
+    assert world.faults() == 0, "only GET, HEAD and the check of the card"
+    assert world.store.hub_writes(0) == written
+    assert world.store.published.begun(release.repo_id) is None
+    assert not refused
+    new, known = found
+    assert (new.order.repo_id, new.head.sha, new.change.kind) == (f"{world.base.ref.repo_id}-gptq-w4a16-g64", None, "released")
+    assert {state.state for state in new.states} == {"new"}
+    assert new.size == sum(state.size for state in new.states)
+    assert (known.order.repo_id, known.head.sha, known.change.kind) == (release.repo_id, release.sha, "card")
+    states = {state.path: state.state for state in known.states}
+    assert (states["README.md"], states["model.safetensors"], states["modelpress.json"]) == ("changed", "same", "same")
+    document = command.document(known, session)
+    assert document["metadata"]["base_model"] == [world.base.ref.repo_id]
+    assert any(line.startswith("+") and "gptq-w4a16-g64" in line for line in document["card_diff"])
+    shown = "\n".join(command.described(known, session))
+    assert re.search(r"changed +README\.md", shown)
+    assert "+++ this run" in shown
+
+
+def test_a_card_that_the_bytes_contradict_is_not_published(world: World) -> None:
+    record = world.press()
+    home = world.home(record)
+    config = json.loads((home / "config.json").read_text())
+    config["quantization_config"]["bits"] = 8
+    (home / "config.json").write_text(json.dumps(config))
+    (home / "model.safetensors").write_bytes(packed("one", bits=8))
+    files = tuple(
+        ArtifactFile(path=file.path, size=len(content := (home / file.path).read_bytes()), sha256=hashlib.sha256(content).hexdigest())
+        for file in record.artifact.files
+    )
+    lying = replace(record.artifact, files=files)
+    (world.home(record) / "modelpress.json").write_text(to_json(lying))
+    verdicts = tuple(replace(verdict, subject=lying.digest) for verdict in record.verdicts)
+    with pytest.raises(GateRefusal, match="says what its files contradict.*4-bit"):
+        world.publish(replace(record, artifact=lying, verdicts=verdicts))
+    assert world.client.head(f"{world.base.ref.repo_id}-gptq-w4a16-g128") is None
+
+
+def test_without_a_write_token_what_waits_is_refused_in_words(world: World) -> None:
+    class Tokenless(SimpleNamespace):
+        @property
+        def publisher(self) -> None:
+            raise HubRefused("there is no write token", hint="")
+
+    session = world.session()
+    record = world.press()
+    parts_of = {key: value for key, value in vars(session).items() if key != "publisher"}
+    done = publishing.publish(Tokenless(**parts_of))  # type: ignore[arg-type]
+    assert [(one.variant, one.reason) for one in done.refused] == [(record.variant_id, "there is no write token")]
