@@ -6,7 +6,11 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
+# An example may take long on a busy machine; what hangs is ended by the run's own limit.
+settings.register_profile("patient", deadline=None)
+settings.load_profile("patient")
 # One thread a test process: several of them on few cores, each with a pool that spins, take minutes for what takes seconds.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
@@ -20,6 +24,16 @@ def shared() -> Path:
     if not (SHARED / "models").is_dir():
         pytest.skip(f"no real models and data at {SHARED.name}/ beside the repository")
     return SHARED
+
+
+@pytest.fixture(scope="session")
+def new_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A migrated SQLite database that holds nothing, to be copied: to make one takes longer than most tests do with it."""
+    from hub.store import Store
+
+    file = tmp_path_factory.mktemp("database") / "modelpress.db"
+    Store(file).close()
+    return file
 
 
 @pytest.fixture(scope="session")

@@ -389,11 +389,17 @@ def postgresql() -> Iterator[PostgreSQL]:
     server.remove()
 
 
+@pytest.fixture
+def sqlite(tmp_path: Path, new_database: Path) -> str:
+    """The address of a new SQLite database."""
+    return f"sqlite:///{shutil.copyfile(new_database, tmp_path / 'modelpress.db')}"
+
+
 @pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.integration)])
-def either(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+def either(request: pytest.FixtureRequest) -> str:
     """The address of a new database of each kind in turn."""
     if request.param == "sqlite":
-        return f"sqlite:///{tmp_path / 'modelpress.db'}"
+        return str(request.getfixturevalue("sqlite"))
     return str(request.getfixturevalue("postgresql").migrated())
 
 
@@ -406,8 +412,8 @@ def empty(either: str, request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 
 @pytest.fixture
-def url(tmp_path: Path) -> str:
-    return f"sqlite:///{tmp_path / 'modelpress.db'}"
+def url(sqlite: str) -> str:
+    return sqlite
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -87,14 +88,14 @@ def quick_run(tmp_path_factory: pytest.TempPathFactory) -> QuickRun:
 
 
 @pytest.fixture
-def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Press]:
+def work(tmp_path: Path, new_database: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Press]:
     """A work folder with an empty database, and this process in it as a user would be."""
     monkeypatch.chdir(tmp_path)
     for name in [name for name in os.environ if name.startswith(("MODELPRESS_", "HF_"))]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("COLUMNS", "200")
     (tmp_path / "press").mkdir()
-    with Store(tmp_path / "press" / "modelpress.db") as store:
+    with Store(shutil.copyfile(new_database, tmp_path / "press" / "modelpress.db")) as store:
         yield Press(tmp_path, store)
 
 
