@@ -6,7 +6,8 @@ What cannot be asked is told as not checked, with the reason, and never as passe
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from math import prod
 
 from hub import packing
@@ -18,6 +19,7 @@ from hub.headers import BITS
 from hub.history import BaseRecord, VariantRecord
 from hub.packing import DENSE, FLOATS, Layer, Scheme
 from leaderboard import configs, gate
+from leaderboard.card_reader import read
 from leaderboard.findings import Finding, failed, of_check, passed, unchecked
 from leaderboard.verify import Served, card_findings, config_of
 
@@ -47,6 +49,15 @@ def manifest_of(there: Served) -> Promised:
         return Promised(manifest=from_json(Artifact, path.read_bytes(), where=MANIFEST))
     except BadDocument as error:
         return Promised(fault=error.message)
+
+
+def with_base(there: Served, promised: Promised, candidate: Callable[[str, str | None], Candidate | None]) -> Promised:
+    """Return what is promised with the base that manifest or card name, as `candidate(repo_id, sha)` gives it."""
+    if promised.manifest:
+        base = promised.manifest.base
+        return replace(promised, base=candidate(base.repo_id, base.sha))
+    named = read((there.card or b"").decode("utf-8", errors="replace")).strings("base_model")
+    return replace(promised, base=candidate(named[0], None)) if len(named) == 1 else promised
 
 
 def judge(there: Served, facts: Facts, promised: Promised, *, at: str) -> tuple[Finding, ...]:

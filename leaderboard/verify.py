@@ -61,31 +61,38 @@ def verify(
     farm: Farm,
     scratch: Path,
     commands: Commands | None = None,
+    sha: str | None = None,
 ) -> Verdict:
     """Judge what the Hub serves for a release: downloaded to an empty cache, inspected in a clean process, the card read back and tried.
 
     The verdict is recorded, and the release marked as verified when it passed. `scratch` is emptied before and removed after; `commands`
-    runs the card's own commands (None: they are not tried). Raises `GateRefusal` when the inspection could not be made.
+    runs the card's own commands (None: they are not tried); `sha` is the commit to look at (None: the released one). Raises
+    `GateRefusal` when the inspection could not be made.
     """
     base = next((base for base in store.bases() if base.candidate.ref == record.base), None)
     if base is None or record.artifact is None:
         raise StoreError(
             f"the database holds no base or no artifact of the released variant {record.variant_id}", hint="run modelpress discover"
         )
-    with served(client, release.repo_id, release.sha, scratch) as there:
-        job = Job(kind="inspect", base=record.base, recipe=record.recipe, subject=release.sha)
-        facts = inspected(farm, job, there)
+    sha = sha or release.sha
+    with served(client, release.repo_id, sha, scratch) as there:
+        facts = inspected(farm, Job(kind="inspect", base=record.base, recipe=record.recipe, subject=sha), there)
         wrong = [file.path for file in record.artifact.files if not there.holds(file)]
         facts = replace(facts, checksum_errors=tuple(dict.fromkeys((*wrong, *facts.checksum_errors))))
         at = datetime.now(UTC).isoformat(timespec="seconds")
-        verdict = gate.judge(record, facts, base=base, stage="release", subject=release.sha, at=at)
+        verdict = gate.judge(record, facts, base=base, stage="release", subject=sha, at=at)
         found = [as_published(release, there), *card_findings(there, facts, manifest=record.artifact, base=base.candidate)]
-        more = [*checks(found), *tried(release, there, commands)]
+        more = [_commit(release, sha), *checks(found), *tried(release, there, commands)]
     verdict = replace(verdict, checks=(*verdict.checks, *more))
     store.record_verdict(verdict)
     if verdict.passed:
         store.mark_verified(record.variant_id, verdict.judged_at)
     return verdict
+
+
+def _commit(release: Release, sha: str) -> Check:
+    detail = f"Looked at is commit {sha[:8]}, the released one is {release.sha[:8]}; they must be the same."
+    return Check(name="commit", passed=sha == release.sha, detail=detail)
 
 
 @contextmanager

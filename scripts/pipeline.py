@@ -204,6 +204,7 @@ def failed_checks(verdict: Verdict) -> str:
 def verify(session: Session, *, again: bool = False) -> tuple[list[Verdict], list[Refused]]:
     """Download each release to an empty cache and put the gate on those bytes; `again` also those verified before."""
     from leaderboard.verify import verify as verify_one
+    from modelpress.verifying import commands
 
     records = [record for record in session.store.variants() if record.release and (again or record.release.verified_at is None)]
     verdicts: list[Verdict] = []
@@ -215,7 +216,10 @@ def verify(session: Session, *, again: bool = False) -> tuple[list[Verdict], lis
             phase.begin(label)
             try:
                 scratch = session.folder / "scratch" / record.variant_id
-                verdict = verify_one(record.release, record, store=session.store, client=session.client, farm=session.farm, scratch=scratch)
+                tried = commands(session, record)
+                verdict = verify_one(
+                    record.release, record, store=session.store, client=session.client, farm=session.farm, scratch=scratch, commands=tried
+                )
             except ModelPressError as error:
                 refused.append(Refused(variant=record.variant_id, error=error.name, reason=error.message))
                 phase.fail(label, error.message)

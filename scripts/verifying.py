@@ -1,0 +1,122 @@
+"""Any repository put before the gate: a release of this database, one of another ModelPress, or anybody's."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from hub.domain import Candidate, Job, ModelRef
+from hub.errors import HubNotFound, HubRefused, TimedOut, Unavailable, UsageError
+from hub.history import Check, Release, VariantRecord
+from modelpress.pipeline import now
+
+if TYPE_CHECKING:
+    from leaderboard.findings import Finding
+    from leaderboard.foreign import Promised
+    from leaderboard.verify import Commands, Served
+    from modelpress.session import Session
+
+RELEASE, MANIFEST, CONFIG = "the record of its release", "its own manifest", "its own config.json and card"
+
+_NOT_ASKED = {
+    "card_unchanged": "an older program, which did not note the card's checksum, published it",
+    "commands": "it is not known that the card is ours, or its base is gated, so that a stranger's commands are turned away",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """What was found on a repository at a commit, and who said what it should be (`promised_by`)."""
+
+    repo_id: str
+    sha: str
+    promised_by: str
+    findings: Sequence[Finding]
+
+    @property
+    def passed(self) -> bool:
+        """Whether nothing failed; what was not checked has not passed either, and is told."""
+        return not any(finding.state == "failed" for finding in self.findings)
+
+
+def look(session: Session, repo_id: str, revision: str | None) -> Report:
+    """Put the gate on what the hub serves of a repository at a revision (None: the head), in an empty cache and a clean process.
+
+    Of a release of this database the verdict is recorded. Raises `HubNotFound` where there is no such repository or revision,
+    `PolicyRefusal` where its files have names that are not let in, `GateRefusal` where no inspection could be made.
+    """
+    sha = session.client.candidate(repo_id, revision).ref.sha
+    with session.report.phase(f"verify {repo_id}", 0):
+        for record in session.store.variants():
+            if record.release and record.release.repo_id == repo_id and (revision is None or sha == record.release.sha):
+                return _ours(session, record.release, record, sha)
+        return _anybodys(session, ModelRef(repo_id=repo_id, sha=sha))
+
+
+def commands(session: Session, record: VariantRecord) -> Commands | None:
+    """Return what runs the commands of a card of ours; None for a gated base's variant, which a stranger without a token cannot load."""
+    from runners import card_commands
+
+    base = next((base for base in session.store.bases() if base.candidate.ref == record.base), None)
+    if base is None or base.candidate.gated:
+        return None
+
+    def run(content: bytes, expected: str) -> Check:
+        card = card_commands.TrustedCard(content=content, expected_sha256=expected)
+        if missing := card_commands.missing(card):
+            raise Unavailable(f"its card asks for what is not installed here: {', '.join(missing)}", hint=f"pip install {missing[0]}")
+        outcomes = card_commands.run(
+            card,
+            endpoint=session.endpoint,
+            scratch=session.folder / "scratch" / f"{record.variant_id}-commands",
+            timeout_s=session.settings.farm.timeout_s,
+            memory_bytes=session.memory_bytes,
+        )
+        if over := next((one for one in outcomes if one.over_limit), None):
+            raise TimedOut(f"the card's command {over.command}: {over.detail}", hint="Raise farm.timeout_s or farm.memory_gib.")
+        return card_commands.check(outcomes)
+
+    return run
+
+
+def _ours(session: Session, release: Release, record: VariantRecord, sha: str) -> Report:
+    from leaderboard.findings import of_check, unchecked
+    from leaderboard.verify import verify
+
+    scratch = session.folder / "scratch" / record.variant_id
+    tried = commands(session, record)
+    verdict = verify(
+        release, record, store=session.store, client=session.client, farm=session.farm, scratch=scratch, commands=tried, sha=sha
+    )
+    findings = [of_check(check) for check in verdict.checks]
+    asked = {finding.name for finding in findings}
+    findings += [unchecked(name, why) for name, why in _NOT_ASKED.items() if name not in asked]
+    return Report(repo_id=release.repo_id, sha=sha, promised_by=RELEASE, findings=findings)
+
+
+def _anybodys(session: Session, ref: ModelRef) -> Report:
+    from leaderboard import foreign
+    from leaderboard.verify import inspected, served
+
+    with served(session.client, ref.repo_id, ref.sha, session.folder / "scratch" / "verify") as there:
+        promised = foreign.with_base(there, foreign.manifest_of(there), lambda name, sha: _candidate(session, name, sha))
+        facts = inspected(session.farm, _job(there, promised), there)
+        findings = foreign.judge(there, facts, promised, at=now())
+    by = MANIFEST if promised.manifest and promised.base else CONFIG
+    return Report(repo_id=ref.repo_id, sha=ref.sha, promised_by=by, findings=findings)
+
+
+def _job(there: Served, promised: Promised) -> Job:
+    """Return the inspection: against the manifest's recipe and base where both are known, else of the bytes alone."""
+    if promised.manifest and promised.base:
+        return Job(kind="inspect", base=promised.manifest.base, recipe=promised.manifest.recipe, subject=there.sha)
+    return Job(kind="inspect", base=ModelRef(repo_id=there.repo_id, sha=there.sha), subject=there.sha)
+
+
+def _candidate(session: Session, repo_id: str, sha: str | None) -> Candidate | None:
+    """Return a base model as the hub lists it, None where it does not, or not to us."""
+    try:
+        return session.client.candidate(repo_id, sha)
+    except (HubNotFound, HubRefused, UsageError):
+        return None
