@@ -453,7 +453,7 @@ def test_a_card_that_the_bytes_contradict_is_not_published(world: World) -> None
     lying = replace(record.artifact, files=files)
     (world.home(record) / "modelpress.json").write_text(to_json(lying))
     verdicts = tuple(replace(verdict, subject=lying.digest) for verdict in record.verdicts)
-    with pytest.raises(GateRefusal, match="says what its files contradict.*4-bit"):
+    with pytest.raises(GateRefusal, match=r"says what its files contradict: .*'w4a16'; the weights have 8 bits"):
         world.publish(replace(record, artifact=lying, verdicts=verdicts))
     assert world.client.head(f"{world.base.ref.repo_id}-gptq-w4a16-g128") is None
 
