@@ -6,32 +6,26 @@ library is missing here, there is no room. That is no fault of the release's and
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from hub.domain import Failure, ModelRef
+from hub.domain import Failure
 from hub.errors import GateRefusal, HubCorrupt, HubNotFound, ModelPressError, PolicyRefusal, UsageError
 from hub.facts import Facts
 from hub.history import Audit, BaseRecord, Check, Release, VariantRecord
 from leaderboard import gate
-from leaderboard.verify import is_file
+from leaderboard.findings import checks
+from leaderboard.verify import CARD, Served, as_published, card_findings, served
 
 if TYPE_CHECKING:
     from hub.client import HubClient
 
 _OF_THE_MACHINE = ("hub", "out_of_memory", "timed_out", "disk", "killed", "gated")
+_GIT = (".gitattributes",)
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Served:
-    """What the hub serves of a release today: the head's commit, and its files in a folder."""
-
-    sha: str
-    folder: Path
 
 
 def due(records: Iterable[VariantRecord], audits: Sequence[Audit], *, retired: bool = False) -> list[VariantRecord]:
@@ -49,10 +43,11 @@ def due(records: Iterable[VariantRecord], audits: Sequence[Audit], *, retired: b
     return [record for record, _ in sorted(released, key=turn)]
 
 
-def fetch(release: Release, client: HubClient, into: Path) -> Served:
-    """Download what the head of a release's repository holds, each file verified against the hub's own listing.
+@contextmanager
+def at_head(release: Release, client: HubClient, scratch: Path) -> Iterator[Served]:
+    """Download what the head of a release's repository holds, as a stranger gets it; `scratch` is emptied before and removed after.
 
-    Raises `GateRefusal` where there is nothing a stranger could download, `UsageError` where `client` speaks to another hub than that on
+    Raises `GateRefusal` where there is nothing that could be downloaded, `UsageError` where `client` speaks to another hub than that on
     which it was published.
     """
     if not _same_hub(release.url, client.endpoint):
@@ -61,23 +56,54 @@ def fetch(release: Release, client: HubClient, into: Path) -> Served:
     head = client.head(release.repo_id)
     if head is None:
         raise GateRefusal(f"the repository {release.repo_id} is gone from {client.endpoint}, or hidden")
-    try:
-        return Served(sha=head, folder=client.download(ModelRef(repo_id=release.repo_id, sha=head), into=into))
-    except (HubNotFound, HubCorrupt, PolicyRefusal) as error:
-        raise GateRefusal(error.message, hint=error.hint) from error
+    with ExitStack() as opened:
+        try:
+            there = opened.enter_context(served(client, release.repo_id, head, scratch))
+        except (HubNotFound, HubCorrupt, PolicyRefusal) as error:
+            raise GateRefusal(error.message, hint=error.hint) from error
+        yield there
 
 
-def judge(record: VariantRecord, facts: Facts, *, base: BaseRecord, served: Served, at: str) -> tuple[Check, ...]:
-    """Return the gate's checks on the bytes that are served, compared with those on record too, whatever the manifest beside them says.
+def ours(record: VariantRecord, release: Release, client: HubClient, there: Served) -> tuple[Check, ...]:
+    """Return whether what is served is what was published: the artifact's files and the card by their SHA-256, and no other change.
+
+    It is asked before anything is loaded: bytes that are not ours are looked at no further.
+    """
+    wrong = [file.path for file in record.artifact.files if not there.holds(file)] if record.artifact else []
+    others = [path for path in _changed_since(release, client, there) if path not in (*wrong, CARD, *_GIT)]
+    return (
+        _none("checksums", wrong, "of the artifact's files are gone or differ from their SHA-256"),
+        *checks([as_published(release, there)]),
+        _none("unchanged", others, "other files were changed by a commit that ModelPress did not make"),
+    )
+
+
+def judge(record: VariantRecord, facts: Facts, *, base: BaseRecord, there: Served, at: str) -> tuple[Check, ...]:
+    """Return the gate's checks on what is served, and the card read back beside it.
 
     That other libraries write other tokens is no break, for where two tokens are almost equally likely a rounding decides: whether the
     model still predicts as it did is for the measured sample to say.
     """
-    files = record.artifact.files if record.artifact else ()
-    wrong = [file.path for file in files if not is_file(served.folder / file.path, file)]
-    facts = replace(facts, checksum_errors=tuple(dict.fromkeys((*wrong, *facts.checksum_errors))))
-    verdict = gate.judge(record, facts, base=base, stage="release", subject=served.sha, at=at)
-    return tuple(check for check in verdict.checks if check.name != "same_tokens")
+    verdict = gate.judge(record, facts, base=base, stage="release", subject=there.sha, at=at)
+    found = card_findings(there, facts, manifest=record.artifact, base=base.candidate)
+    return (*(check for check in verdict.checks if check.name != "same_tokens"), *checks(found))
+
+
+def _changed_since(release: Release, client: HubClient, there: Served) -> list[str]:
+    """Return the paths that differ between the commit that was published and the head, nothing where that commit is there no more."""
+    if there.sha == release.sha:
+        return []
+    try:
+        before = {file.path: file.blob_id for file in client.files(release.repo_id, release.sha)}
+    except HubNotFound:
+        return []
+    after = {file.path: file.blob_id for file in client.files(release.repo_id, there.sha)}
+    return sorted(path for path in before.keys() | after.keys() if before.get(path) != after.get(path))
+
+
+def _none(name: str, paths: Sequence[str], what: str) -> Check:
+    found = f" They are: {gate.listed(paths)}." if paths else ""
+    return Check(name=name, passed=not paths, detail=f"{len(paths)} {what}; 0 may.{found}")
 
 
 def _same_hub(url: str, endpoint: str) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -11,19 +10,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hub.domain import Failure, Job
-from hub.errors import GateRefusal, HubConflict, HubUnreachable, ModelPressError, OutOfDisk, StoreError, TimedOut, Unavailable
+from hub.errors import GateRefusal, HubConflict, HubUnreachable, JobDied, ModelPressError, OutOfDisk, StoreError, TimedOut, Unavailable
 from hub.history import Audit, BaseRecord, Check, Release, VariantRecord
 from modelpress.pipeline import Refused, now
 
 if TYPE_CHECKING:
     from hub.client import HubClient
-    from hub.domain import Artifact, JobResult, Measurement
-    from leaderboard.audit import Served
+    from hub.domain import JobResult, Measurement
+    from leaderboard.verify import Served
     from modelpress.session import Session
     from runners.card_commands import TrustedCard
     from runners.reproduction import Repeat
 
 _IN_A_ROW = 2
+_MOST_WORDS = 1000
 PATIENCE_S = 30.0
 _SUBJECT = "audit"
 _ENDING = (HubUnreachable, OutOfDisk)  # what keeps one release from being judged thus keeps all
@@ -83,24 +83,21 @@ class _Examination:
             )
         self.session, self.record, self.base = session, record, base
         self.release: Release = record.release
-        self.artifact: Artifact = record.artifact
         self.scratch: Path = session.folder / "scratch" / record.variant_id
         self.sha = self.release.sha
         self.libraries: dict[str, str] = {}
         self.measurements: tuple[Measurement, ...] = ()
 
     def find(self) -> Audit:
-        """Return what was found; raise what keeps the release from being judged. The scratch folder is removed."""
+        """Return what was found; raise what keeps the release from being judged."""
         from runners import environment
 
         reason = ""
-        shutil.rmtree(self.scratch, ignore_errors=True)
         try:
             self._examine()
         except GateRefusal as error:
-            reason = error.message
+            reason = error.message[:_MOST_WORDS]
         finally:
-            shutil.rmtree(self.scratch, ignore_errors=True)
             with suppress(OSError):
                 self.scratch.parent.rmdir()
         return Audit(
@@ -116,68 +113,57 @@ class _Examination:
 
     def _examine(self) -> None:
         """Raise `GateRefusal` with what broke, at the first stage at which something did."""
-        from leaderboard.audit import fetch
+        from leaderboard.audit import at_head, ours
         from runners import card_commands
 
         if self.session.store.published.begun(self.release.repo_id):
             raise HubConflict(f"a change of {self.release.repo_id} was begun and never settled", hint="run modelpress publish, which does")
-        served = fetch(self.release, self._stranger, self.scratch / "checkpoint")
-        self.sha = served.sha
-        card, fault = self._card(served)
-        if card and (missing := card_commands.missing(card)):
-            raise Unavailable(f"its card asks for what is not installed here: {', '.join(missing)}", hint=f"pip install {missing[0]}")
-        self._judge(served, fault)
-        shutil.rmtree(self.scratch / "cache", ignore_errors=True)
-        self._measure(served)
-        if card is not None and not self.base.candidate.gated:  # a stranger's commands have no token, so a gate keeps them out
-            shutil.rmtree(self.scratch / "checkpoint")
+        with at_head(self.release, self._stranger, self.scratch) as there:
+            self.sha = there.sha
+            self._demand(ours(self.record, self.release, self._stranger, there))
+            card = self._card(there)
+            if card and (missing := card_commands.missing(card)):
+                raise Unavailable(f"its card asks for what is not installed here: {', '.join(missing)}", hint=f"pip install {missing[0]}")
+            self._judge(there)
+            self._measure(there)
+        if card and not self.base.candidate.gated:  # a stranger's commands have no token, so a gate keeps them out
             self._use(card)
 
     @cached_property
     def _stranger(self) -> HubClient:
-        """A client with an empty cache; it has a token only where a gate asks for one, since those who download have none of ours."""
-        import copy
-
+        """A client that has a token only where a gate asks for one, since those who download have none of ours."""
         from hub.client import HubClient
 
-        cache = self.scratch / "cache"
-        if not self.base.candidate.gated:
-            return HubClient(endpoint=self.session.endpoint, token=None, cache_dir=cache, patience_s=PATIENCE_S)
-        reader = copy.copy(self.session.client)
-        reader.cache_dir = cache
-        return reader
+        if self.base.candidate.gated:
+            return self.session.client
+        return HubClient(endpoint=self.session.endpoint, token=None, cache_dir=self.scratch / "cache", patience_s=PATIENCE_S)
 
-    def _judge(self, served: Served, fault: str) -> None:
-        """Put the gate on the bytes that are served; `fault` is what is wrong with their card."""
-        from leaderboard.audit import judge
-
-        job = Job(kind="inspect", base=self.record.base, recipe=self.record.recipe, subject=served.sha)
-        result = self._job(job, served, "inspecting it")
-        assert result.facts is not None
-        if result.facts.load_error.startswith(Unavailable.__name__):
-            raise Unavailable(f"it cannot be loaded here: {result.facts.load_error}", hint="install what is missing; modelpress doctor")
-        failed = [check for check in judge(self.record, result.facts, base=self.base, served=served, at=now()) if not check.passed]
-        if fault:
-            failed.append(Check(name="card", passed=False, detail=fault))
-        if failed:
-            changed = "" if served.sha == self.release.sha else f"at {served.sha[:8]}, which ModelPress did not publish: "
-            raise GateRefusal(changed + "; ".join(f"{check.name}: {check.detail.removesuffix('.')}" for check in failed))
-
-    def _card(self, served: Served) -> tuple[TrustedCard | None, str]:
-        """Return the card that is served, where its SHA-256 is on record, or what is wrong with it."""
+    def _card(self, there: Served) -> TrustedCard | None:
+        """Return the card that is served; None where an older program published it, which did not note its SHA-256."""
         from runners.card_commands import TrustedCard
 
-        path, expected = served.folder / "README.md", self.release.card_sha256
-        if expected is None:
-            return None, ""
-        if not path.is_file():
-            return None, "README.md is gone"
-        try:
-            return TrustedCard(content=path.read_bytes(), expected_sha256=expected), ""
-        except GateRefusal as error:
-            return None, error.message
+        content, expected = there.card, self.release.card_sha256
+        return TrustedCard(content=content, expected_sha256=expected) if content is not None and expected is not None else None
 
-    def _measure(self, served: Served) -> None:
+    @staticmethod
+    def _demand(checks: Sequence[Check]) -> None:
+        """Raise `GateRefusal` with the failed checks."""
+        if failed := [f"{check.name}: {check.detail.removesuffix('.')}" for check in checks if not check.passed]:
+            raise GateRefusal("; ".join(failed))
+
+    def _judge(self, there: Served) -> None:
+        """Put the gate on what is served, its card among it."""
+        from leaderboard.audit import judge
+
+        job = Job(kind="inspect", base=self.record.base, recipe=self.record.recipe, subject=there.sha)
+        facts = self._job(job, there, "inspecting it").facts
+        if facts is None:
+            raise JobDied("the inspection gave no facts", hint="run modelpress audit again")
+        if facts.load_error.startswith(Unavailable.__name__):
+            raise Unavailable(f"it cannot be loaded here: {facts.load_error}", hint="install what is missing; modelpress doctor")
+        self._demand(judge(self.record, facts, base=self.base, there=there, at=now()))
+
+    def _measure(self, there: Served) -> None:
         """Measure a sample of what is on record again; numbers that do not agree are what broke."""
         from runners.reproduction import repeats
         from runners.spot_check import spot_check
@@ -188,7 +174,7 @@ class _Examination:
         if spot is None:
             return
         job = Job(kind="measure", base=self.record.base, recipe=self.record.recipe, protocol=spot.protocol, subject=_SUBJECT)
-        result = self._job(job, served, "measuring a sample of it")
+        result = self._job(job, there, "measuring a sample of it")
         metrics = {one.metric for one in spot.expected}
         self.measurements = tuple(one for one in result.measurements if one.metric in metrics and not one.conditions)
         wrong = [one for one in repeats(spot.expected, result.measurements) if not one.agrees]
@@ -204,7 +190,7 @@ class _Examination:
             outcomes = card_commands.run(
                 card,
                 endpoint=self.session.endpoint,
-                scratch=self.scratch / "use",
+                scratch=self.scratch,
                 timeout_s=self.session.settings.farm.timeout_s,
                 memory_bytes=self.session.memory_bytes,
             )
@@ -215,10 +201,10 @@ class _Examination:
             self._stranger.head(self.release.repo_id)
         raise GateRefusal(card_commands.check(outcomes).detail)
 
-    def _job(self, job: Job, served: Served, doing: str) -> JobResult:
+    def _job(self, job: Job, there: Served, doing: str) -> JobResult:
         from leaderboard.audit import broke
 
-        outcome = self.session.farm.run(job, folder=served.folder)
+        outcome = self.session.farm.run(job, folder=there.folder)
         if isinstance(outcome, Failure):
             raise broke(outcome, doing)
         self.libraries = dict(outcome.environment.libraries)
