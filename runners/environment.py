@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import os
 import platform
+import subprocess
 import sys
 import time
 from collections.abc import Mapping
 from contextlib import suppress
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import PackageNotFoundError, distribution, version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
@@ -25,6 +27,7 @@ LIBRARIES = (
 )  # fmt: skip
 _CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
 _CPUS = Path("/sys/devices/system/cpu")
+_PACKAGE = Path(__file__).resolve().parent
 _COUNTERS = ("clock_seconds", "cpu_seconds", "own_cpu_seconds")  # of a state: they tell something only by how much they grew
 
 
@@ -110,6 +113,39 @@ def libraries() -> dict[str, str]:
         with suppress(PackageNotFoundError):
             found[name] = version(name)
     return found
+
+
+def own_version(package: Path = _PACKAGE) -> str:
+    """Return ModelPress's version with the commit that it was installed from or runs from, such as `0.1.0+g3b0e708c1d2e`.
+
+    `.dirty` at the end: tracked files differ from the commit. Only the version where no commit can be told, nothing where ModelPress is not
+    installed. The commit stands in a manifest alone: numbers of two commits are of one environment.
+    """
+    try:
+        installed = distribution("modelpress")
+    except PackageNotFoundError:
+        return ""
+    commit = _commit_installed(installed.read_text("direct_url.json") or "{}") or _commit_of(package.parent)
+    return f"{installed.version}+g{commit}" if commit else installed.version
+
+
+def _commit_installed(direct_url: str) -> str:
+    """Return the commit that pip noted for an installation from a repository (PEP 610), in 12 digits."""
+    with suppress(ValueError, AttributeError, TypeError):
+        return str(json.loads(direct_url).get("vcs_info", {}).get("commit_id", ""))[:12]
+    return ""
+
+
+def _commit_of(folder: Path) -> str:
+    """Return the commit of a work tree whose root is the folder, and whether it was changed since; empty where there is none, or no git."""
+    if not (folder / ".git").exists():
+        return ""
+    plain = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}  # of another repository, inside a hook
+    with suppress(OSError, subprocess.SubprocessError):
+        told = ["git", "-C", str(folder), "describe", "--always", "--dirty=.dirty", "--exclude=*", "--abbrev=12"]
+        done = subprocess.run(told, env=plain, capture_output=True, text=True, timeout=20, check=True)
+        return done.stdout.strip()
+    return ""
 
 
 def cpu_clocks(tree: Path = _CPUS) -> str:

@@ -65,7 +65,10 @@ def press(
             path.rename(work / path.name)
         shutil.rmtree(work / ".steps")
         parameters = formats.promise_of(recipe, shape, steps).shape.parameters
-        artifact = checkpoint.write(work, base=base, recipe=recipe, parameters=parameters, libraries=environment.libraries(), steps=steps)
+        libraries = environment.libraries()
+        if own := environment.own_version():
+            libraries["modelpress"] = own
+        artifact = checkpoint.write(work, base=base, recipe=recipe, parameters=parameters, libraries=libraries, steps=steps)
         stages["finish"] = time.monotonic() - began
     return artifact
 
