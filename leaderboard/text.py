@@ -19,10 +19,10 @@ _RELATIVE_LINK = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)*\Z", re.ASCII)
 _FORMULA = re.compile("(^|;)( *)(?=[-=+@\uff0d\uff1d\uff0b\uff20\ufe63\ufe66\ufe62\ufe6b])")
 # Letters, signs and marks that show nothing, besides those of the categories below; and what build services take for orders to them.
 _INVISIBLE = re.compile("[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2800\u3164\ufe00-\ufe0f\uffa0\U000e0100-\U000e01ef]")
-_BUILD_COMMAND = re.compile(r"^(\s*:)(?=:)|#(?=#(?:\[|vso\[))", re.MULTILINE)
-_UNSHOWN = frozenset(("Cc", "Cf", "Cn", "Co", "Cs"))
+_BUILD_COMMAND = re.compile(r"^([^\S\n]*:)(?=:)|#(?=#(?:\[|vso\[))", re.MULTILINE)
+_UNSHOWN = frozenset(("Cc", "Cf", "Cn", "Co", "Cs", "Zl", "Zp"))
 _MOST_MARKS = 8
-MOST = 2000
+MOST = 1000
 """The most characters of one foreign text that are shown; the data behind the site and the cards have all of them."""
 
 
@@ -35,13 +35,14 @@ class Markdown(str):
 def plain(value: str) -> str:
     """Return the text on one line, `MOST` characters at most, without what is not seen or shows otherwise than it is written.
 
-    Those are control, format (bidirectional, zero-width), unassigned and invisible characters, and marks heaped on one letter.
+    Those are control, format (bidirectional, zero-width), unassigned and invisible characters, and marks heaped on one letter. Where
+    nothing else is left, a replacement character stands, so that no link or cell is empty.
     """
     one_line = _INVISIBLE.sub("", re.sub(r"\s+", " ", value[: 8 * MOST]))
     if not (one_line.isascii() and one_line.isprintable()):
         one_line = "".join(_seen(one_line))
-    shown = one_line.strip()
-    return f"{shown[: MOST - 1].rstrip()}…" if len(shown) > MOST or (shown and len(value) > 8 * MOST) else shown
+    shown = one_line.strip() or ("\ufffd" if value else "")
+    return f"{shown[: MOST - 1].rstrip()}…" if len(shown) > MOST or len(value) > 8 * MOST else shown
 
 
 def _seen(line: str) -> Iterator[str]:

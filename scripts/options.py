@@ -55,7 +55,10 @@ def echo(line: str = "", *, err: bool = False) -> None:
 
 
 def console(*, stderr: bool = False) -> Console:
-    """Return a console for tables; where that is no terminal, lines are wide enough not to be folded. It shows all text as `echo` does."""
+    """Return a console for tables; where that is no terminal, lines are wide enough not to be folded. It shows all text as `echo` does.
+
+    Nothing is highlighted by itself: rich searches for what to colour with patterns that take minutes for a long hostile name.
+    """
     from rich import console
 
     class Harmless(console.Console):
@@ -64,4 +67,4 @@ def console(*, stderr: bool = False) -> Console:
                 yield segment if segment.control else segment._replace(text=terminal(segment.text))
 
     stream = sys.stderr if stderr else sys.stdout
-    return Harmless(stderr=stderr, width=None if stream.isatty() else 200)
+    return Harmless(stderr=stderr, width=None if stream.isatty() else 200, highlight=False, emoji=False)

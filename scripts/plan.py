@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from leaderboard.text import duration, number, size
+from leaderboard.text import duration, number, plain, size
 from modelpress.options import AsJson, console, echo, emit
 
 if TYPE_CHECKING:
@@ -80,7 +80,7 @@ def show(planned: Plan, held: Mapping[str, str], budget: BudgetSettings, *, whol
             typer.echo(f"… and {left} more: --all shows them")
         typer.echo()
     for refusal in planned.refusals:
-        echo(f"not planned: {refusal.recipe} on {refusal.repo_id}: {refusal.reason}")
+        echo(plain(f"not planned: {refusal.recipe} on {refusal.repo_id}: {refusal.reason}"))
     typer.echo(f"{len(planned.jobs)} jobs to run, {planned.done} done, {len(planned.refusals)} not possible")
     if planned.jobs:
         starting = [job for job in planned.jobs if job.id not in held]
@@ -195,7 +195,7 @@ def held_back(planned: Plan, held: Mapping[str, str]) -> list[str]:
             by_reason.setdefault(held[job.id], []).append(job.title)
     lines = [f"held back by the budget: {len(held)} jobs"]
     for reason, titles in list(by_reason.items())[:5]:
-        lines.append(f"  {titles[0]}{f' and {len(titles) - 1} more' if len(titles) > 1 else ''}: {reason}")
+        lines.append(f"  {plain(titles[0])}{f' and {len(titles) - 1} more' if len(titles) > 1 else ''}: {plain(reason)}")
     if len(by_reason) > 5:
         lines.append(f"  … and {len(by_reason) - 5} more reasons: the table shows them with --all")
     return lines

@@ -119,7 +119,7 @@ def job_table(lines: Iterable[JobLine]) -> Any:
     for line in lines:
         took = duration(line.seconds) if line.seconds is not None else ""
         state = f"[{COLOURS.get(line.state, 'default')}]{line.state}[/]"
-        table.add_row(line.id[:8], escape(line.title), state, str(line.attempts), took, escape(trouble(line)))
+        table.add_row(line.id[:8], escape(plain(line.title)), state, str(line.attempts), took, escape(trouble(line)))
     return table
 
 
@@ -146,7 +146,7 @@ def glance(seen: Overview, spent: Iterable[str]) -> Group:
     if seen.waiting_count > len(seen.waiting):
         parts.append(f"again later: {seen.waiting_count - len(seen.waiting)} more jobs")
     parts += [
-        f"[magenta]blocked[/]  {held.jobs} jobs wait for {escape(held.job.title)} ({held.job.id[:8]}), which "
+        f"[magenta]blocked[/]  {held.jobs} jobs wait for {escape(plain(held.job.title))} ({held.job.id[:8]}), which "
         f"{'failed' if held.job.state == 'failed' else 'was cancelled'}: modelpress retry {held.job.id[:8]}"
         for held in seen.blocked
     ]
@@ -163,12 +163,12 @@ def running_words(line: JobLine, now: float) -> str:
     took = f" for {duration(max(now - line.since, 0))}" if line.since else ""
     predicted = f" of about {duration(line.expected.seconds.value)}" if line.expected else ""
     place = f", {owner_words(line.owner)}" if line.owner else ""
-    return f"{line.title}{took}{predicted}{place}{', its end is asked for' if line.cancel else ''}"
+    return f"{plain(line.title)}{took}{predicted}{place}{', its end is asked for' if line.cancel else ''}"
 
 
 def waiting_words(line: JobLine) -> str:
     """Return what is to be tried again, and why."""
-    again = f"{line.title} (tried {line.attempts} times{f', sparing more memory: step {line.economy}' if line.economy else ''})"
+    again = f"{plain(line.title)} (tried {line.attempts} times{f', sparing more memory: step {line.economy}' if line.economy else ''})"
     return f"{again}: {plain(line.reason)}" if line.reason else again
 
 
