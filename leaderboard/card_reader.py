@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from hub.local.cards import CardError, parse, texts
+from hub.local.cards import CardError, front_matter, parse, texts
 
 MAX_CARD = 4 << 20
+_KEY = re.compile(r"^([A-Za-z_][\w-]{0,60}):(?=\s|$)", re.MULTILINE)
 _TITLE = re.compile(r"^# +(.{1,400})$", re.MULTILINE)
 _ROW = re.compile(r"^\|(.{1,2000})\|\s*$", re.MULTILINE)
 _SHA256 = re.compile(r"(?<![0-9a-f])[0-9a-f]{64}(?![0-9a-f])")
@@ -73,6 +75,8 @@ def read(card: str) -> CardClaims:
     named = title.group(1).strip() if title else ""
     try:
         data = parse(card)
+        if twice := [key for key, count in Counter(_KEY.findall(front_matter(card) or "")).items() if count > 1]:
+            raise CardError(f"the key {twice[0]} stands there twice, and readers differ in which one they take")
         if data:
             from huggingface_hub import ModelCardData
 

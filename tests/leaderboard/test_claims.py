@@ -1,0 +1,158 @@
+"""The lie detector: each claim of a card against bytes that bear it out, and against others; any repository, ours or another's."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from types import SimpleNamespace
+
+import pytest
+
+from hub.packing import Tensors
+from leaderboard import cards
+from leaderboard.card_reader import bits_in, counts_in, read
+from leaderboard.claims import compare, contradictions
+
+REPO = "press/tiny-llama-gptq-w4a16-g128"
+GPTQ = {"quant_method": "gptq", "bits": 4, "group_size": 128, "desc_act": False, "sym": True, "checkpoint_format": "gptq"}
+CONFIG = {"architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": 256, "intermediate_size": 768, "dtype": "bfloat16"}
+DENSE: Tensors = {"model.layers.0.mlp.up_proj.weight": ("BF16", (512, 256)), "model.embed_tokens.weight": ("BF16", (100, 256))}
+
+
+def words(bits: int = 4) -> Tensors:
+    """A linear layer of 512 x 256 weights in groups of 128 as GPTQ lays it out, and an embedding."""
+    stem = "model.layers.0.mlp.up_proj"
+    return {
+        f"{stem}.qweight": ("I32", (256 * bits // 32, 512)),
+        f"{stem}.qzeros": ("I32", (2, 512 * bits // 32)),
+        f"{stem}.scales": ("F16", (2, 512)),
+        f"{stem}.g_idx": ("I32", (256,)),
+        "model.embed_tokens.weight": ("BF16", (100, 256)),
+    }
+
+
+def lies(card: str, repo_id: str = "someone/model", config: dict | None = None, tensors: Tensors | None = None, **more: object) -> set[str]:
+    """The names of the claims that fail."""
+    stated = CONFIG if config is None else config
+    return {check.name for check in contradictions(card, repo_id=repo_id, config=stated, tensors=tensors or DENSE, **more)}  # type: ignore[arg-type]
+
+
+def front(**data: object) -> str:
+    return "---\n" + "".join(f"{key}: {value}\n" for key, value in data.items()) + "---\n"
+
+
+def test_our_own_card_tells_no_lie_and_each_change_to_it_is_one(make: SimpleNamespace) -> None:
+    record, base = make.judged(make.variant()), make.base()
+    assert record.artifact is not None
+    artifact = replace(record.artifact, parameters=512 * 256 + 100 * 256)
+    record = replace(record, artifact=artifact)
+    card = cards.render(record, base, [], repo_id=REPO, hub_url="https://huggingface.co")
+    files = {file.path: (file.size, file.sha256) for file in artifact.files}
+    config = {**CONFIG, "quantization_config": GPTQ}
+    bytes_of = {"config": config, "tensors": words(), "manifest": artifact, "base": base.candidate, "files": files}
+
+    found = compare(card, repo_id=REPO, **bytes_of)
+    assert {one.name: one.state for one in found if one.state != "passed"} == {}, found
+    assert len(found) == 11
+
+    def changed(old: str, new: str) -> set[str]:
+        assert old in card, old
+        return lies(card.replace(old, new), REPO, **bytes_of)
+
+    assert changed("- w4a16\n", "- w8a16\n") == {"card_bits"}
+    assert changed("- 4-bit\n", "- 4-bit\n- int8\n") == {"card_bits"}
+    assert changed("- gptq\n", "- bitsandbytes\n") == {"card_format"}
+    assert changed("base_model:\n- sample-org/tiny-llama\n", "base_model:\n- sample-org/huge-llama\n") == {"card_base_model"}
+    assert changed("base_model_relation: quantized", "base_model_relation: finetune") == {"card_base_model"}
+    assert changed("library_name: transformers", "library_name: gguf") == {"card_library"}
+    assert changed("license: apache-2.0", "license: mit") == {"card_licence"}
+    assert changed("quantized_by: press", "quantized_by: other") == {"card_quantized_by"}
+    assert changed("# tiny-llama-gptq-w4a16-g128\n", "# tiny-llama-awq-w4a16-g128\n") >= {"card_name", "card_format"}
+    assert changed(f'from_pretrained("{REPO}")', 'from_pretrained("evil/model")') == {"card_name"}
+    assert changed("d" * 64, "e" * 64) == {"card_files"}
+    assert changed(artifact.digest, "0" * 16) == {"card_recipe"}
+    assert changed(record.base.sha, "f" * 40) == {"card_recipe"}
+    assert changed("license: apache-2.0\n", "license: &a [*a]\n") == {"card_metadata"}
+    assert changed("license: apache-2.0\n", "license: mit\nlicense: apache-2.0\n") == {"card_metadata"}
+    assert changed("model-index:\n", "model-index: 3\nindex:\n") == {"card_metadata"}
+
+    # The same true card over other bytes.
+    assert "card_bits" in lies(
+        card, REPO, **{**bytes_of, "tensors": words(8), "config": {**CONFIG, "quantization_config": {**GPTQ, "bits": 8}}}
+    )
+    assert "card_bits" in lies(card, REPO, **{**bytes_of, "tensors": words(8)}), "config and card may agree on what is not so"
+    assert "card_parameters" in lies(card, REPO, **{**bytes_of, "manifest": replace(artifact, parameters=10**6)})
+    assert "card_files" in lies(card, REPO, **{**bytes_of, "files": {**files, "config.json": (1, "c" * 64)}})
+    assert "card_files" in lies(card, REPO, **{**bytes_of, "files": {}})
+
+
+@pytest.mark.parametrize(
+    ("repo_id", "card", "wrong"),
+    [
+        ("org/Llama-3-8B", front(license="mit"), {"card_parameters"}),  # 0.16 million weights are not 8 thousand million
+        ("org/tiny-157K", front(license="mit"), set()),
+        ("org/tiny-157K-bf16", front(tags="[bf16]"), set()),
+        ("org/model-GPTQ-Int4", front(tags="[gptq, 4-bit]"), {"card_bits", "card_format"}),
+        ("org/model-AWQ", front(), {"card_format"}),
+        ("org/model", front(base_model="org/model"), {"card_base_model"}),
+        ("org/model", front(base_model="org/base", base_model_relation="quantized"), {"card_base_model"}),
+        ("org/base-4bit-chat", front(base_model="other/base-4bit", base_model_relation="finetune"), set()),
+        ("org/model", front(quantized_by="me"), {"card_quantized_by"}),
+        ("org/model", front(library_name="gguf"), {"card_library"}),
+        ("org/model", front(library_name="something-new"), set()),
+        ("org/model", "no front matter at all", set()),
+        ("org/model", "---\nlicense: [\n---\n", {"card_metadata"}),
+        ("org/model", "---\n" + "a: " + "[" * 90 + "]" * 90 + "\n---\n", {"card_metadata"}),
+        ("org/model", "| `model.safetensors` | 5 B | `" + "0" * 64 + "` |\n", {"card_files"}),
+        ("org/model", "| `model.safetensors` | 7 B | `" + "a" * 64 + "` |\n", {"card_files"}),
+        ("org/model", "| `model.safetensors` | 5 B | `" + "a" * 64 + "` |\n", set()),
+    ],
+)  # fmt: skip
+def test_cards_of_others_on_dense_weights(repo_id: str, card: str, wrong: set[str]) -> None:
+    files = {"model.safetensors": (5, "a" * 64), "config.json": (2, None)}
+    assert lies(card, repo_id, files=files) == wrong
+
+
+@pytest.mark.parametrize(
+    ("quantization", "tensors", "said", "wrong"),
+    [
+        (GPTQ, words(), "GPTQ-Int4", set()),
+        (GPTQ, words(), "GPTQ-Int8", {"card_bits"}),
+        (GPTQ, words(), "GPTQ-INT8-INT4", {"card_bits"}),
+        ({**GPTQ, "bits": 8}, words(8), "w8a16", set()),
+        (
+            {"quant_method": "compressed-tensors", "config_groups": {"0": {"targets": ["Linear"], "weights": {"num_bits": 4}}}},
+            {"model.layers.0.mlp.up_proj.weight": ("I8", (512, 256)), "model.layers.0.mlp.up_proj.weight_scale": ("BF16", (512, 1))},
+            "GPTQ-W4A8",
+            set(),
+        ),
+        (
+            {"quant_method": "compressed-tensors", "config_groups": {"0": {"targets": ["Linear"], "weights": {"num_bits": 8}}}},
+            {"model.layers.0.mlp.up_proj.weight": ("F8_E4M3", (512, 256)), "model.layers.0.mlp.up_proj.weight_scale": ("BF16", (512, 1))},
+            "FP8-dynamic",
+            set(),
+        ),
+        (
+            {"quant_method": "bitsandbytes", "load_in_4bit": True},
+            {
+                "model.layers.0.mlp.up_proj.weight": ("U8", (512 * 128, 1)),
+                "model.layers.0.mlp.up_proj.weight.absmax": ("F32", (2048,)),
+                "model.layers.0.mlp.up_proj.weight.quant_state.bitsandbytes__nf4": ("U8", (80,)),
+            },
+            "bnb-4bit",
+            set(),
+        ),
+        ({"quant_method": "awq", "bits": 4}, DENSE, "AWQ-w4a16", {"card_bits"}),  # it says packed everywhere, and nothing is
+    ],
+)
+def test_cards_of_others_on_packed_weights(quantization: dict, tensors: Tensors, said: str, wrong: set[str]) -> None:
+    config = {**CONFIG, "quantization_config": quantization}
+    assert lies(front(tags=f"[{said}]"), f"org/model-{said}", config, tensors) == wrong
+
+
+def test_words_are_read_as_people_write_them() -> None:
+    said = ["W4A16 NVFP4 MXFP4A16 q8_0 Q4_K_M 3-bit 2bits INT8 nf4 fp8_dynamic", "8B 7b v1.5 2of4 4096 w3.5 b4 x4bit"]
+    assert set(bits_in(said)) == {2, 3, 4, 8}
+    assert bits_in(["Llama-3.2-1B-Instruct", "g128", "K8"]) == {}
+    assert [value for _, value in counts_in(["stories260K", "Qwen2.5-0.5B-4bit", "8x7B", "30B-A3B", "q4_k_m"])] == [0.5e9, 30e9]
+    assert read("---\nlicense: mit\n---\n# Ti tle\n").title == "Ti tle"
+    assert read("x" * (5 << 20)).fault.startswith("the card has 5242880 characters")
