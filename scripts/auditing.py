@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hub.domain import Failure, Job
-from hub.errors import GateRefusal, HubConflict, HubUnreachable, JobDied, ModelPressError, OutOfDisk, StoreError, TimedOut, Unavailable
+from hub.errors import GateRefusal, HubConflict, HubUnreachable, JobDied, ModelPressError, OutOfDisk, StoreError, Unavailable
 from hub.history import Audit, BaseRecord, Check, Release, VariantRecord
 from modelpress.pipeline import Refused, now
 
@@ -126,7 +126,7 @@ class _Examination:
                 raise Unavailable(f"its card asks for what is not installed here: {', '.join(missing)}", hint=f"pip install {missing[0]}")
             self._judge(there)
             self._measure(there)
-        if card and not self.base.candidate.gated:  # a stranger's commands have no token, so a gate keeps them out
+        if card:
             self._use(card)
 
     @cached_property
@@ -184,22 +184,17 @@ class _Examination:
 
     def _use(self, card: TrustedCard) -> None:
         """Run what the card prints. What fails is run once more, if the hub is there at all: then it was not the network."""
-        from runners import card_commands
+        from modelpress.verifying import commands
 
+        run = commands(self.session, self.record)
+        if run is None:
+            return
         for _ in range(2):
-            outcomes = card_commands.run(
-                card,
-                endpoint=self.session.endpoint,
-                scratch=self.scratch,
-                timeout_s=self.session.settings.farm.timeout_s,
-                memory_bytes=self.session.memory_bytes,
-            )
-            if over := next((one for one in outcomes if one.over_limit), None):
-                raise TimedOut(f"the card's command {over.command}: {over.detail}", hint="Raise farm.timeout_s or farm.memory_gib.")
-            if card_commands.check(outcomes).passed:
+            check = run(card.content, card.expected_sha256)
+            if check.passed:
                 return
             self._stranger.head(self.release.repo_id)
-        raise GateRefusal(card_commands.check(outcomes).detail)
+        self._demand([check])
 
     def _job(self, job: Job, there: Served, doing: str) -> JobResult:
         from leaderboard.audit import broke
