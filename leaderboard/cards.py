@@ -43,22 +43,19 @@ class Extras:
     """What is known at publishing beside the record.
 
     `protocol` is the card's own in full, `further` are the others under which the variant was measured; `changes` the changelog, newest
-    first; `notices` what a licence wants said beyond what `hub.licences` knows; `sibling_repos` where each variant (by its id) is or will
-    be; `audit` the newest look at the release.
+    first; `sibling_repos` where each variant (by its id) is or will be; `audit` the newest look at the release.
     """
 
     protocol: Protocol | None = None
     further: tuple[Protocol, ...] = ()
-    task_protocols: tuple[Protocol, ...] = ()
     changes: tuple[Change, ...] = ()
-    notices: tuple[str, ...] = ()
     sibling_repos: tuple[tuple[str, str], ...] = ()
     audit: Audit | None = None
 
     @property
     def protocols(self) -> dict[str, Protocol]:
         """All protocols that are known in full, by name."""
-        return {one.name: one for one in (*self.further, *self.task_protocols, self.protocol) if one}
+        return {one.name: one for one in (*self.further, self.protocol) if one}
 
 
 NOTHING_MORE = Extras()
@@ -124,7 +121,6 @@ def _view(
     base = replace(base, environment=base.environment_under(beside.protocol))
     demanded = policy.demands(base.candidate.license, base.candidate.license_name)
     copied = "A copy of the licence lies beside the files." if demanded.agreement else ""
-    notes = (demanded.notice, copied, demanded.restrictions, *extras.notices)
     benches = card_tables.benches(record, base, beside.protocol, extras.protocols)
     return {
         **_family(record, base, others, beside.protocol, hub_url, extras),
@@ -153,7 +149,7 @@ def _view(
         "limits": words.limits(record, beside),
         "license": _licence_words(record, base, hub_url),
         "owner": record.base.repo_id.split("/")[0],
-        "demands": [words for words in dict.fromkeys(notes) if words and words != demanded.badge],
+        "demands": [words for words in (demanded.notice, copied, demanded.restrictions) if words],
         "changes": (*extras.changes, Change(day=artifact.made_at[:10], what=f"artifact {artifact.digest} made")),
     }
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from hub import names
 from hub.errors import PolicyRefusal
-from hub.history import Audit, Release, VariantRecord
+from hub.history import Audit, Release, ReleaseChange, VariantRecord
 from leaderboard import stats, text, words
 from leaderboard.card_tables import NAMES, value
 from leaderboard.text import Markdown, code, link, markdown
@@ -16,6 +18,14 @@ def standing(record: VariantRecord) -> Release | None:
     """Return the record's release where it is of the record's own artifact: a new one is neither retired nor superseded by what was."""
     release = record.release
     return release if release and record.artifact and release.artifact_digest == record.artifact.digest else None
+
+
+def newest(record: VariantRecord, audits: Sequence[Audit], changes: Sequence[ReleaseChange]) -> Audit | None:
+    """Return the last audit of what is released now; one of an artifact that another has replaced since says nothing of this one."""
+    if standing(record) is None:
+        return None
+    since = max((change.at for change in changes if change.kind in ("released", "replaced")), default="")
+    return max((audit for audit in audits if audit.at >= since), key=lambda audit: audit.at, default=None)
 
 
 def successor(record: VariantRecord) -> str | None:

@@ -20,7 +20,7 @@ from hub.domain import Artifact, ModelRef
 from hub.errors import BadCheckpoint, GateRefusal, HubConflict, HubNotFound, PolicyRefusal, StoreError
 from hub.history import BaseRecord, Release, ReleaseChange, VariantRecord
 from hub.protocol import Protocol
-from leaderboard import claims, gate, stats
+from leaderboard import claims, gate, notices, stats
 from leaderboard.cards import Extras
 from leaderboard.naming import Names
 from leaderboard.proposal import CARD, Head, Order, Proposal, identity, lies_whole, look, propose, unchanged
@@ -173,14 +173,14 @@ class Publisher:
 
     def _extras(self, record: VariantRecord, base: BaseRecord, siblings: Sequence[VariantRecord]) -> Extras:
         beside = stats.shared_protocol(record.measurements, base.measurements)
-        others = sorted({one.protocol for one in record.measurements if "task" in one.conditions} - {beside})
-        demanded = policy.demands(base.candidate.license, base.candidate.license_name)
+        others = sorted({one.protocol for one in record.measurements} - {beside})
         known: dict[str, Protocol] = self._protocols
+        published, repo_id = self._store.published, self.names.of(record)
         return Extras(
             protocol=known.get(beside or ""),
-            task_protocols=tuple(known[name] for name in others if name in known),
+            further=tuple(known[name] for name in others if name in known),
             sibling_repos=tuple((other.variant_id, self.names.of(other)) for other in siblings if gate.let_through(other)),
-            notices=tuple(words for words in (demanded.badge, demanded.restrictions) if words),
+            audit=notices.newest(record, published.audits(record.variant_id), published.changes(repo_id)),
         )
 
     def _place(self, order: Order, *, must_exist: bool = False) -> Release:

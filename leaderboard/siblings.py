@@ -56,6 +56,7 @@ def table(
     rows: list[Row] = [(link(f"{ref.name} (base)", address(ref.repo_id)), "–", "1 ×", "±0", "0", "1 ×", "1 ×")]
     for item in members:
         beside = stats.compare(item, base, protocol=protocol)
+        engine = stats.other_engine(item.measurements, base.measurements, protocol)
         label = Markdown(f"**{markdown(item.recipe.name)}** (this one)") if item.variant_id == record.variant_id else None
         rows.append(
             (
@@ -64,7 +65,7 @@ def table(
                 shown(beside.size, text.times),
                 shown(beside.perplexity_ratio, text.percent_change),
                 shown(beside.kl_divergence, text.uncertain),
-                shown(beside.decode, text.times),
+                f"{shown(beside.decode, text.times)}{f', in {engine[0]}' if engine and beside.decode else ''}",
                 shown(beside.memory, text.times),
             )
         )

@@ -17,10 +17,10 @@ from markdown_it import MarkdownIt
 
 from hub.domain import Calibration, Measurement, Recipe, Step, StepRecord, Thresholds
 from hub.errors import PolicyRefusal
-from hub.history import Audit, Release, VariantRecord
+from hub.history import Audit, Release, ReleaseChange, VariantRecord
 from hub.local import cards as hub_cards
 from hub.protocol import Memory, Protocol, Quality, Speed, Tasks, Text
-from leaderboard import cards, families, frontmatter, overtaking, siblings, words
+from leaderboard import cards, families, frontmatter, notices, overtaking, siblings, words
 from leaderboard.cards import Change, Extras
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -268,6 +268,7 @@ def test_every_format_says_how_it_is_loaded(make: SimpleNamespace) -> None:
         in card
     )
     assert "two engines" not in render(make, awq(make))
+    assert "| 0.45 ± 0.04 ×, in llama-cpp-python |" in card
     assert "the base's speed, both timed in turns (it in llama-cpp-python, the base in transformers): **slower" in card
 
 
@@ -636,6 +637,16 @@ def test_what_an_audit_found_is_told(make: SimpleNamespace) -> None:
     assert "> **The audit of 2026-12-24 found this release broken**: x \\| y" in broken.split("## Which")[0]
     assert "was downloaded and failed: x \\| y" in broken
     assert "Last verified" not in broken
+
+
+def test_an_audit_of_what_was_replaced_says_nothing_of_what_is_there(make: SimpleNamespace) -> None:
+    record = released(awq(make), newer=None)
+    first, later = replace(audit(make, record), at="2026-12-01T00:00:00+00:00"), audit(make, record)
+    old = ReleaseChange(repo_id="modelpress/x", at="2026-11-21T00:00:00+00:00", kind="released", what="", content="")
+    assert notices.newest(record, (first, later), (old,)) == later
+    assert notices.newest(record, (first,), (old, replace(old, kind="replaced", at="2026-12-02T00:00:00+00:00"))) is None
+    assert notices.newest(record, (first,), (old, replace(old, kind="card", at="2026-12-02T00:00:00+00:00"))) == first
+    assert notices.newest(awq(make), (first,), (old,)) is None, "not released"
 
 
 def test_the_licence_shows_what_it_demands(make: SimpleNamespace) -> None:
