@@ -23,7 +23,7 @@ _UNITS = {"B": 1, "bytes": 1, "kB": 1e3, "KB": 1e3, "MB": 1e6, "GB": 1e9, "TB": 
 _BITS = re.compile(
     r"(?i)(?<![a-z0-9.])(?:w(\d{1,2})a\d{1,2}|(?:u?int|fp|nf|[mn][xv]fp|bf)(\d{1,2})|(\d{1,2})[- ]?bits?|t?q(\d)(?:_[0-9kslmx]+)+)(?![0-9])"
 )
-_COUNT = re.compile(r"(?<![A-Za-z0-9.])(\d{1,4}(?:\.\d{1,3})?)([KMBkmb])(?![A-Za-z0-9])")
+_COUNT = re.compile(r"(?<![A-Z0-9.x])(\d{1,4}(?:\.\d{1,3})?)([MBmb])(?![A-Za-z0-9])")  # 128k is a context, A3B and 8x7B a part
 _REPOSITORY = re.compile(r"""(?:from_pretrained\(\s*["']|hf download +|huggingface-cli download +)([\w.-]{1,96}/[\w.-]{1,96})""")
 _FORMAT = re.compile(r"(?i)(?<![a-z0-9])(gptq|awq|bitsandbytes|bnb|gguf|compressed-tensors|torchao|onnx|openvino|mlx|exl[23])(?![a-z0-9])")
 
@@ -120,5 +120,5 @@ def formats_in(words: Iterable[str]) -> list[str]:
 
 def counts_in(words: Iterable[str]) -> list[tuple[str, float]]:
     """Return the numbers of parameters that some words claim (135M, 1.1B), each with its words."""
-    scale = {"k": 1e3, "m": 1e6, "b": 1e9}
+    scale = {"m": 1e6, "b": 1e9}
     return [(number + letter, float(number) * scale[letter.lower()]) for number, letter in _COUNT.findall(" ".join(words))]

@@ -89,8 +89,9 @@ def test_our_own_card_tells_no_lie_and_each_change_to_it_is_one(make: SimpleName
     ("repo_id", "card", "wrong"),
     [
         ("org/Llama-3-8B", front(license="mit"), {"card_parameters"}),  # 0.16 million weights are not 8 thousand million
-        ("org/tiny-157K", front(license="mit"), set()),
-        ("org/tiny-157K-bf16", front(tags="[bf16]"), set()),
+        ("org/tiny-0.16M", front(license="mit"), set()),
+        ("org/tiny-0.16M-128k-1M", front(license="mit"), set()),
+        ("org/tiny-128k-bf16", front(tags="[bf16]"), set()),
         ("org/model-GPTQ-Int4", front(tags="[gptq, 4-bit]"), {"card_bits", "card_format"}),
         ("org/model-AWQ", front(), {"card_format"}),
         ("org/model", front(base_model="org/model"), {"card_base_model"}),
@@ -153,6 +154,6 @@ def test_words_are_read_as_people_write_them() -> None:
     said = ["W4A16 NVFP4 MXFP4A16 q8_0 Q4_K_M 3-bit 2bits INT8 nf4 fp8_dynamic", "8B 7b v1.5 2of4 4096 w3.5 b4 x4bit"]
     assert set(bits_in(said)) == {2, 3, 4, 8}
     assert bits_in(["Llama-3.2-1B-Instruct", "g128", "K8"]) == {}
-    assert [value for _, value in counts_in(["stories260K", "Qwen2.5-0.5B-4bit", "8x7B", "30B-A3B", "q4_k_m"])] == [0.5e9, 30e9]
+    assert [value for _, value in counts_in(["stories42M", "Qwen2.5-0.5B-4bit", "8x7B", "30B-A3B", "q4_k_m"])] == [42e6, 0.5e9, 30e9]
     assert read("---\nlicense: mit\n---\n# Ti tle\n").title == "Ti tle"
     assert read("x" * (5 << 20)).fault.startswith("the card has 5242880 characters")
