@@ -92,12 +92,8 @@ def test_every_fault_ends_in_one_release(world: World) -> None:
 
 def test_a_hub_that_asks_to_wait_long_is_left_alone_and_the_rest_comes_later(world: World) -> None:
     records = [world.press(), world.press("gptq-w4a16-g64", params=64)]
-    for method, path in (
-        ("POST", "/commit/"),
-        ("POST", "/preupload/"),
-        ("POST", "/api/repos/create"),
-        ("GET", "^/api/models/[^/]+/[^/]+$"),
-    ):
+    for path in ("/api/repos/create", "^/api/models/[^/]+/[^/]+$", "/preupload/", "/commit/"):
+        method = "GET" if path.startswith("^") else "POST"
         world.fault(kind="status", method=method, path=path, status=429, headers={"Retry-After": "3600"}, times=0)
         began = time.monotonic()
         done = publishing.publish(world.session())
