@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import settings
@@ -42,12 +44,32 @@ def samples() -> Path:
     return REPO / "hub" / "local" / "samples" / "modelpress-samples"
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep tests that share dear fixtures in one worker (`--dist loadgroup`): those of a file, and all that look at one quick run.
+DEAR = ("scripts/test_unattended", "runners/test_press", "scripts/test_faults", "scripts/test_run", "runners/test_methods")
+"""The files that take minutes, the longest first."""
 
-    The whole runs of the commands take longest, so they begin first, and no worker waits for them alone at the end.
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the files that take longest, so that no worker waits for another one alone at the end."""
+    items.sort(key=lambda item: next((place for place, name in enumerate(DEAR) if f"tests/{name}.py" in item.nodeid), len(DEAR)))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Keep tests that share dear fixtures in one worker: those of a file, and the files that look at one quick run.
+
+    xdist's own groups (`--dist loadgroup`, `xdist_group`) are lost: it writes them into ids that pytest 9 no longer reads.
     """
-    items.sort(key=lambda item: "tests/scripts/test_run" not in item.nodeid)
-    for item in items:
-        shared_run = "quick_run" in getattr(item, "fixturenames", ())
-        item.add_marker(pytest.mark.xdist_group("quick run" if shared_run else item.nodeid.split("::")[0]))
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByFile(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return group(config.rootpath / nodeid.split("::")[0])
+
+    config.option.loadscopereorder = False  # it would begin with the files that hold most tests, which are the cheap ones
+    return ByFile(config, log)
+
+
+@cache
+def group(file: Path) -> str:
+    """Return what names the group of a test file."""
+    return "quick run" if "quick_run" in file.read_text(encoding="utf-8") else str(file)
