@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 
 from hub.domain import Artifact, ModelRef
-from runners import checkpoint, recipes
+from hub.errors import BadCheckpoint
+from runners import checkpoint, headers, recipes, secrets
 from runners.inspection import inspect
+from runners.readers import gguf
 
 pytestmark = [pytest.mark.integration, pytest.mark.shared]
 
@@ -106,3 +108,57 @@ def test_without_a_manifest_a_checkpoint_is_not_whole(variant: Path, base: Path)
     assert inspect(variant, RECIPE, base).missing_files == (checkpoint.MANIFEST,)
     (variant / checkpoint.MANIFEST).write_text("{}")
     assert inspect(variant, RECIPE, base).checksum_errors[0].startswith(checkpoint.MANIFEST)
+
+
+def test_secrets_are_found_by_their_form_and_words_are_not(tmp_path: Path) -> None:
+    drawn = "aB3dE6fG9hJ2kL5mN8pQ1rS4tU7vW0xYzA"
+    pem = "-----BEGIN {}PRIVATE KEY-----\n" + "MIIEvQIBADANBgkqhkiG9w0BAQEFAASCBKcwggSjAgEAAoIBAQ"
+    real = {
+        "Hugging Face token": f"token: hf_{drawn}",
+        "AWS access key": "aws_access_key_id=AKIAQ3EGRZN7WLTK2MHV",
+        "GitHub token": f"https://ghp_{drawn}X9@github.com",
+        "private key": pem.format("RSA "),
+        "Google API key": "AIzaSyD4kT9wQ2mZ7xVbN1cR6uHpL3gJfYsE8oA",
+        "Weights & Biases key": "WANDB_API_KEY=0f3a9c1e7b2d8465f0a1c3e5b7d9284603f1a5c7",
+    }
+    files = {}
+    for number, (what, text) in enumerate(real.items()):
+        files[f"{number}.txt"] = tmp_path / f"{number}.txt"
+        files[f"{number}.txt"].write_text("x" * (1 << 20) + "\n" + text + "\n")  # over the border of what is read at once
+        assert list(secrets.find({"a.txt": files[f"{number}.txt"]})) == [f"a.txt: {what}, line 2"], what
+    innocent = [
+        "hf_" + "x" * 34, "hf_hub_download_from_the_hugging_face_hub", "AKIAIOSFODNN7EXAMPLE", "-----BEGIN PUBLIC KEY-----",
+        "the header is -----BEGIN RSA PRIVATE KEY----- and then the key", "sk-learn", "sha256: " + "0f3a9c1e" * 8, "ghp_" + "a" * 36,
+        drawn, f"xhf_{drawn}", f"hf_{drawn}{drawn}",
+    ]  # fmt: skip
+    plain = tmp_path / "tokenizer.json"
+    plain.write_text("\n".join(innocent))
+    assert list(secrets.find({"tokenizer.json": plain})) == []
+    (tmp_path / "link").symlink_to(files["0.txt"])
+    assert list(secrets.find({"link": tmp_path / "link", "gone": tmp_path / "gone"})) == []
+
+
+def test_without_recipe_and_base_nothing_is_promised_and_nothing_missed(variant: Path, base: Path) -> None:
+    (variant / checkpoint.MANIFEST).unlink()
+    (variant / "notes.txt").write_text("whatever")
+    facts = inspect(variant, None, None)
+    assert facts.loads
+    assert (facts.packed_expected, facts.tensor_bytes_expected, facts.layers) == (0, 0, {})
+    assert (facts.missing_files, facts.unexpected_files, facts.checksum_errors, facts.unlike_base) == ((), (), (), ())
+    assert facts.tensor_bytes_found == sum(tensor.tensor.bytes for tensor in headers.stored_tensors(variant).values())
+
+
+def test_the_keys_of_a_gguf_file_are_read(tmp_path: Path) -> None:
+    import gguf as library
+
+    writer = library.GGUFWriter(tmp_path / "model.gguf", "llama")
+    writer.add_block_count(2)
+    writer.add_token_list(["a", "b"])
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    assert set(gguf.keys(tmp_path / "model.gguf")) == {"general.architecture", "llama.block_count", "tokenizer.ggml.tokens"}
+    (tmp_path / "model.gguf").write_bytes((tmp_path / "model.gguf").read_bytes()[:40])
+    with pytest.raises(BadCheckpoint, match="truncated"):
+        gguf.keys(tmp_path / "model.gguf")
