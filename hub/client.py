@@ -23,6 +23,7 @@ from hub.transport import calling, library, patiently
 T = TypeVar("T")
 
 _SHA = re.compile(r"[0-9a-f]{40}")
+_TOKEN = re.compile(r"[!-~]+")
 _LIBRARY = "modelpress"
 _MAX_TEXT = 4 << 20
 _DETAIL_THREADS = 8
@@ -47,13 +48,15 @@ class HubClient:
     """
 
     def __init__(self, *, endpoint: str, token: str | None, cache_dir: Path, patience_s: float = 30.0) -> None:
-        """Name the Hub; nothing is asked yet. Raise `UsageError` for an address to which a token must not be sent."""
+        """Name the Hub; nothing is asked yet. Raise `UsageError` for an address to which a token must not be sent, and for what is none."""
         try:
             self.endpoint = check_endpoint(endpoint)
         except ValueError as error:
             raise UsageError(f"the Hub's address {error}", hint="Set hub.endpoint in modelpress.toml.") from error
+        if token and not _TOKEN.fullmatch(token):
+            raise UsageError("the token for the Hub holds a space, a line's end or a letter that no token has", hint="Copy it again.")
         self.cache_dir = cache_dir
-        self._token = token
+        self._token = token or None
         self._patience_s = patience_s
 
     # -- reading

@@ -9,10 +9,12 @@ import os
 import socket
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import replace
+from email.utils import formatdate
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -633,3 +635,57 @@ def test_a_full_disk_is_told_and_leaves_nothing_half_made(
     with pytest.raises(OutOfDisk):
         reader.download(published, into=tmp_path / "copy")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["other"]
+
+
+# -- waiting as long as the Hub asks, and tokens in its words
+
+
+def test_how_long_the_hub_asks_to_wait() -> None:
+    asked = transport.asked_to_wait
+    assert asked({"Retry-After": "120"}) == 120
+    soon = formatdate(time.time() + 60, usegmt=True)
+    assert 50 < (asked({"Retry-After": soon}) or 0) <= 61
+    assert asked({"Retry-After": "Wed, 21 Oct 2015 07:28:00 GMT"}) == 0
+    assert asked({"ratelimit": '"api";r=0;t=55'}) == 55
+    for nothing in ({}, {"Retry-After": "soon"}, {"Retry-After": "-1"}, {"ratelimit": '"api";r=7;t=55'}):
+        assert asked(nothing) is None
+
+
+@pytest.mark.parametrize("path", ["^/api/models/[^/]+/[^/]+$", "/tree/", "/api/validate-yaml", "/preupload/"])
+def test_a_wait_that_is_asked_for_is_taken_or_refused_at_once(
+    client: HubClient, published: ModelRef, fault: Callable[..., None], hub: LocalHub, path: str
+) -> None:
+    actions: dict[str, Callable[[], object]] = {
+        "/tree/": lambda: client.files(published.repo_id, published.sha),
+        "/api/validate-yaml": lambda: client.validate_card(CARD),
+        "/preupload/": lambda: client.commit(published.repo_id, {"new.txt": b"n"}, message="New", parent=published.sha),
+    }
+    action = actions.get(path, lambda: client.head(published.repo_id))
+    fault("status", path, status=429, headers={"Retry-After": "3600"}, times=0)
+    begun = time.monotonic()
+    with pytest.raises(HubUnreachable, match=r"asks to slow down.*it asks to wait 3600 s") as caught:
+        action()
+    assert time.monotonic() - begun < 5
+    assert caught.value.retry_after == 3600
+    assert _used(hub) == 1
+    httpx.delete(f"{hub.endpoint}/api/_faults", headers={"Authorization": f"Bearer {hub.write_token}"}).raise_for_status()
+    fault("status", path, status=429, headers={"Retry-After": "1"})
+    begun = time.monotonic()
+    assert action() is not None
+    assert time.monotonic() - begun >= 1
+
+
+def test_a_token_that_the_hub_repeats_is_told_to_nobody(
+    hub: LocalHub, published: ModelRef, fault: Callable[..., None], tmp_path: Path
+) -> None:
+    writer = HubClient(endpoint=hub.endpoint, token=hub.write_token, cache_dir=tmp_path, patience_s=0)
+    for status in (401, 403, 500):
+        fault("status", "/commit/", method="POST", status=status, headers={"X-Error-Message": f"{'x' * 180} {hub.write_token} is wrong"})
+        with pytest.raises(HubError) as caught:
+            writer.commit(published.repo_id, {"a.txt": b"a"}, message="No", parent=None)
+        told = "".join(traceback.format_exception(caught.value)) + caught.value.hint
+        assert hub.write_token[:8] not in told
+        assert "[token]" in caught.value.message
+    with pytest.raises(UsageError) as refused:
+        HubClient(endpoint=hub.endpoint, token="hf_not\nfit", cache_dir=tmp_path)
+    assert "hf_not" not in refused.value.message + refused.value.hint
