@@ -165,8 +165,8 @@ def _family(
         "siblings": kin.table(record, base, shown, protocol, address),
         "family_size": len(members),
         "shortened": len(shown) < len(members),
-        "advice": words.advice(base, members, protocol),
-        "ladder": kin.ladder_rows(record, base, members, protocol, address),
+        "advice": words.advice(base, kin.offered(members), protocol),
+        "ladder": kin.ladder_rows(record, base, kin.offered(members), protocol, address),
     }
 
 

@@ -10,14 +10,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from hub.history import BaseRecord, VariantRecord
-from leaderboard import stats, text, words
+from leaderboard import notices, stats, text, words
 from leaderboard.card_tables import shown
 from leaderboard.gate import let_through
 from leaderboard.stats import Comparison, Estimate
 from leaderboard.text import Markdown, link, markdown
 
 MOST = 12
-_MOST_RUNGS = 6
 Row = tuple[str, ...]
 
 
@@ -25,6 +24,16 @@ def family(record: VariantRecord, siblings: Sequence[VariantRecord]) -> list[Var
     """Return the variants of the same base that passed the gate, this one among them, in a fixed order."""
     others = {other.variant_id: other for other in siblings if other.base == record.base and let_through(other)}
     return sorted({**others, record.variant_id: record}.values(), key=_order)
+
+
+def offered(members: Sequence[VariantRecord]) -> list[VariantRecord]:
+    """Return those of the members that are not deprecated: what may be recommended."""
+    return [item for item in members if not _deprecated(item)]
+
+
+def _deprecated(item: VariantRecord) -> bool:
+    release = notices.standing(item)
+    return release is not None and release.retired_at is not None
 
 
 def shortlist(record: VariantRecord, base: BaseRecord, members: Sequence[VariantRecord], protocol: str | None) -> list[VariantRecord]:
@@ -57,10 +66,12 @@ def table(
     for item in members:
         beside = stats.compare(item, base, protocol=protocol)
         engine = stats.other_engine(item.measurements, base.measurements, protocol)
-        label = Markdown(f"**{markdown(item.recipe.name)}** (this one)") if item.variant_id == record.variant_id else None
+        label = link(item.recipe.name, address(item.variant_id))
+        if item.variant_id == record.variant_id:
+            label = Markdown(f"**{markdown(item.recipe.name)}** (this one)")
         rows.append(
             (
-                label or link(item.recipe.name, address(item.variant_id)),
+                Markdown(f"{label} (deprecated)") if _deprecated(item) else label,
                 " → ".join(f"{step.method} {step.scheme}" for step in item.recipe.steps),
                 shown(beside.size, text.times),
                 shown(beside.perplexity_ratio, text.percent_change),
@@ -104,9 +115,7 @@ def ladder(base: BaseRecord, members: Sequence[VariantRecord], protocol: str | N
         last = rungs[-1].divergence if rungs else None
         if last is None or (rung.divergence and stats.surely_better(rung.divergence, last)):
             rungs.append(rung)
-    step = max(1.0, len(rungs) / _MOST_RUNGS)
-    kept = [rungs[int(place * step)] for place in range(min(len(rungs), _MOST_RUNGS))]
-    return [*kept, whole] if kept else []
+    return [*rungs, whole] if rungs else []
 
 
 def ladder_rows(

@@ -595,6 +595,18 @@ def test_each_memory_gets_what_is_closest_to_the_base_and_no_noise(make: SimpleN
     assert siblings.ladder(make.base(), [small], "another") == []
 
 
+def test_nothing_deprecated_is_recommended(make: SimpleNamespace) -> None:
+    best = make.judged(make.variant(make.recipe("best", format="awq"), kl=0.001, decode=900.0))
+    record = family(make)[0]
+    before, after = (
+        cards.render(record, make.base(), [other], repo_id="modelpress/x", hub_url=cards.PUBLIC_HUB).split("## Quality")[0]
+        for other in (best, released(best, why="it fails"))
+    )
+    assert "Closest to the base (KL divergence): best" in before
+    assert "Closest to the base (KL divergence): gptq-w4a16-g128" in after
+    assert re.findall(r"best[^|]*", after) == ["best](https://huggingface.co/modelpress/tiny-llama-best) (deprecated) "]
+
+
 def test_siblings_stand_under_the_cards_protocol_alone(make: SimpleNamespace) -> None:
     """One that was measured under another protocol too, and longer there, is not shown with those numbers."""
     other = make.variant(make.recipe("other", format="awq"), kl=0.02)
