@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from math import prod
 from typing import Any
@@ -17,6 +17,7 @@ Tensors = Mapping[str, tuple[str, tuple[int, ...]]]
 DENSE = "dense"
 FLOATS = frozenset(("F64", "F32", "F16", "BF16"))
 _WORD = 32
+_MOST_FORM, _MOST_REPEATS, _MOST_PARTS, _MOST_WORDS = 300, 3, 64, 10_000
 _IN_LAYER = re.compile(r"(?:^|\.)(?:layers|h|blocks|block|layer)\.\d+\.")
 _LAYER = re.compile(r"^(.*?(?:^|\.)(?:layers|h|blocks|block|layer)\.\d+)\.")
 # What no quantizer packs although it is a matrix: routers of experts, convolutions, tables of positions.
@@ -61,13 +62,19 @@ class Layer:
 
 
 def _names(pattern: str, name: str) -> bool:
-    """Whether an entry of a list of exceptions means a layer: a whole name, a part of its path, or `re:` and a pattern."""
-    if pattern.startswith(("re:", "-:")):
-        try:
-            return len(pattern) < 500 and re.match(pattern[3 if pattern.startswith("re:") else 2 :], name) is not None
-        except re.error:
-            return False
-    return f".{pattern}." in f".{name}."
+    """Whether an entry of a list of exceptions means a layer: a whole name, a part of its path, or `re:` and a pattern.
+
+    A pattern of others is only tried where it cannot take long: without groups that repeat, and with few parts that do.
+    """
+    if not pattern.startswith(("re:", "-:")):
+        return f".{pattern}." in f".{name}."
+    form = pattern[3 if pattern.startswith("re:") else 2 :]
+    if len(form) > _MOST_FORM or len(name) > _MOST_FORM or len(re.findall(r"[*+{]", form)) > _MOST_REPEATS or re.search(r"\)[*+{?]", form):
+        return False
+    try:
+        return re.match(form, name) is not None
+    except (re.error, RecursionError, OverflowError):
+        return False
 
 
 def scheme(config: Mapping[str, Any]) -> Scheme:
@@ -94,7 +101,7 @@ def _stated(method: str, stated: Mapping[str, Any]) -> tuple[list[Any], list[Any
         weights = [_mapping(_mapping(group).get("weights")) for group in _mapping(stated.get("config_groups")).values()]
         return [one.get("num_bits") for one in weights], [one.get("group_size") for one in weights]
     if method == "torchao":
-        words = json.dumps(stated.get("quant_type"))[:10_000]
+        words = _told(stated.get("quant_type"))
         found = re.findall(r'"weight_dtype": \{"_data": "u?int(\d)"', words) or re.findall(r"(?:Int|Float)(\d)(?=Weight)", words)[-1:]
         return [int(one) for one in found], [int(one) for one in re.findall(r'"group_size": (\d+)', words)]
     if method == "fp8":
@@ -104,6 +111,14 @@ def _stated(method: str, stated: Mapping[str, Any]) -> tuple[list[Any], list[Any
     dynamic = [entry for name, entry in _mapping(stated.get("dynamic")).items() if not name.startswith("-:") and isinstance(entry, dict)]
     each = [stated, *dynamic]
     return [one.get("bits", one.get("w_bit")) for one in each], [one.get("group_size", one.get("q_group_size")) for one in each]
+
+
+def _told(value: Any) -> str:
+    """Return a value's JSON, cut; nothing of one that is nested deeper than anybody would."""
+    try:
+        return json.dumps(value)[:_MOST_WORDS]
+    except (RecursionError, ValueError, TypeError):
+        return ""
 
 
 def _distinct(values: Iterable[Any]) -> tuple[int, ...]:
@@ -207,6 +222,12 @@ def _bytes(outline: tuple[str, tuple[int, ...]]) -> int:
     dtype, shape = outline
     weights, size = BLOCKS.get(dtype) or (8, BITS.get(dtype, 8))
     return -(-prod(shape) * size // weights)
+
+
+def inside(name: str, modules: Collection[str]) -> bool:
+    """Whether a tensor's name lies below one of some modules; names of very many parts, which no model has, lie below none."""
+    parts = name.split(".", _MOST_PARTS)[:_MOST_PARTS]
+    return any(".".join(parts[:end]) in modules for end in range(1, len(parts)))
 
 
 def decoder_layer(name: str) -> str:

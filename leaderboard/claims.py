@@ -240,20 +240,9 @@ def parameters(subject: Subject) -> int | None:
     if any(layer.weights is None for layer in packed) or not subject.tensors or subject.formats - {subject.scheme.method}:
         return None
     stems = {layer.name for layer in packed}
-    rest = [
-        (name, prod(shape))
-        for name, (_, shape) in subject.tensors.items()
-        if not any(name.startswith(f"{stem}.") for stem in _stems(name) if stem in stems)
-    ]
-    biases = sum(
-        prod(shape) for name, (_, shape) in subject.tensors.items() if name.endswith(".bias") and name.removesuffix(".bias") in stems
-    )
-    return sum(layer.weights or 0 for layer in packed) + sum(count for _, count in rest) + biases
-
-
-def _stems(name: str) -> list[str]:
-    parts = name.split(".")
-    return [".".join(parts[:end]) for end in range(1, len(parts))]
+    biases = {f"{stem}.bias" for stem in stems}
+    rest = (prod(shape) for name, (_, shape) in subject.tensors.items() if name in biases or not packing.inside(name, stems))
+    return sum(layer.weights or 0 for layer in packed) + sum(rest)
 
 
 def _table(subject: Subject) -> Finding:

@@ -168,14 +168,9 @@ def expected_bytes(scheme: Scheme, layers: tuple[Layer, ...], tensors: packing.T
         # Words whose number of weights leaves a choice are as many as they should be where the config's bits are among the choices.
         total += layer.overhead + (layer.words if layer.weights is None else layer.weights * (8 if whole else scheme.bits[0]) / 8)
     for tensor, (dtype, shape) in tensors.items():
-        if not any(tensor.startswith(f"{stem}.") for stem in _stems(tensor) if stem in packed):
+        if not packing.inside(tensor, packed):
             total += prod(shape) * (width if dtype in FLOATS else BITS.get(dtype, 8)) / 8
     return math.ceil(total)
-
-
-def _stems(name: str) -> list[str]:
-    parts = name.split(".")
-    return [".".join(parts[:end]) for end in range(1, len(parts))]
 
 
 def _files(there: Served, facts: Facts, unknown: str) -> Finding:

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from hub.packing import Tensors
+from hub.packing import Tensors, scheme
 from leaderboard import cards
 from leaderboard.card_reader import bits_in, counts_in, read
 from leaderboard.claims import compare, contradictions
@@ -157,3 +157,17 @@ def test_words_are_read_as_people_write_them() -> None:
     assert [value for _, value in counts_in(["stories42M", "Qwen2.5-0.5B-4bit", "8x7B", "30B-A3B", "q4_k_m"])] == [42e6, 0.5e9, 30e9]
     assert read("---\nlicense: mit\n---\n# Ti tle\n").title == "Ti tle"
     assert read("x" * (5 << 20)).fault.startswith("the card has 5242880 characters")
+
+
+def test_configs_and_names_of_others_that_would_take_for_ever_are_passed_over() -> None:
+    slow = {"quant_method": "compressed-tensors", "ignore": ["re:(a+)+$", "re:(a|a)*$", "re:" + "a*" * 40, "re:[", 7, "re:.*lm_head.*"]}
+    stated = scheme({"quantization_config": slow})
+    assert not stated.spares("a" * 60 + "b")
+    assert stated.spares("model.lm_head.x")
+    nested: dict = {}
+    for _ in range(5000):
+        nested = {"a": nested}
+    for odd in ({"quant_method": "torchao", "quant_type": nested}, {"quant_method": ["x"], "bits": True, "config_groups": [1]}, [], 7):
+        assert scheme({"quantization_config": odd}).bits == ()
+    dotted: Tensors = {"model.layers.0." + "a." * 200_000 + "weight": ("BF16", (4, 4)), **words(), "": ("F99", ()), ".": ("I4", (0,))}
+    assert lies(front(tags="[gptq, 4-bit]"), "org/model-1B-gptq", {**CONFIG, "quantization_config": GPTQ}, dotted) == {"card_parameters"}
