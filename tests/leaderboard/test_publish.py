@@ -334,14 +334,15 @@ def test_a_card_is_renewed_when_it_would_say_another_thing_and_else_left_alone(w
     assert "deprecated: a better one is there" in card
     assert world.store.published.current()[first.repo_id].verified_at == AT, "the bytes are those that were verified"
     assert [change.kind for change in world.store.published.changes(first.repo_id)] == ["released", "card", "retired"]
+    assert len(publishing.refresh(stage).cards) == 1, "the sibling's card recommends it no longer"
     assert not publishing.refresh(stage).cards
     world.store.published.retire(record.variant_id, at=AT, why="")
-    assert len(publishing.refresh(stage).cards) == 1
+    assert len(publishing.refresh(stage).cards) == 2
     assert [change.what for change in world.store.published.changes(first.repo_id)][-1] == "not deprecated any more"
     weights = world.home(record) / "model.safetensors"
     weights.unlink()
     world.store.published.retire(record.variant_id, at=AT, why="again")
-    assert len(publishing.refresh(stage).cards) == 1, "a card needs no weights on this disk"
+    assert len(publishing.refresh(stage).cards) == 2, "a card needs no weights on this disk"
 
 
 def test_a_new_revision_takes_the_place_of_the_old_one_and_says_why(world: World) -> None:
