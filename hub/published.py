@@ -94,6 +94,13 @@ class Published:
         with self._database.reading() as session:
             return {release.repo_id: release for release in records.releases(session)}
 
+    def at(self, repo_id: str) -> Release | None:
+        """Return what a repository holds now; None where nothing was released there."""
+        with self._database.reading() as session:
+            rows = select(ReleaseRow).where(ReleaseRow.repo_id == repo_id)
+            row = session.scalar(rows.order_by(ReleaseRow.released_at.desc(), ReleaseRow.variant_id.desc()).limit(1))
+            return records.release(row) if row else None
+
     def retire(self, variant_id: str, *, at: str, why: str) -> None:
         """Note that a release is deprecated, with a reason; empty: it is not any more. Raises `StoreError` where there is no release."""
         with self._database.writing() as session:
@@ -115,10 +122,12 @@ class Published:
     # Audits
 
     def record_audit(self, audit: Audit) -> None:
-        """Keep what an audit found."""
+        """Keep what an audit found: a release that passed is verified as of then, one that broke is not verified any more."""
         values = asdict(audit) | {"libraries": to_json(audit.libraries), "measurements": to_json(audit.measurements)}
         with self._database.writing() as session:
             session.add(AuditRow(**values))
+            if release := session.get(ReleaseRow, audit.variant_id):
+                release.verified_at = audit.at if audit.passed else None
 
     def audits(self, variant_id: str | None = None) -> tuple[Audit, ...]:
         """Return all audits, or those of one variant, oldest first."""

@@ -150,7 +150,7 @@ class Publisher:
             repo_id=repo_id,
             folder=self._artifacts / record.variant_id,
             extras=self._extras(record, base, siblings),
-            known=self._store.published.current().get(repo_id),
+            known=self._store.published.at(repo_id),
             changes=self._store.published.changes(repo_id),
             hub_url=self._client.endpoint,
         )
@@ -223,7 +223,7 @@ class Publisher:
         card_sha256 = hashlib.sha256(card.encode()).hexdigest() if card is not None else None
         there = replace(order, record=replace(order.record, variant_id=head.artifact.variant_id), artifact=head.artifact)
         self._settle(there, head.sha or "", landed.at, card_sha256)
-        return replace(order, known=store.published.current().get(order.repo_id), changes=store.published.changes(order.repo_id))
+        return replace(order, known=store.published.at(order.repo_id), changes=store.published.changes(order.repo_id))
 
     def _landed(self, order: Order, head: Head) -> ReleaseChange | None:
         """Return the change that was begun and whose commit lies at the head, unnoted because its sender died; None where there is none."""

@@ -63,6 +63,8 @@ def test_what_a_repository_holds_is_what_was_released_last_even_within_a_second(
     assert published.settle(second).released_at > release.released_at
     assert published.current() == {"us/tiny-w4": published.settle(second)}
     back = published.settle(replace(release, sha="3" * 40, released_at=AT))
+    assert published.at("us/tiny-w4") == back
+    assert published.at("us/other") is None
     assert published.current() == {"us/tiny-w4": back}, "the older one was put in its place again"
     assert published.settle(replace(back, sha="4" * 40, released_at=LATER)).released_at == back.released_at, "a new card is no new release"
 
