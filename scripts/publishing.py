@@ -37,6 +37,14 @@ class Publication:
     stopped: str = ""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Wanted:
+    """What one release wants of the Hub beside a commit: room for bytes, and a repository where there is none."""
+
+    bytes: int = 0
+    repository: bool = False
+
+
 def publish(session: Session) -> Publication:
     """Publish every artifact that passed the gate and is not released yet, then bring cards up to date that say what is no more so.
 
@@ -55,8 +63,11 @@ def publish(session: Session) -> Publication:
     ready = publisher.ready()
     with session.report.phase("publish", len(ready)) as phase:
         for record in ready:
-            size = record.artifact.bytes if record.artifact else 0
-            release = _one(session, _bringing(session, publisher), record, done, phase, bytes_more=size)
+            wants = Wanted(
+                bytes=record.artifact.bytes if record.artifact else 0,
+                repository=session.store.published.at(publisher.names.of(record)) is None,
+            )
+            release = _one(session, _bringing(session, publisher), record, done, phase, wants)
             done.released += [release] if release else []
     return _cards(session, publisher, done)
 
@@ -113,7 +124,7 @@ def _cards(session: Session, publisher: Publisher, done: Publication, *, only: s
     stale = [record for record in stale if publisher.is_stale(record)]
     with session.report.phase("card", len(stale)) as phase:
         for record in stale:
-            release = _one(session, publisher.refresh, record, done, phase, bytes_more=0)
+            release = _one(session, publisher.refresh, record, done, phase, Wanted())
             done.cards += [release] if release else []
     return done
 
@@ -124,13 +135,12 @@ def _one(
     record: VariantRecord,
     done: Publication,
     phase: Phase,
-    *,
-    bytes_more: int,
+    wants: Wanted,
 ) -> Release | None:
     """Send one release and return it; None where it was refused or left for a later run, which is noted, or nothing was to be done."""
     label = f"{phase.title} {record.base.name} {record.recipe.name}"
     phase.begin(label)
-    over = done.stopped or hub_limit(session, record, bytes_more)
+    over = done.stopped or hub_limit(session, wants)
     try:
         release = None if over else action(record)
     except ModelPressError as error:
@@ -147,16 +157,15 @@ def _one(
     return release
 
 
-def hub_limit(session: Session, record: VariantRecord, bytes_more: int) -> str:
-    """Return why a variant may not go to the Hub now; empty where it may. One that adds no bytes is a card, which takes no room."""
+def hub_limit(session: Session, wants: Wanted) -> str:
+    """Return why so much may not go to the Hub now; empty where it may. A card takes no room worth counting."""
     from hub.budget import DAY, hub_refusal
 
-    settings = session.settings.budget
-    if record.release or not bytes_more:
+    settings, stored = session.settings.budget, 0
+    if not wants.repository:
         settings = settings.model_copy(update={"repos_per_day": 0})
-    if not bytes_more:
+    if not wants.bytes:
         settings = settings.model_copy(update={"storage_gib": 0.0})
-    stored = 0
     if settings.storage_gib:
         stored = sum(other.artifact.bytes for other in session.store.variants() if other.release and other.artifact)
-    return hub_refusal(settings, session.store.hub_writes(time.time() - DAY), stored_bytes=stored, wanted_bytes=bytes_more)
+    return hub_refusal(settings, session.store.hub_writes(time.time() - DAY), stored_bytes=stored, wanted_bytes=wants.bytes)

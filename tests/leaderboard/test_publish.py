@@ -46,6 +46,7 @@ def world(hub: LocalHub, tmp_path: Path, make: SimpleNamespace) -> Iterator[Worl
 
 def test_a_release_is_one_commit_with_card_and_manifest(world: World) -> None:
     record = world.press()
+    (world.home(record) / "notes.txt").write_text("a stray file, which the manifest does not name")
     release = world.publish(record)
     assert release.repo_id == f"{world.base.ref.repo_id}-gptq-w4a16-g128"
     assert world.client.head(release.repo_id) == release.sha
@@ -351,9 +352,10 @@ def test_a_new_revision_takes_the_place_of_the_old_one_and_says_why(world: World
     revision = world.upload(world.base.ref.repo_id)
     world.store.record_models([revision], "2026-11-21T10:00:00+00:00")
     new = world.press(seed="two", base=revision, kl=0.0101)
+    limited = world.settings.model_copy(update={"budget": world.settings.budget.model_copy(update={"repos_per_day": 1})})
     assert [one.variant_id for one in world.publisher().ready()] == [new.variant_id]
-    done = publishing.publish(world.session())
-    assert [one.repo_id for one in done.released] == [first.repo_id]
+    done = publishing.publish(world.session(limited))
+    assert [one.repo_id for one in done.released] == [first.repo_id], "it makes no repository, so that limit is not in the way"
     card = world.client.read_text(first.repo_id, done.released[0].sha, "README.md") or ""
     assert old.artifact is not None
     assert new.artifact is not None
