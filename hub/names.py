@@ -15,7 +15,8 @@ _PART = re.compile(r"[A-Za-z0-9._+@=,() -]+", re.ASCII)
 _OWNER_OR_NAME = re.compile(r"[A-Za-z0-9_](?:[\w.-]*[A-Za-z0-9_])?", re.ASCII)
 # Folders that git and the Hub's client keep their own state in: a file there is configuration that somebody else wrote.
 _STATE_FOLDERS = frozenset({".git", ".cache", ".hg", ".svn"})
-_DEVICES = frozenset({"con", "prn", "aux", "nul", *(f"{kind}{number}" for kind in ("com", "lpt") for number in range(1, 10))})
+# Names that Windows keeps for devices, whatever ending follows.
+DEVICES = frozenset({"con", "prn", "aux", "nul", *(f"{kind}{number}" for kind in ("com", "lpt") for number in range(1, 10))})
 
 
 def shown(value: str, limit: int = 80) -> str:
@@ -52,7 +53,7 @@ def path_fault(path: str) -> str | None:
             return f"a part of the file path {shown(path)} begins or ends with a space or ends with a dot; no system keeps such names alike"
         if part.lower() in _STATE_FOLDERS:
             return f"the file path {shown(path)} lies in {part}, which belongs to git or to the Hub's client"
-        if part.lower().split(".")[0] in _DEVICES:
+        if part.lower().split(".")[0] in DEVICES:
             return f"the file path {shown(path)} is the name of a device on Windows"
     return None
 

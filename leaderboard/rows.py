@@ -10,6 +10,7 @@ from typing import Literal
 from hub.codec import content_id
 from hub.domain import Environment, Measurement, ModelRef, Recipe
 from hub.history import BaseRecord, Release, VariantRecord, Verdict
+from hub.names import DEVICES
 from leaderboard.families import families, family
 from leaderboard.stats import Comparison, Estimate, compare, find, other_engine, ranks
 from leaderboard.text import percent_change, quantity, size, uncertain
@@ -264,8 +265,10 @@ def _anchor(name: str, protocol: str | None) -> str:
 
 
 def safe_name(text: str) -> str:
-    """Return text as a file name or fragment: ASCII letters, digits, `.`, `_`, `-`; a hash is added when that changed anything."""
+    """Return text as a file name or fragment: ASCII letters, digits, `.`, `_`, `-`, no device; a hash is added when that changed it."""
     safe = re.sub(r"[^A-Za-z0-9._-]", "_", text).lstrip(".") or "_"
+    if safe.partition(".")[0].lower() in DEVICES:
+        safe = f"_{safe}"
     return safe if safe == text and len(safe) <= 150 else f"{safe[:150]}-{content_id(text)[:8]}"
 
 

@@ -19,10 +19,12 @@ from lxml import html
 from markdown_it import MarkdownIt
 
 from hub.domain import Failure, Job, LayerError, Recipe, Refusal, Step, StepRecord
+from hub.names import path_fault
 from hub.scheduling import Plan
 from hub.store import Store
 from leaderboard import site, tables
 from leaderboard.queries import read_board
+from leaderboard.rows import safe_name
 from leaderboard.text import MOST, plain
 
 from ..hostile import CORPUS  # noqa: TID252
@@ -199,3 +201,11 @@ def served(folder: Path) -> Iterator[str]:
     finally:
         server.shutdown()
         server.server_close()
+
+
+def test_names_of_files_are_safe_on_every_system() -> None:
+    found = [safe_name(word) for word in CORPUS]
+    assert len({name.lower() for name in found}) == len(CORPUS)
+    for name in found:
+        assert re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,170}", name, re.ASCII), name
+        assert path_fault(f"{name}.html") is None, name
