@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from hub.domain import Failure
-from hub.errors import GateRefusal, HubCorrupt, HubNotFound, ModelPressError, PolicyRefusal, UsageError
+from hub.errors import GateRefusal, HubCorrupt, HubNotFound, HubRefused, ModelPressError, PolicyRefusal, UsageError
 from hub.facts import Facts
 from hub.history import Audit, BaseRecord, Check, Release, VariantRecord
 from leaderboard import gate
@@ -44,22 +44,24 @@ def due(records: Iterable[VariantRecord], audits: Sequence[Audit], *, retired: b
 
 
 @contextmanager
-def at_head(release: Release, client: HubClient, scratch: Path) -> Iterator[Served]:
+def at_head(release: Release, client: HubClient, scratch: Path, *, gated: bool) -> Iterator[Served]:
     """Download what the head of a release's repository holds, as a stranger gets it; `scratch` is emptied before and removed after.
 
-    Raises `GateRefusal` where there is nothing that could be downloaded, `UsageError` where `client` speaks to another hub than that on
-    which it was published.
+    Raises `GateRefusal` where there is nothing that could be downloaded, or strangers are turned away though it is not to be `gated`;
+    `UsageError` where `client` speaks to another hub than that on which it was published.
     """
     if not _same_hub(release.url, client.endpoint):
         where = f"it was published at {release.url}, and the hub is {client.endpoint} now"
         raise UsageError(f"{release.repo_id} is not looked for: {where}", hint="set hub.endpoint to that hub")
-    head = client.head(release.repo_id)
-    if head is None:
-        raise GateRefusal(f"the repository {release.repo_id} is gone from {client.endpoint}, or hidden")
     with ExitStack() as opened:
         try:
+            head = client.head(release.repo_id)
+            if head is None:
+                raise HubNotFound(f"the repository {release.repo_id} is gone from {client.endpoint}, or hidden")
             there = opened.enter_context(served(client, release.repo_id, head, scratch))
-        except (HubNotFound, HubCorrupt, PolicyRefusal) as error:
+        except (HubNotFound, HubCorrupt, PolicyRefusal, HubRefused) as error:
+            if gated and isinstance(error, HubRefused):
+                raise  # it is our token that may not
             raise GateRefusal(error.message, hint=error.hint) from error
         yield there
 

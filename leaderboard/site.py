@@ -127,7 +127,9 @@ class _Pages:
 def _write(board: Board, store: Store, folder: Path, hub_url: str) -> int:
     _copy_static(folder / "static")
     database = _export(board, store, folder)
+    audits = {audit.variant_id: audit for audit in store.published.audits()}  # of each the newest
     shared = {"board": board, "columns": COLUMNS, "aims": AIMS, "database": database, "result_columns": exports.RESULT_COLUMNS}
+    shared |= {"audits": audits}
     pages = _Pages(folder, environment(hub_url), shared, [])
     low, high = strip_range(board)
     strip = partial(interval_strip, low=low, high=high)

@@ -118,7 +118,7 @@ class _Examination:
 
         if self.session.store.published.begun(self.release.repo_id):
             raise HubConflict(f"a change of {self.release.repo_id} was begun and never settled", hint="run modelpress publish, which does")
-        with at_head(self.release, self._stranger, self.scratch) as there:
+        with at_head(self.release, self._stranger, self.scratch, gated=bool(self.base.candidate.gated)) as there:
             self.sha = there.sha
             self._demand(ours(self.record, self.release, self._stranger, there))
             card = self._card(there)

@@ -73,6 +73,10 @@ class Catalogue:
         found: dict[str, Any] = json.loads(done.stdout)
         return found
 
+    def verified_at(self, release: Release) -> str | None:
+        with self.store() as store:
+            return next(one.verified_at for one in store.releases() if one.variant_id == release.variant_id)
+
     def audits(self) -> tuple[Audit, ...]:
         with self.store() as store:
             return store.published.audits()
@@ -95,6 +99,7 @@ def test_audits_are_taken_in_turn_and_say_what_broke(catalogue: Catalogue, monke
     assert (wrong["repo_id"], wrong["passed"]) == (first.repo_id, False)
     assert "numbers do not agree with those on record: perplexity was 1e+06" in wrong["reason"]
     assert wrong["measurements"]
+    assert catalogue.verified_at(first) is None
 
     # The next in turn, whose card names another version of a library than is installed: it works as published.
     here = version("transformers")
@@ -102,6 +107,7 @@ def test_audits_are_taken_in_turn_and_say_what_broke(catalogue: Catalogue, monke
     (good,) = catalogue.audit("--most", "1")["audits"]
     assert (good["repo_id"], good["passed"], good["reason"]) == (second.repo_id, True, "")
     assert good["libraries"]["transformers"] == here
+    assert catalogue.verified_at(second) == good["at"]
     assert {"perplexity", "kl_divergence", "same_top_token"} <= {one["metric"] for one in good["measurements"]}
 
     # A repository that is gone broke; a card that asks for what nobody installed here was not judged.
@@ -143,6 +149,11 @@ def test_audits_are_taken_in_turn_and_say_what_broke(catalogue: Catalogue, monke
         records = store.variants()
         assert [one.variant_id for one in due(records, recorded)] == [second.variant_id]
         assert [one.variant_id for one in due(records, recorded, retired=True)] == [second.variant_id, first.variant_id]
+
+    assert catalogue.folder.run("site").returncode == 0
+    pages = "".join(path.read_text(encoding="utf-8") for path in (catalogue.folder.press / "site" / "models").glob("*.html"))
+    assert pages.count("<strong>It broke.</strong>") == 2
+    assert "card_unchanged: The card has SHA-256" in pages
 
     # A hub that is away is no release that broke.
     monkeypatch.setattr(auditing, "PATIENCE_S", 0.2)
