@@ -11,6 +11,7 @@ import os
 import re
 import shlex
 import shutil
+import signal
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -20,7 +21,8 @@ from pathlib import Path
 
 from hub.errors import GateRefusal
 from hub.history import Check
-from runners.confined import Limits, run_confined
+from runners import failures
+from runners.confined import End, Limits, run_confined
 
 SECTION = "Use it"
 CHECK = "commands"
@@ -85,8 +87,8 @@ class Outcome:
 
     `detail` says why it was not run (`ran` False), or what came of it. `output` is the end of all that was printed, without absolute paths,
     `text` what a Python block printed itself: what the model wrote.
-    Neither `missing` packages, which the card asks for and which are not installed here, nor a limit of time, memory or output that was
-    broken (`over_limit`) are the card's fault.
+    Neither `missing` packages, which the card asks for and which are not installed here, nor what this machine did not give (`over_limit`:
+    time, memory, disk, output, or its process was killed from outside) are the card's fault.
     """
 
     command: str
@@ -282,6 +284,11 @@ def _python(block: Block, place: _Place) -> Outcome:
     return replace(outcome, text=text)
 
 
+def _ended_by_machine(end: End) -> bool:
+    said = RuntimeError(end.output)
+    return bool(end.excess) or end.exit_code == -signal.SIGKILL or failures.disk_full(said) or failures.out_of_memory(said)
+
+
 def _ran(command: Sequence[str], shown: str, place: _Place) -> Outcome:
     began = time.monotonic()
     end = run_confined(command, cwd=place.here, environment=place.environment(), limits=place.limits, logs=place.scratch)
@@ -297,5 +304,5 @@ def _ran(command: Sequence[str], shown: str, place: _Place) -> Outcome:
         exit_code=end.exit_code,
         seconds=seconds,
         output=end.output,
-        over_limit=bool(end.excess),
+        over_limit=not passed and _ended_by_machine(end),
     )

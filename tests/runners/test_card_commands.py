@@ -103,12 +103,16 @@ def test_limits_hold_and_nothing_outlives_them(run: Callable[..., tuple[Outcome,
     endless = run(card("python\nwhile True:\n    print('x' * 10_000)"))[-1]
     assert (endless.passed, endless.over_limit, "printed more" in endless.detail) == (False, True, True)
     assert len(endless.output) < 10_000
+    full = run(card("python\nimport errno, os\nraise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))"))[-1]
+    assert (full.passed, full.over_limit) == (False, True)
+    killed = run(card("python\nimport os\nos.kill(os.getpid(), 9)"))[-1]
+    assert (killed.passed, killed.over_limit, killed.exit_code) == (False, True, -9)
 
 
 def test_what_fails_is_named_and_ends_it(run: Callable[..., tuple[Outcome, ...]]) -> None:
     outcomes = run(card("python\nimport os\nraise ValueError(os.getcwd())", "python\nprint('never')"))
     assert [(one.ran, one.passed) for one in outcomes] == [(False, True), (True, False), (False, False)]
-    assert outcomes[1].exit_code == 1
+    assert (outcomes[1].exit_code, outcomes[1].over_limit) == (1, False)
     assert "ValueError" in outcomes[1].detail
     found = card_commands.check(outcomes)
     assert not found.passed
