@@ -208,4 +208,4 @@ def test_names_of_files_are_safe_on_every_system() -> None:
     assert len(set(found)) == len(CORPUS)
     for name in found:
         assert re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,170}", name, re.ASCII), name
-        assert path_fault(name) is None, name
+        assert path_fault(f"{name[:150]}.html") is None, name
