@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from leaderboard.text import size
-from modelpress.options import AsJson, emit
+from modelpress.options import AsJson, echo, emit
 
 if TYPE_CHECKING:
     from leaderboard.proposal import Proposal
+    from modelpress.collecting import Collected
     from modelpress.pipeline import Refused
     from modelpress.publishing import Publication
     from modelpress.session import Session
@@ -26,7 +27,7 @@ def publish(
 ) -> None:
     """Publish every artifact that passed the gate and is not on the hub yet, with its card, and renew cards that are out of date."""
     from hub.errors import Incomplete
-    from modelpress import publishing
+    from modelpress import collecting, publishing
     from modelpress.session import Session
 
     with Session(ctx.obj.settings(), exclusive=True) as session:
@@ -35,23 +36,27 @@ def publish(
         else:
             done = publishing.publish(session)
             refused = done.refused
-            show(done, as_json=as_json)
+            show(done, collecting.collect(session), as_json=as_json)
     if refused:
         raise Incomplete(
             f"{len(refused)} artifacts or cards were not published; first: {refused[0].reason}", hint="modelpress publish tries them again"
         )
 
 
-def show(done: Publication, *, as_json: bool) -> None:
+def show(done: Publication, collected: Collected, *, as_json: bool) -> None:
     """Print what was published."""
+    cards = [*done.cards, *collected.cards]
     if as_json:
-        emit({"released": done.released, "cards_renewed": done.cards, "refused": done.refused, "left_for_later": done.left})
+        sent = {"released": done.released, "cards_renewed": cards, "refused": done.refused, "left_for_later": done.left}
+        emit({**sent, "collections": collected.collections, "not_collected": collected.problems})
         return
-    for release in (*done.released, *done.cards):
+    for release in (*done.released, *cards):
         typer.echo(f"{release.repo_id}@{release.sha[:8]}  {release.url}")
-    typer.echo(f"{len(done.released)} published, {len(done.cards)} cards renewed, {len(done.refused)} not, {len(done.left)} left for later")
+    typer.echo(f"{len(done.released)} published, {len(cards)} cards renewed, {len(done.refused)} not, {len(done.left)} left for later")
     if done.left:
         typer.echo(done.left[0].reason)
+    for line in (*(f"collection {one.url}, {one.writes} changes" for one in collected.collections if one.writes), *collected.problems):
+        echo(line)
 
 
 def preview(session: Session, *, as_json: bool) -> list[Refused]:
@@ -65,9 +70,10 @@ def preview(session: Session, *, as_json: bool) -> list[Refused]:
     wanted = [one for one in found if not one.empty]
     for one in wanted:
         for line in described(one, session):
-            typer.echo(line)
+            echo(line)
     for no in refused:
-        typer.echo(f"\n{no.variant} would be refused: {no.reason}")
+        echo()
+        echo(f"{no.variant} would be refused: {no.reason}")
     same = len(found) - len(wanted)
     typer.echo(f"\ndry run: {len(wanted)} releases would be sent, {same} are as they should be, {len(refused)} would be refused")
     return refused
@@ -96,7 +102,7 @@ def described(proposal: Proposal, session: Session) -> list[str]:
     """Return a proposal in lines: where to, what for, the files, the metadata, and how the card changes."""
     order = proposal.order
     gated = ", access gated" if order.base.candidate.gated else ""
-    lines = [f"\n{order.repo_id}  ({'new' if proposal.head.sha is None else proposal.head.sha[:8]}{gated})", f"  {proposal.message}"]
+    lines = ["", f"{order.repo_id}  ({'new' if proposal.head.sha is None else proposal.head.sha[:8]}{gated})", f"  {proposal.message}"]
     lines += [f"  {state.state:8} {state.path}  {size(state.size)}" for state in proposal.states]
     data = metadata(proposal.card)
     lines += [f"  {key}: {data[key]}" for key in data if key != "model-index"]
