@@ -21,12 +21,12 @@ from pathlib import Path
 
 from hub.errors import GateRefusal
 from hub.history import Check
+from hub.transport import PUBLIC_HUB
 from runners import failures
 from runners.confined import End, Limits, run_confined
 
 SECTION = "Use it"
 CHECK = "commands"
-_PUBLIC = "https://huggingface.co"
 _SERVERS = ("llama-server",)
 # Of this process's environment only these are passed on: where things are and how to reach the network, but no token and no settings.
 _KEPT = (
@@ -200,7 +200,7 @@ class _Place:
         given |= {"HF_HOME": str(self.home / "hf"), "HF_HUB_CACHE": str(self.home / "hf" / "hub"), "HF_ENDPOINT": self.endpoint}
         quiet = ("TELEMETRY", "IMPLICIT_TOKEN", "PROGRESS_BARS", "UPDATE_CHECK")
         given |= {"NO_COLOR": "1", **{f"HF_HUB_DISABLE_{what}": "1" for what in quiet}}
-        if self.endpoint != _PUBLIC:
+        if self.endpoint != PUBLIC_HUB:
             given["HF_HUB_DISABLE_XET"] = "1"
         return given
 
@@ -225,9 +225,9 @@ def _words(command: Block) -> str:
 
 def _unreachable(commands: Sequence[Block], endpoint: str) -> Outcome | None:
     """Return the fault of a card that does not say which hub it means where that is not the public one."""
-    if not commands or endpoint == _PUBLIC or any(command.code.startswith("export HF_ENDPOINT=") for command in commands):
+    if not commands or endpoint == PUBLIC_HUB or any(command.code.startswith("export HF_ENDPOINT=") for command in commands):
         return None
-    detail = f"The card does not say that the hub is {endpoint}, so its commands would ask {_PUBLIC}."
+    detail = f"The card does not say that the hub is {endpoint}, so its commands would ask {PUBLIC_HUB}."
     return Outcome(command="`export HF_ENDPOINT=…`", ran=False, passed=False, detail=detail)
 
 
