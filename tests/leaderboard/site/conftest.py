@@ -360,8 +360,9 @@ REFUSALS = (
 
 @pytest.fixture
 def store(tmp_path: Path, new_database: Path) -> Iterator[Store]:
-    """An empty store in a file."""
-    with Store(shutil.copyfile(new_database, tmp_path / "modelpress.db")) as opened:
+    """An empty store in a file, or that of `full` where a test asks for both."""
+    file = tmp_path / "modelpress.db"
+    with Store(file if file.exists() else shutil.copyfile(new_database, file)) as opened:
         yield opened
 
 
