@@ -11,6 +11,7 @@ import typer
 from typer.core import TyperGroup
 
 from hub.errors import ModelPressError, Preempted
+from leaderboard.text import terminal
 from modelpress import (
     audit,
     bench,
@@ -38,7 +39,7 @@ from modelpress import (
     verify,
     work,
 )
-from modelpress.options import Options
+from modelpress.options import Options, echo
 from modelpress.stopping import Terminated
 
 UNEXPECTED = 70
@@ -88,9 +89,9 @@ def debugging() -> bool:
 
 def say(message: str, hint: str) -> None:
     """Print an error, and what to do next, to stderr."""
-    typer.secho(f"error: {message}", fg="red", err=True)
+    typer.secho(terminal(f"error: {message}"), fg="red", err=True)
     if hint:
-        typer.echo(f"  what to do: {hint}", err=True)
+        echo(f"  what to do: {hint}", err=True)
 
 
 app = typer.Typer(
