@@ -54,7 +54,7 @@ def show(done: Publication, collected: Collected, *, as_json: bool) -> None:
         typer.echo(f"{release.repo_id}@{release.sha[:8]}  {release.url}")
     typer.echo(f"{len(done.released)} published, {len(cards)} cards renewed, {len(done.refused)} not, {len(done.left)} left for later")
     if done.left:
-        typer.echo(done.left[0].reason)
+        echo(done.left[0].reason)
     for line in (*(f"collection {one.url}, {one.writes} changes" for one in collected.collections if one.writes), *collected.problems):
         echo(line)
 
