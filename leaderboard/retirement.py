@@ -28,8 +28,8 @@ _DELETED = " was deleted from the Hub"
 def reason(words: str) -> str:
     """Return a reason as it is stored: one plain line of at most 500 characters; raise `UsageError` where it says nothing."""
     plain = text.plain(words)
-    if not plain:
-        raise UsageError("the reason for retiring is empty", hint="say it in a few words, or leave --because out")
+    if not any(char.isalnum() for char in plain):
+        raise UsageError("the reason for retiring says nothing", hint="say it in a few words, or leave --because out")
     return plain if len(plain) <= _LONGEST else f"{plain[: _LONGEST - 1]}…"
 
 

@@ -32,6 +32,7 @@ from modelpress import (
     replay,
     reproduce,
     resume,
+    retire,
     retry,
     run,
     site,
@@ -108,6 +109,7 @@ app.command("work")(work.work)
 app.command("publish")(publish.publish)
 app.command("verify")(verify.verify)
 app.command("audit")(audit.audit)
+app.command("retire")(retire.retire)
 app.command("site")(site.site)
 app.command("run")(run.run)
 app.command("status")(status.status)

@@ -51,7 +51,7 @@ def run(
 
 def everything(session: Session, selection: Selection) -> dict[str, Any]:
     """Go through all stages and return what happened: counts, refusals, failures, seconds by stage."""
-    from modelpress import pipeline, publishing
+    from modelpress import collecting, pipeline, publishing
 
     began = time.monotonic()
     found = pipeline.discover(session)
@@ -73,6 +73,9 @@ def everything(session: Session, selection: Selection) -> dict[str, Any]:
     gate_refused, not_judged = pipeline.gate(session)
     published = publishing.publish(session)
     verdicts, not_verified = pipeline.verify(session)
+    collected = collecting.collect(session)
+    for line in collected.problems:
+        session.report.say(line)
     _, pages = pipeline.site(session)
     return {
         "accepted": len(accepted),
@@ -86,7 +89,9 @@ def everything(session: Session, selection: Selection) -> dict[str, Any]:
         "refused_by_gate": [record.variant_id for record in gate_refused],
         "not_judged": not_judged,
         "released": published.released,
-        "cards_renewed": published.cards,
+        "cards_renewed": [*published.cards, *collected.cards],
+        "collections": collected.collections,
+        "not_collected": collected.problems,
         "not_published": published.refused,
         "left_for_later": published.left,
         "verified": sum(verdict.passed for verdict in verdicts),

@@ -25,6 +25,7 @@ COMMANDS = (
     "publish",
     "verify",
     "audit",
+    "retire",
     "site",
     "run",
     "status",
