@@ -1,4 +1,4 @@
-"""What a release would be: its files set beside what is up, without a write anywhere; `leaderboard.publish` sends it, a dry run shows it."""
+"""What a release would be: its files set beside what is up, with no write anywhere. `leaderboard.publish` sends it, a dry run shows it."""
 
 from __future__ import annotations
 
