@@ -149,24 +149,25 @@ def _walk(
     if begin and first:
         for number, entering in enumerate(begin.states()):
             hidden[number] = entering
-    for place in range(first, len(layers)):
-        name, module = f"{root}.{place}", layers[place]
-        _load(module, given, f"{name}.")
-        layer = Layer(
-            place=place, name=name, module=module, inputs={}, hidden=hidden, conv1d=shape.conv1d,
-            _arguments={rows: calls[place] for rows, calls in arguments.items()},
-        )  # fmt: skip
-        names = [linear.name for linear in shape.linears if linear.name.startswith(f"{name}.")]
-        _watch(layer, names, gram)
-        yield layer
-        last = place == len(layers) - 1
-        if not last:
-            for number in range(len(hidden)):
-                hidden[number] = layer.run(number)
-        done(layer, None if last else hidden)
-        layer.inputs.clear()  # who asked for the layers still holds this one while the next is looked at
-        module.to("meta")
-        memory.release()  # glibc holds on to what it can use again, in pieces too small for the next layer
+    with memory.settled():
+        for place in range(first, len(layers)):
+            name, module = f"{root}.{place}", layers[place]
+            _load(module, given, f"{name}.")
+            layer = Layer(
+                place=place, name=name, module=module, inputs={}, hidden=hidden, conv1d=shape.conv1d,
+                _arguments={rows: calls[place] for rows, calls in arguments.items()},
+            )  # fmt: skip
+            names = [linear.name for linear in shape.linears if linear.name.startswith(f"{name}.")]
+            _watch(layer, names, gram)
+            yield layer
+            last = place == len(layers) - 1
+            if not last:
+                for number in range(len(hidden)):
+                    hidden[number] = layer.run(number)
+            done(layer, None if last else hidden)
+            layer.inputs.clear()  # who asked for the layers still holds this one while the next is looked at
+            module.to("meta")
+            memory.release()  # glibc holds on to what it can use again, in pieces too small for the next layer
 
 
 def _skeleton(source: Path) -> Any:
