@@ -15,6 +15,7 @@ from hub.errors import BadCheckpoint, OutOfDisk, Unavailable, UnfitModel, UsageE
 from runners import checkpoint, engines, formats, headers, methods, plugins, press, readers, recipes
 from runners.method import Outcome
 
+CUT = "-two"
 QUICK = {"tokens": 2048, "iters": 4}  # budgets of methods that learn
 BASE = ModelRef(repo_id="modelpress-samples/sample", sha="0" * 40)
 
@@ -43,7 +44,36 @@ Pressing = Callable[[str, str], Pressed]
 
 
 @pytest.fixture(scope="session")
-def pressed(samples: Path, tmp_path_factory: pytest.TempPathFactory) -> Pressing:
+def bases(samples: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Return what gives a sample model's folder by name; with `-two` at its end the model is cut to its first two layers."""
+    root = tmp_path_factory.mktemp("cut")
+
+    def of(base: str) -> Path:
+        whole = base.removesuffix(CUT)
+        if whole != base and not (root / base).exists():
+            cut(samples / whole, root / base)
+        return (samples if whole == base else root) / base
+
+    return of
+
+
+def cut(source: Path, target: Path, depth: int = 2) -> None:
+    """Copy a model with its first layers only."""
+    from safetensors.torch import load_file, save_file
+
+    shutil.copytree(source, target)
+    config = json.loads((target / "config.json").read_text())
+    config["n_layer" if "n_layer" in config else "num_hidden_layers"] = depth
+    if "layer_types" in config:
+        config["layer_types"] = config["layer_types"][:depth]
+    (target / "config.json").write_text(json.dumps(config))
+    tensors = load_file(source / "model.safetensors")
+    kept = {name: one for name, one in tensors.items() if next((int(part) for part in name.split(".") if part.isdecimal()), 0) < depth}
+    save_file(kept, target / "model.safetensors", metadata={"format": "pt"})
+
+
+@pytest.fixture(scope="session")
+def pressed(bases: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> Pressing:
     """Return what presses a sample model by the quick form of a recipe, each pair once a session."""
     done: dict[tuple[str, str], Pressed] = {}
 
@@ -51,7 +81,7 @@ def pressed(samples: Path, tmp_path_factory: pytest.TempPathFactory) -> Pressing
         if (name, base) not in done:
             stages: dict[str, float] = {}
             folder = tmp_path_factory.mktemp(name) / "made"
-            artifact = press.press(BASE, samples / base, quick(name), folder, stages=stages)
+            artifact = press.press(BASE, bases(base), quick(name), folder, stages=stages)
             done[name, base] = Pressed(folder=folder, artifact=artifact, stages=stages)
         return done[name, base]
 
@@ -59,11 +89,17 @@ def pressed(samples: Path, tmp_path_factory: pytest.TempPathFactory) -> Pressing
 
 
 def pairs() -> list[tuple[str, str]]:
-    """Return every recipe with the sample Llama, and one recipe of each method with the other architectures."""
+    """Return every recipe with the sample Llama, and one recipe of each method with the other architectures.
+
+    One recipe of each method sees all layers of the Llama; to the others two layers show what is different about them, unless they choose
+    among layers.
+    """
     shipped = sorted(recipes.names(), key=lambda name: name not in recipes.default_names())
     first = {recipes.load(name).method: name for name in reversed(shipped)}
-    return [(name, "sample-llama") for name in shipped] + [
-        (name, base) for base in ("sample-qwen3-chat", "sample-gpt2") for name in first.values()
+    deep = {name for name in shipped if {"depth_prune", "student"} & {step.method for step in recipes.load(name).steps}}
+    whole = {*first.values(), *deep}
+    return [(name, "sample-llama" if name in whole else f"sample-llama{CUT}") for name in shipped] + [
+        (name, base if name in deep else f"{base}{CUT}") for base in ("sample-qwen3-chat", "sample-gpt2") for name in first.values()
     ]
 
 
@@ -82,10 +118,10 @@ def logits(model: Any, ids: Any) -> Any:
 
 @pytest.mark.integration
 @pytest.mark.parametrize(("name", "base"), pairs())
-def test_every_recipe_makes_what_it_promises(samples: Path, pressed: Pressing, name: str, base: str) -> None:
+def test_every_recipe_makes_what_it_promises(bases: Callable[[str], Path], pressed: Pressing, name: str, base: str) -> None:
     import torch
 
-    source = samples / base
+    source = bases(base)
     shape = checkpoint.shape(source)
     recipe = quick(name)
     try:
