@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from hub import listing, names
 from hub.codec import to_json
 from hub.derivatives import pressed_word
-from hub.domain import Candidate, HubFile, ModelRef, Recipe, Step, Thresholds, variant_id
+from hub.domain import Candidate, HubFile, ModelRef, Recipe, Step, Thresholds
 from hub.errors import UsageError
 from hub.licences import effective
 from hub.listing import unreadable

@@ -320,7 +320,8 @@ class TestRecords:
         with pytest.raises(StoreError, match="released already as us/tiny-w4"):
             filled.published.settle(replace(release, repo_id="us/other"))
         with pytest.raises(IntegrityError):
-            write(url, "INSERT INTO releases (variant_id, repo_id, sha, artifact_digest, url, released_at) SELECT variant_id, 'us/other', sha, artifact_digest, url, released_at FROM releases")
+            columns = "sha, artifact_digest, url, released_at"
+            write(url, f"INSERT INTO releases (variant_id, repo_id, {columns}) SELECT variant_id, 'us/other', {columns} FROM releases")
         filled.mark_verified(record.variant_id, "2026-01-02T00:00:00+00:00")
         filled.published.settle(release)
         verified = replace(release, verified_at="2026-01-02T00:00:00+00:00")
