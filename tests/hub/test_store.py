@@ -319,8 +319,8 @@ class TestRecords:
         filled.published.settle(release)
         with pytest.raises(StoreError, match="released already as us/tiny-w4"):
             filled.published.settle(replace(release, repo_id="us/other"))
+        columns = "sha, artifact_digest, url, released_at"
         with pytest.raises(IntegrityError):
-            columns = "sha, artifact_digest, url, released_at"
             write(url, f"INSERT INTO releases (variant_id, repo_id, {columns}) SELECT variant_id, 'us/other', {columns} FROM releases")
         filled.mark_verified(record.variant_id, "2026-01-02T00:00:00+00:00")
         filled.published.settle(release)
