@@ -50,21 +50,6 @@ def farm(planted: Path, tmp_path: Path) -> Folder:
     return new_farm(tmp_path / "farm", planted)
 
 
-def test_kill_9_of_the_dispatcher_and_of_a_job(farm: Folder, calm: Rows) -> None:
-    with serving(farm):
-        first = Running(farm)
-        first.job().kill()
-        first.seen("done press")  # so what was killed was tried again, in the same run
-        first.job()
-        first.kill()
-        text = finish(farm)
-    assert compare(calm, database(farm)) == []
-    assert not leftovers(farm)
-    ((outcomes,),) = query(farm, "select group_concat(outcome) from (select outcome from attempts order by id)")
-    assert outcomes == "failed,done,done,lost,done"
-    assert "[1/1] done measure" in text, "what was done was done again"
-
-
 def test_kill_9_of_the_hub_in_mid_upload(farm: Folder, calm: Rows) -> None:
     with serving(farm) as hub:
         fault(hub, "die", "/lfs/objects/", method="PUT", bytes=200_000)
@@ -121,31 +106,24 @@ def test_the_disk_full_while_saving(planted: Path, tmp_path: Path, calm: Rows) -
     assert compare(calm, database(farm)) == []
 
 
-def test_sigterm_puts_the_work_back(farm: Folder, calm: Rows) -> None:
-    with serving(farm):
-        run = Running(farm)
-        run.seen("done press")
-        assert run.kill(signal.SIGTERM) == 19, run.text
-        assert query(farm, "select count(*) from jobs where state = 'running' or owner is not null") == [(0,)]
-        assert not leftovers(farm)
-        text = finish(farm)
-    assert "done press" not in text
-    assert compare(calm, database(farm)) == []
-
-
-def test_the_database_locked_by_another_program(farm: Folder, calm: Rows) -> None:
-    """For less than the patience: the run waits. For longer: it says so, loses nothing, and the next run goes on."""
+def test_the_database_locked_by_another_program_and_sigterm(farm: Folder, calm: Rows, tmp_path: Path) -> None:
+    """Locked for less than the patience: the run waits. For longer: it says so, and loses nothing. A preempted run puts its work back."""
     with serving(farm):
         run = Running(farm)
         run.seen("done measure")
         with locked(farm):
             time.sleep(4)
-        assert run.end() == 0, run.text
+        run.seen("done press")
+        assert run.kill(signal.SIGTERM) == 19, run.text
+        assert query(farm, "select count(*) from jobs where state = 'running' or owner is not null") == [(0,)]
+        assert not leftovers(farm)
+        (tmp_path / "sitecustomize.py").write_text("import hub.database\n\nhub.database.BUSY_SECONDS = 5\n")  # not half a minute
         with locked(farm):
-            run = Running(farm)
+            run = Running(farm, env={"PYTHONPATH": before_path(tmp_path)})
             assert run.end() == 16, run.text
         assert "held by another program" in run.text
-        finish(farm)
+        text = finish(farm)
+    assert "[1/1] done measure" in text, "what was done was done again"
     assert compare(calm, database(farm)) == []
 
 
@@ -167,26 +145,38 @@ time.time = shifted
 """
 
 
-def test_the_clock_jumps(farm: Folder, calm: Rows, tmp_path: Path) -> None:
+def test_kill_9_of_a_job_and_of_the_dispatcher_while_the_clock_jumps(farm: Folder, calm: Rows, tmp_path: Path) -> None:
     """Two days forward while one job runs, then back to a day before the start; a lease from a future that never was holds nothing."""
     (tmp_path / "path").mkdir()
     (tmp_path / "path" / "sitecustomize.py").write_text(SHIFT)
     clock = tmp_path / "clock"
-    env = {"TEST_CLOCK": str(clock), "PYTHONPATH": os.pathsep.join(filter(None, (str(tmp_path / "path"), os.environ.get("PYTHONPATH"))))}
+    env = {"TEST_CLOCK": str(clock), "PYTHONPATH": before_path(tmp_path / "path")}
     with serving(farm):
         run = Running(farm, env=env)
-        run.seen("press and measure:")
+        run.job().kill()
+        run.seen("It is tried again")
+        run.job()
         set_clock(clock, 2 * 86400)
-        run.seen("done measure")
+        run.seen("done press")  # so what was killed was tried again, in the same run
         run.job()
         run.kill()
         assert query(farm, "select count(*) from jobs where state = 'running' and lease_until > strftime('%s') + 86400") == [(1,)]
         set_clock(clock, -86400)
         run = Running(farm, env=env)
-        run.seen("done press")
+        run.seen("press and measure:")
+        run.job()
         set_clock(clock, 0)
         assert run.end() == 0, run.text
+    assert "[1/1] done measure" in run.text, "what was done was done again"
     assert compare(calm, database(farm)) == []
+    assert not leftovers(farm)
+    ((outcomes,),) = query(farm, "select group_concat(outcome) from (select outcome from attempts order by id)")
+    assert outcomes == "failed,done,done,lost,done"
+
+
+def before_path(folder: Path) -> str:
+    """Return a PYTHONPATH whose `sitecustomize` is that of a folder."""
+    return os.pathsep.join(filter(None, (str(folder), os.environ.get("PYTHONPATH"))))
 
 
 def set_clock(clock: Path, seconds: float) -> None:

@@ -18,12 +18,15 @@ import psutil
 import pytest
 
 from .conftest import Folder, QuickRun
+from .faults import new_farm, plant
 
 pytestmark = pytest.mark.integration
 COLUMNS = [
     "base_model", "base_sha", "variant", "recipe", "method", "scheme", "format", "metric", "value", "unit",
     "ci_low", "ci_high", "higher_is_better", "protocol", "engine", "hardware", "measured_at", "conditions", "basis", "percentiles",
 ]  # fmt: skip
+ONE = ("--model", "good/qwen3-chat-1", "--recipe", "bnb-nf4", "--recipe", "bnb-nf4-double")
+"""One model of one layer, in two ways that are made at once."""
 
 
 def query(folder: Folder, sql: str) -> list[tuple[object, ...]]:
@@ -137,7 +140,7 @@ def descendants(pid: int) -> list[psutil.Process]:
 def kill_at(folder: Folder, mark: str) -> bool:
     """Start a run, kill -9 it once a line with `mark` has appeared; return whether it had. Nothing it started may live on."""
     process = subprocess.Popen(
-        folder.command("run", "--quick"),
+        folder.command("run", *ONE),
         cwd=folder.path,
         env=folder.environment(),
         stdout=subprocess.DEVNULL,
@@ -155,23 +158,13 @@ def kill_at(folder: Folder, mark: str) -> bool:
     return seen
 
 
-def test_killed_at_any_moment_it_finishes_later(folder: Folder) -> None:
-    marks = (
-        "discover:",
-        "press and measure:",
-        "done press",
-        "done measure",
-        "gate:",
-        "done gate",
-        "publish:",
-        "done publish",
-        "verify:",
-        "done verify",
-    )
-    done: set[str] = set()
-    for mark in marks:
+def test_killed_at_any_moment_it_finishes_later(tmp_path: Path) -> None:
+    """In the middle of a job, of the gate, of an upload, between two releases, between two verifications; its hub dies with it."""
+    folder = new_farm(tmp_path / "farm", plant(tmp_path / "planted", good=["good/qwen3-chat-1"], bad=()))
+    done: set[object] = set()
+    for mark in ("done press", "gate:", "publish:", "done publish", "done verify"):
         assert kill_at(folder, mark), f"no line with {mark!r} appeared: had the run finished before?"
-        kept = {job["id"] for job in folder.json("status")["jobs"] if job["state"] == "done"}
+        kept = {job for (job,) in query(folder, "select id from jobs where state = 'done'")}
         assert done <= kept, f"results were lost by the kill at {mark!r}"
         done = kept
         if mark == "gate:":
@@ -179,7 +172,7 @@ def test_killed_at_any_moment_it_finishes_later(folder: Folder) -> None:
             lost = next((folder.press / "artifacts").iterdir())
             shutil.rmtree(lost)
             done = set()
-    report = folder.json("run", "--quick")
+    report = folder.json("run", *ONE)
     assert report["jobs_failed"] == 0
     releases = query(folder, "select count(*), count(distinct variant_id), count(distinct repo_id) from releases")
     assert releases == [(2, 2, 2)]
