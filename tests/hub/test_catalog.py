@@ -275,16 +275,16 @@ def test_discoveries_keep_dated_snapshots_of_all_and_queue_new_revisions(tmp_pat
 
     wanted = Settings(press=PressSettings(work_dir=tmp_path / "work"), hub=HubSettings(port=0))
     with Session(wanted, exclusive=True) as session:
-        _put(session.client, "modelpress/moving")
+        _put(session.publisher, "modelpress/moving")
         first = pipeline.discover(session)
         listed = {one.ref.repo_id for one in (*first.accepted, *first.turned_away)}
         assert set(session.store.popularity()) == listed
         assert {one.repo_id for one in first.refused} == {one.ref.repo_id for one in first.turned_away} == _refused(session)
         old = next(one.ref for one in first.accepted if one.ref.repo_id == "modelpress/moving")
 
-        _put(session.client, "modelpress/moving", README__md=CARD + b"More.")
+        _put(session.publisher, "modelpress/moving", README__md=CARD + b"More.")
         assert _base(session, pipeline.discover(session)) == old
-        changed = _put(session.client, "modelpress/moving", model__safetensors=_weights(filler=1))
+        changed = _put(session.publisher, "modelpress/moving", model__safetensors=_weights(filler=1))
         third = pipeline.discover(session)
         assert [one.reason for one in third.revisions] == [f"model.safetensors changed since {old.sha[:8]}"]
         assert _base(session, third) == changed.ref
