@@ -321,8 +321,9 @@ class Workspace:
 
 @dataclass(frozen=True, kw_only=True)
 class JobOrder:
-    """What a runner reads: the job, its workspace, and for `inspect` the folder to look at.
+    """What a runner reads: the job, its workspace, and the folder to look at where it is not the workspace's artifact.
 
+    `folder` is the artifact to inspect or to measure; where the base's commit begins with `local-`, the base itself.
     `economy` 0 is the usual way; each step up takes less memory and more time for the same result (smaller batches, layer by layer).
     """
 

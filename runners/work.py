@@ -221,7 +221,9 @@ def _measure(order: JobOrder, base: Path, stages: Stages) -> Measured:
         raise BadDocument(f"The job {order.job.id} measures without a protocol.", hint="Name a protocol in the job.")
     if order.job.recipe is None:
         return measure(base, None, order.job.protocol, places=_places(order), stages=stages)
-    folder = Path(order.folder) if order.folder else _artifact_folder(order)
+    # beside a local base the order's folder is the base's own
+    elsewhere = order.folder if not order.job.base.sha.startswith(LOCAL) else None
+    folder = Path(elsewhere) if elsewhere else _artifact_folder(order)
     if checkpoint.read_manifest(folder) is None:
         raise BadCheckpoint(f"{folder} holds no finished checkpoint of {order.job.label}.", hint="Press it first.")
     return measure(folder, base, order.job.protocol, places=_places(order), stages=stages)

@@ -126,10 +126,10 @@ def test_eager_attention_grows_with_the_square(random_model: Random) -> None:
     folder = random_model(heads=8, layers=1)
     loaded = engines.for_folder(folder).load(folder)
     loaded.model.set_attn_implementation("eager")  # type: ignore[attr-defined]
-    found = memory_use.by_context(loaded, folder, Memory(contexts=(512, 1024), loads=1), IDS)
+    found = memory_use.by_context(loaded, folder, Memory(contexts=(1024, 2048), loads=1), IDS)
     points = by_length(found)
-    assert list(points) == [128, 256, 512, 1024, 2048, 4096]
-    ratio = points[1024].activations.value / points[512].activations.value  # type: ignore[union-attr]
+    assert {1024, 2048, 4096} <= set(points)
+    ratio = points[2048].activations.value / points[1024].activations.value  # type: ignore[union-attr]
     assert ratio > 3, "a linear one would double"
     assert "a + b·T + c·T²" in " ".join(found.notes)
     assert points[4096].activations.value > 10 * points[1024].activations.value  # type: ignore[union-attr]
