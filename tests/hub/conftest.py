@@ -18,7 +18,7 @@ import subprocess
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -115,7 +115,8 @@ class RoundingFarm:
     """A farm in this process: rounds the numbers of a model to `bits`, writes them, and measures how far off they are.
 
     Refuses 0 bits as unfit, and knows no more than 16, which it meets with an exception of its own. `pause` makes a job take longer, of
-    which it can be cancelled or run out of time. `economies` holds how sparing each job was told to be.
+    which it can be cancelled or run out of time; `during` is called in it, once it has begun. `economies` holds how sparing each job was
+    told to be.
     """
 
     folder: Path
@@ -124,6 +125,7 @@ class RoundingFarm:
     exclusive_measures: bool = True
     events: list[tuple[str, Job]] = field(default_factory=list)
     economies: list[tuple[str, int]] = field(default_factory=list)
+    during: Callable[[Job], None] = lambda job: None
     _running: dict[str, threading.Event] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -140,6 +142,7 @@ class RoundingFarm:
             self._running[job.id] = cancelled
         began = time.monotonic()
         try:
+            self.during(job)
             if self.pause and cancelled.wait(min(self.pause, timeout_s or self.pause)):
                 raise JobDied("the job was ended on request")
             if timeout_s is not None and self.pause > timeout_s:
