@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar, cast
 
-from sqlalchemy import func, or_, select
+from sqlalchemy import ColumnElement, Row, Select, func, or_, select
 from sqlalchemy.orm import Session, joinedload, selectinload
 
 from hub.codec import from_json
@@ -39,6 +39,7 @@ from hub.tables import (
     MeasurementRow,
     Model,
     Popularity,
+    ProtocolRow,
     RefusalRow,
     ReleaseRow,
     ScoresRow,
@@ -47,6 +48,8 @@ from hub.tables import (
 )
 
 T = TypeVar("T")
+Number = Row[Any]
+"""A row of `measurements` with its protocol's name as `protocol`."""
 
 
 def jobs(session: Session) -> list[JobRecord]:
@@ -54,25 +57,38 @@ def jobs(session: Session) -> list[JobRecord]:
     return [job(row) for row in session.scalars(select(JobRow).order_by(JobRow.number))]
 
 
-def bases(session: Session, *, current: bool) -> list[BaseRecord]:
-    """Return listed base models, those of the latest listing first, each listing by rank.
+def listed(session: Session) -> list[tuple[int, ModelRef, int]]:
+    """Return number, reference and rank of every listed base model, in the order of `bases`; reads no documents."""
+    query = _listed().with_only_columns(Model.id, Model.repo_id, Model.sha, Popularity.rank)
+    return [(number, ModelRef(repo_id=repo_id, sha=sha), rank) for number, repo_id, sha, rank in session.execute(query)]
 
-    With `current` only the latest, less what was refused since: a discovery that accepts nothing makes no listing.
-    """
-    listed = select(Popularity.model_id, func.max(Popularity.taken_at).label("at")).where(Popularity.model_id.is_not(None))
-    latest = listed.group_by(Popularity.model_id).subquery()
-    query = (
+
+def _listed() -> Select[Model, Popularity]:
+    """Select models with their newest popularity: those of the latest listing first, each listing by rank."""
+    last = select(Popularity.model_id, func.max(Popularity.taken_at).label("at")).where(Popularity.model_id.is_not(None))
+    latest = last.group_by(Popularity.model_id).subquery()
+    return (
         select(Model, Popularity)
         .join(latest, latest.c.model_id == Model.id)
         .join(Popularity, (Popularity.model_id == Model.id) & (Popularity.taken_at == latest.c.at))
         .order_by(Popularity.taken_at.desc(), Popularity.rank, Model.id)
     )
+
+
+def bases(session: Session, *, current: bool = False, models: Collection[int] | None = None) -> list[BaseRecord]:
+    """Return listed base models, those of the latest listing first, each listing by rank; of `models` (their numbers) alone, or of all.
+
+    With `current` only the latest, less what was refused since: a discovery that accepts nothing makes no listing.
+    """
+    query = _listed()
     if current:
         refused = select(RefusalRow.repo_id).where(RefusalRow.recipe == "")
         newest = select(func.max(Popularity.taken_at)).where(Popularity.model_id.is_not(None)).scalar_subquery()
         query = query.where(Popularity.taken_at == newest, Model.repo_id.not_in(refused))
-    numbers = select(MeasurementRow).where(MeasurementRow.variant_id.is_(None)).options(joinedload(MeasurementRow.protocol))
-    measured = _grouped(session.scalars(numbers.order_by(MeasurementRow.id)), "model_id")
+    of_bases: ColumnElement[bool] = MeasurementRow.variant_id.is_(None)
+    if models is not None:
+        query, of_bases = query.where(Model.id.in_(models)), of_bases & MeasurementRow.model_id.in_(models)
+    measured = _grouped(_numbers(session, of_bases), "model_id")
     environments = _environments(session)
     found = []
     for model, popularity in session.execute(query):
@@ -113,15 +129,17 @@ def candidates(session: Session, repo_id: str | None) -> dict[str, tuple[Candida
     }
 
 
-def variants(session: Session, only: str | None = None) -> list[VariantRecord]:
-    """Return all variants in the order in which they were first planned, or only that with the id."""
-
-    first = select(JobRow.variant_id, func.min(JobRow.number).label("number")).group_by(JobRow.variant_id).subquery()
-    query = select(Variant).outerjoin(first, first.c.variant_id == Variant.id).options(joinedload(Variant.model)).order_by(first.c.number)
-    if only is not None:
-        query = query.where(Variant.id == only)
-    parts = _parts(session, only)
-    return [_variant(row, parts) for row in session.scalars(query)]
+def variants(session: Session, only: str | None = None, *, models: Collection[int] | None = None) -> list[VariantRecord]:
+    """Return all variants in the order in which they were first planned; only that with the id, or those of base models by number."""
+    query = select(Variant).options(joinedload(Variant.model))
+    ids: list[str] | None = None
+    if only is not None or models is not None:
+        query = query.where(Variant.id == only if only is not None else Variant.model_id.in_(models or ()))
+        ids = list(session.scalars(query.with_only_columns(Variant.id)))
+    parts = _parts(session, ids)
+    planned = {variant: min(job.number for job in jobs) for variant, jobs in parts.jobs.items()}
+    rows = sorted(session.scalars(query), key=lambda row: (planned.get(row.id, 0), row.id))
+    return [_variant(row, parts) for row in rows]
 
 
 def measured(session: Session, name: str) -> list[MeasuredJob]:
@@ -188,9 +206,9 @@ def _environments(session: Session) -> dict[str, Environment]:
     return {row.id: from_json(Environment, row.document, where="an environment") for row in session.scalars(select(EnvironmentRow))}
 
 
-def _by_protocol(numbers: Iterable[MeasurementRow], environments: Mapping[str, Environment]) -> dict[str, Environment]:
+def _by_protocol(numbers: Iterable[Number], environments: Mapping[str, Environment]) -> dict[str, Environment]:
     """Return where the last of the numbers of each protocol was taken, by the protocol's name."""
-    return {number.protocol.name: environments[number.environment_id] for number in numbers}
+    return {number.protocol: environments[number.environment_id] for number in numbers}
 
 
 def job(row: JobRow) -> JobRecord:
@@ -215,7 +233,7 @@ def job(row: JobRow) -> JobRecord:
     )
 
 
-def _failure(row: JobRow) -> Failure | None:
+def _failure(row: JobRow | Row[Any]) -> Failure | None:
     if row.state != "failed":
         return None
     return Failure(
@@ -230,7 +248,13 @@ def _failure(row: JobRow) -> Failure | None:
     )
 
 
-def _measurement(row: MeasurementRow) -> Measurement:
+def _numbers(session: Session, which: ColumnElement[bool]) -> list[Number]:
+    """Return the chosen numbers, oldest first, as plain rows: there are far more of them than of anything else."""
+    query = select(*(MeasurementRow.__table__.columns), ProtocolRow.name.label("protocol")).join(ProtocolRow).where(which)
+    return list(session.execute(query.order_by(MeasurementRow.id)))
+
+
+def _measurement(row: Number) -> Measurement:
     return Measurement(
         metric=row.metric,
         value=row.value,
@@ -240,23 +264,22 @@ def _measurement(row: MeasurementRow) -> Measurement:
         ci_high=row.ci_high,
         interval=row.ci_method,
         samples=row.samples,
-        protocol=row.protocol.name,
+        protocol=row.protocol,
         engine=row.engine,
         measured_at=row.measured_at,
-        conditions=json.loads(row.conditions),
-        percentiles=json.loads(row.percentiles),
+        conditions=json.loads(row.conditions) if row.conditions != "{}" else {},
+        percentiles=json.loads(row.percentiles) if row.percentiles != "{}" else {},
         basis=cast(Basis, row.basis),
     )
 
 
 def _measured(session: Session, row: JobRow, environments: Mapping[str, Environment]) -> MeasuredJob:
-    numbers = select(MeasurementRow).options(joinedload(MeasurementRow.protocol)).where(MeasurementRow.job_id == row.id)
     return MeasuredJob(
         id=row.id,
         job=from_json(Job, row.document, where=f"the database's job {row.id}"),
         started_at=row.started_at or "",
         environment=environments[row.environment_id or ""],
-        measurements=tuple(_measurement(number) for number in session.scalars(numbers.order_by(MeasurementRow.id))),
+        measurements=tuple(_measurement(number) for number in _numbers(session, MeasurementRow.job_id == row.id)),
         notes=tuple(json.loads(row.notes or "[]")),
         state=json.loads(row.machine or "{}"),
     )
@@ -297,27 +320,32 @@ class _Parts:
 
     artifacts: Mapping[str, ArtifactRow]
     releases: Mapping[str, ReleaseRow]
-    jobs: Mapping[str, list[JobRow]]
-    measurements: Mapping[str, list[MeasurementRow]]
+    jobs: Mapping[str, list[Row[Any]]]
+    measurements: Mapping[str, list[Number]]
     layers: Mapping[str, list[LayerErrorRow]]
     verdicts: Mapping[str, list[VerdictRow]]
     environments: Mapping[str, Environment]
 
 
-def _parts(session: Session, only: str | None) -> _Parts:
-    """Read all rows about variants with one query a table."""
+def _parts(session: Session, ids: Collection[str] | None) -> _Parts:
+    """Read all rows about variants, or about those with the ids, with one query a table."""
+
+    def chosen(column: Any) -> Any:
+        return column.is_not(None) if ids is None else column.in_(ids)
 
     def about(query: Any, column: Any) -> Any:
-        return session.scalars(query.where(column.is_not(None) if only is None else column == only))
+        return session.scalars(query.where(chosen(column)))
 
     artifacts = about(select(ArtifactRow).options(selectinload(ArtifactRow.files)), ArtifactRow.variant_id)
-    measurements = select(MeasurementRow).options(joinedload(MeasurementRow.protocol)).order_by(MeasurementRow.id)
     verdicts = select(VerdictRow).options(selectinload(VerdictRow.checks)).order_by(VerdictRow.judged_at, VerdictRow.id)
+    outcome = (JobRow.error, JobRow.reason, JobRow.hint, JobRow.log_tail, JobRow.retryable, JobRow.category)
+    made = (JobRow.kind, JobRow.state, JobRow.seconds, JobRow.peak_memory_bytes, JobRow.environment_id)
+    jobs = select(JobRow.id, JobRow.number, JobRow.variant_id, *made, *outcome)
     return _Parts(
         artifacts={row.variant_id: row for row in artifacts},
         releases={row.variant_id: row for row in about(select(ReleaseRow), ReleaseRow.variant_id)},
-        jobs=_grouped(about(select(JobRow).order_by(JobRow.updated_at, JobRow.number), JobRow.variant_id), "variant_id"),
-        measurements=_grouped(about(measurements, MeasurementRow.variant_id), "variant_id"),
+        jobs=_grouped(session.execute(jobs.where(chosen(JobRow.variant_id)).order_by(JobRow.updated_at, JobRow.number)), "variant_id"),
+        measurements=_grouped(_numbers(session, chosen(MeasurementRow.variant_id)), "variant_id"),
         layers=_grouped(about(select(LayerErrorRow).order_by(LayerErrorRow.id), LayerErrorRow.variant_id), "variant_id"),
         verdicts=_grouped(about(verdicts, VerdictRow.variant_id), "variant_id"),
         environments=_environments(session),
