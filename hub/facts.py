@@ -20,7 +20,8 @@ class Facts:
 
     `config` is config.json's text and `outlines` dtype and shape of every tensor by name, so that what a card claims can be compared;
     `keys` are the metadata's keys of a GGUF file. `unlike_base` names files that should be the base's own and are not; `secrets` says in
-    which file and line something has the form of a token or a private key, never what.
+    which file and line something has the form of a token or a private key, never what. `looked_at` counts the tensors in which NaN and
+    infinity were sought (None: not noted), and `template_fault` says which limit the rendering of a chat template broke.
     """
 
     loads: bool
@@ -45,3 +46,5 @@ class Facts:
     config: str = ""
     outlines: Mapping[str, tuple[str, tuple[int, ...]]] = field(default_factory=dict)
     keys: tuple[str, ...] = ()
+    looked_at: int | None = None
+    template_fault: str = ""

@@ -94,6 +94,7 @@ def _by_config(there: Served, facts: Facts, promised: Promised) -> list[Finding]
     return [
         *_runs(facts),
         unchecked("same_tokens", unknown),
+        of_check(gate.chat_template(facts)),
         of_check(gate.finite(facts)) if facts.outlines else unchecked("finite", "no tensor could be read"),
         _packed(scheme, layers, facts),
         _size(there, scheme, layers, facts),

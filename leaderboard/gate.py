@@ -48,6 +48,7 @@ def judge(
     checks = [
         loads(facts),
         generates(facts),
+        chat_template(facts),
         finite(facts),
         _packed(record, facts),
         size(facts.tensor_bytes_found, facts.tensor_bytes_expected),
@@ -86,6 +87,14 @@ def generates(facts: Facts) -> Check:
     count, fingerprint = len(facts.generated_ids), content_id((facts.prompt, facts.generated_ids))
     detail = f"{count} tokens (fingerprint {fingerprint}) were generated greedily from the prompt {facts.prompt!r}; at least 1 is needed."
     return Check(name=GENERATES, passed=count > 0, detail=detail)
+
+
+def chat_template(facts: Facts) -> Check:
+    """Judge whether one message can be rendered by the checkpoint's chat templates without harm to whoever does it."""
+    detail = facts.template_fault or "No limit is broken, or there is no template."
+    return Check(
+        name="chat_template", passed=not facts.template_fault, detail=f"1 user message is rendered by the chat templates. {detail}"
+    )
 
 
 def _same_tokens(record: VariantRecord, facts: Facts) -> Check:

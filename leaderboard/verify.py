@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hub.domain import Artifact, ArtifactFile, Candidate, Failure, Job, ModelRef
-from hub.errors import GateRefusal, StoreError
+from hub.errors import GateRefusal, HubNotFound, StoreError
 from hub.facts import Facts
 from hub.history import Check, Release, VariantRecord, Verdict
 from hub.transfer import sums
@@ -52,42 +52,45 @@ class Served:
         return self.files.get(file.path) == (file.size, file.sha256)
 
 
-def verify(
-    release: Release,
-    record: VariantRecord,
-    *,
-    store: Store,
-    client: HubClient,
-    farm: Farm,
-    scratch: Path,
-    commands: Commands | None = None,
-    sha: str | None = None,
-) -> Verdict:
-    """Judge what the Hub serves for a release: downloaded to an empty cache, inspected in a clean process, the card read back and tried.
+@dataclass(frozen=True, kw_only=True)
+class Verifier:
+    """Puts the gate on what a hub serves: the inspection runs on the farm, what was found stands in the store."""
 
-    The verdict is recorded, and the release marked as verified when it passed. `scratch` is emptied before and removed after; `commands`
-    runs the card's own commands (None: they are not tried); `sha` is the commit to look at (None: the released one). Raises
-    `GateRefusal` when the inspection could not be made.
-    """
-    base = next((base for base in store.bases() if base.candidate.ref == record.base), None)
-    if base is None or record.artifact is None:
-        raise StoreError(
-            f"the database holds no base or no artifact of the released variant {record.variant_id}", hint="run modelpress discover"
-        )
-    sha = sha or release.sha
-    with served(client, release.repo_id, sha, scratch) as there:
-        facts = inspected(farm, Job(kind="inspect", base=record.base, recipe=record.recipe, subject=sha), there)
-        wrong = [file.path for file in record.artifact.files if not there.holds(file)]
-        facts = replace(facts, checksum_errors=tuple(dict.fromkeys((*wrong, *facts.checksum_errors))))
-        at = datetime.now(UTC).isoformat(timespec="seconds")
-        verdict = gate.judge(record, facts, base=base, stage="release", subject=sha, at=at)
-        found = [as_published(release, there), *card_findings(there, facts, manifest=record.artifact, base=base.candidate)]
-        more = [_commit(release, sha), *checks(found), *tried(release, there, commands)]
-    verdict = replace(verdict, checks=(*verdict.checks, *more))
-    store.record_verdict(verdict)
-    if verdict.passed:
-        store.mark_verified(record.variant_id, verdict.judged_at)
-    return verdict
+    store: Store
+    client: HubClient
+    farm: Farm
+
+    def verify(self, record: VariantRecord, *, scratch: Path, commands: Commands | None = None, sha: str | None = None) -> Verdict:
+        """Judge what the Hub serves for a release: downloaded to an empty cache, inspected in a clean process, its card read and tried.
+
+        The verdict is recorded, and the release marked as verified when it passed and is what those who download get, the head. `scratch`
+        is emptied before and removed after; `commands` runs the card's own commands (None: they are not tried), which take the head and are
+        therefore tried only where that is the release; `sha` is the commit to look at (None: the head). Raises `GateRefusal` when the
+        inspection could not be made, `HubNotFound` where the repository is gone.
+        """
+        release, base = record.release, next((base for base in self.store.bases() if base.candidate.ref == record.base), None)
+        if release is None or base is None or record.artifact is None:
+            raise StoreError(
+                f"the database holds no base, no artifact or no release of the variant {record.variant_id}", hint="run modelpress discover"
+            )
+        head = self.client.head(release.repo_id)
+        if head is None:
+            raise HubNotFound(f"the repository {release.repo_id} is gone from {self.client.endpoint}, or hidden")
+        sha = sha or head
+        downloaded = sha == head == release.sha
+        with served(self.client, release.repo_id, sha, scratch) as there:
+            facts = inspected(self.farm, Job(kind="inspect", base=record.base, recipe=record.recipe, subject=sha), there)
+            wrong = [file.path for file in record.artifact.files if not there.holds(file)]
+            facts = replace(facts, checksum_errors=tuple(dict.fromkeys((*wrong, *facts.checksum_errors))))
+            at = datetime.now(UTC).isoformat(timespec="seconds")
+            verdict = gate.judge(record, facts, base=base, stage="release", subject=sha, at=at)
+            found = [as_published(release, there), *card_findings(there, facts, manifest=record.artifact, base=base.candidate)]
+            more = [_commit(release, sha), *checks(found), *tried(release, there, commands if downloaded else None)]
+        verdict = replace(verdict, checks=(*verdict.checks, *more))
+        self.store.record_verdict(verdict)
+        if verdict.passed and downloaded:
+            self.store.mark_verified(record.variant_id, verdict.judged_at)
+        return verdict
 
 
 def _commit(release: Release, sha: str) -> Check:

@@ -11,7 +11,7 @@ from hub.domain import Artifact, Recipe, StepRecord
 from hub.errors import ModelPressError
 from hub.facts import CODE, LINK, STRAY, Facts
 from hub.policy import CARRIED
-from runners import checkpoint, engines, failures, formats, headers, readers, secrets
+from runners import chat_template, checkpoint, engines, failures, formats, headers, readers, secrets
 from runners.checkpoint import FORBIDDEN_SUFFIXES, MANIFEST
 from runners.headers import Stored
 from runners.readers import gguf
@@ -34,6 +34,7 @@ def inspect(folder: Path, recipe: Recipe | None, base_folder: Path | None) -> Fa
     """
     manifest, complaint = _manifest(folder)
     stored, packing, non_finite, unreadable = _tensors(folder, recipe, base_folder, manifest.steps if manifest else ())
+    template_fault = chat_template.fault(folder)
     error, ids, text, finite, engine = (unreadable, (), "", True, "") if unreadable else _run(folder)
     return Facts(
         loads=not error,
@@ -58,6 +59,7 @@ def inspect(folder: Path, recipe: Recipe | None, base_folder: Path | None) -> Fa
         generated_ids=ids,
         generated_text=text,
         engine=engine,
+        template_fault=template_fault,
     )
 
 
@@ -74,7 +76,10 @@ def _tensors(
     """Return the tensors, the packing where something was promised, the tensors that are not finite, and why nothing could be read."""
     base_shape = checkpoint.shape(base_folder) if base_folder and recipe else None
     try:
-        checkpoint.read_config(folder)
+        if recipe is None:
+            readers.require_one(folder)
+        if recipe or (folder / "config.json").is_file() or readers.format_of(folder) != "gguf":  # a GGUF file needs none
+            checkpoint.read_config(folder)
         stored = headers.stored_tensors(folder)
         packing = formats.packed(folder, recipe, base_shape, steps) if recipe and base_shape else None
         return stored, packing, formats.non_finite(folder), ""
@@ -104,6 +109,7 @@ def _run(folder: Path) -> tuple[str, tuple[int, ...], str, bool, str]:
     Return the error (or nothing), token ids, text, whether all logits are finite, and what engine loaded it.
     """
     try:
+        readers.require_beside(folder)
         loaded = engines.for_folder(folder).load(folder)
         if loaded.defects:
             return "; ".join(loaded.defects), (), "", True, ""

@@ -203,10 +203,11 @@ def failed_checks(verdict: Verdict) -> str:
 
 def verify(session: Session, *, again: bool = False) -> tuple[list[Verdict], list[Refused]]:
     """Download each release to an empty cache and put the gate on those bytes; `again` also those verified before."""
-    from leaderboard.verify import verify as verify_one
+    from leaderboard.verify import Verifier
     from modelpress.verifying import commands
 
     records = [record for record in session.store.variants() if record.release and (again or record.release.verified_at is None)]
+    verifier = Verifier(store=session.store, client=session.client, farm=session.farm)
     verdicts: list[Verdict] = []
     refused: list[Refused] = []
     with session.report.phase("verify", len(records)) as phase:
@@ -216,10 +217,7 @@ def verify(session: Session, *, again: bool = False) -> tuple[list[Verdict], lis
             phase.begin(label)
             try:
                 scratch = session.folder / "scratch" / record.variant_id
-                tried = commands(session, record)
-                verdict = verify_one(
-                    record.release, record, store=session.store, client=session.client, farm=session.farm, scratch=scratch, commands=tried
-                )
+                verdict = verifier.verify(record, scratch=scratch, commands=commands(session, record))
             except ModelPressError as error:
                 refused.append(Refused(variant=record.variant_id, error=error.name, reason=error.message))
                 phase.fail(label, error.message)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from hub.domain import Candidate, Job, ModelRef
+from hub.domain import Artifact, Candidate, Job, ModelRef
 from hub.errors import HubNotFound, HubRefused, TimedOut, Unavailable, UsageError
 from hub.history import Check, Release, VariantRecord
 from modelpress.pipeline import now
@@ -21,7 +21,7 @@ RELEASE, MANIFEST, CONFIG = "the record of its release", "its own manifest", "it
 
 _NOT_ASKED = {
     "card_unchanged": "an older program, which did not note the card's checksum, published it",
-    "commands": "it is not known that the card is ours, or its base is gated, so that a stranger's commands are turned away",
+    "commands": "the head, which they would take, is not the release; or it is not known that the card is ours; or its base is gated",
 }
 
 
@@ -61,6 +61,7 @@ def commands(session: Session, record: VariantRecord) -> Commands | None:
     base = next((base for base in session.store.bases() if base.candidate.ref == record.base), None)
     if base is None or base.candidate.gated:
         return None
+    memory = min(session.memory_bytes, needed(record.artifact)) if record.artifact else session.memory_bytes
 
     def run(content: bytes, expected: str) -> Check:
         card = card_commands.TrustedCard(content=content, expected_sha256=expected)
@@ -71,24 +72,28 @@ def commands(session: Session, record: VariantRecord) -> Commands | None:
             endpoint=session.endpoint,
             scratch=session.folder / "scratch" / f"{record.variant_id}-commands",
             timeout_s=session.settings.farm.timeout_s,
-            memory_bytes=session.memory_bytes,
+            memory_bytes=memory,
         )
         if over := next((one for one in outcomes if one.over_limit), None):
-            raise TimedOut(f"the card's command {over.command}: {over.detail}", hint="Raise farm.timeout_s or farm.memory_gib.")
+            hint = "farm.timeout_s and farm.memory_gib set the limits; of memory no more is given than a model of this size can need."
+            raise TimedOut(f"the card's command {over.command}: {over.detail}", hint=hint)
         return card_commands.check(outcomes)
 
     return run
 
 
+def needed(artifact: Artifact) -> int:
+    """Return how much memory a card's command can need, in bytes: the file's pages, the weights once in float32, and 4 GiB for the rest."""
+    return artifact.bytes + 4 * artifact.parameters + (4 << 30)
+
+
 def _ours(session: Session, release: Release, record: VariantRecord, sha: str) -> Report:
     from leaderboard.findings import of_check, unchecked
-    from leaderboard.verify import verify
+    from leaderboard.verify import Verifier
 
+    verifier = Verifier(store=session.store, client=session.client, farm=session.farm)
     scratch = session.folder / "scratch" / record.variant_id
-    tried = commands(session, record)
-    verdict = verify(
-        release, record, store=session.store, client=session.client, farm=session.farm, scratch=scratch, commands=tried, sha=sha
-    )
+    verdict = verifier.verify(record, scratch=scratch, commands=commands(session, record), sha=sha)
     findings = [of_check(check) for check in verdict.checks]
     asked = {finding.name for finding in findings}
     findings += [unchecked(name, why) for name, why in _NOT_ASKED.items() if name not in asked]

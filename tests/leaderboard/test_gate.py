@@ -44,7 +44,7 @@ def check(verdict: Verdict, name: str) -> Check:
 def test_a_sound_artifact_passes_every_check(make: SimpleNamespace) -> None:
     verdict = judged(make)
     assert verdict.passed, [item for item in verdict.checks if not item.passed]
-    asked = "loads generates finite packed size config files no_code no_links like_base checksums no_secrets measured"
+    asked = "loads generates chat_template finite packed size config files no_code no_links like_base checksums no_secrets measured"
     assert " ".join(item.name for item in verdict.checks) == f"{asked} kl_divergence perplexity_ratio same_top_token"
     assert all(item.detail.endswith(".") and any(char.isdigit() for char in item.detail) for item in verdict.checks)
 
@@ -54,6 +54,7 @@ def test_a_sound_artifact_passes_every_check(make: SimpleNamespace) -> None:
     [
         ("loads", {"loads": False, "load_error": "KeyError: 'scales'"}, "KeyError: 'scales'"),
         ("generates", {"generated_ids": ()}, "0 tokens"),
+        ("chat_template", {"template_fault": "It took longer than the 60 s that are allowed, and was ended."}, "longer than the 60 s"),
         ("finite", {"non_finite": ("model.layers.0.mlp.up_proj.scales",)}, "1 of 120 tensors hold NaN or infinity, 0 may: model.layers.0"),
         (
             "packed",

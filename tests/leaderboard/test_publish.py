@@ -18,7 +18,6 @@ from hub.errors import BadCheckpoint, GateRefusal, HubConflict, HubRefused, Poli
 from hub.local.process import LocalHub
 from leaderboard import gate
 from leaderboard.supplements import is_supplement
-from leaderboard.verify import verify
 from modelpress import publish as command
 from modelpress import publishing
 
@@ -292,9 +291,9 @@ def test_published_bytes_that_are_not_the_artifacts_do_not_verify(world: World) 
     sha = world.client.commit(
         release.repo_id, {"model.safetensors": swapped, "modelpress.json": manifest}, message="swap", parent=release.sha
     )
-    store, scratch = world.store, world.folder / "scratch"
-    verdict = verify(replace(release, sha=sha), world.read(record), store=store, client=world.client, farm=world.farm, scratch=scratch)
-    assert {check.name for check in verdict.checks if not check.passed} == {"same_tokens", "checksums", "card_files"}
+    verdict = world.verify(record)
+    assert verdict.subject == sha
+    assert {check.name for check in verdict.checks if not check.passed} == {"commit", "same_tokens", "checksums", "card_files"}
     assert world.read(record).release == release
 
 

@@ -23,7 +23,7 @@ from hub.store import Store
 from leaderboard import foreign, gate
 from leaderboard.findings import Finding
 from leaderboard.publish import Publisher
-from leaderboard.verify import inspected, served, verify
+from leaderboard.verify import Commands, Verifier, inspected, served
 from runners import checkpoint, recipes, work
 
 from .conftest import make_base, make_variant
@@ -94,11 +94,9 @@ class Pressed:
         sha = self.client.commit(release.repo_id, dict(files), message="tamper", parent=None, deleted=gone)
         return self.verify(sha)
 
-    def verify(self, sha: str | None = None) -> Verdict:
-        record = self.record
-        assert record.release is not None
-        parts = {"store": self.store, "client": self.client, "farm": self.farm, "scratch": self.scratch / "verify"}
-        return verify(record.release, record, sha=sha, **parts)  # type: ignore[arg-type]
+    def verify(self, sha: str | None = None, *, commands: Commands | None = None) -> Verdict:
+        verifier = Verifier(store=self.store, client=self.client, farm=self.farm)  # type: ignore[arg-type]
+        return verifier.verify(self.record, scratch=self.scratch / "verify", sha=sha, commands=commands)
 
     def look(self, repo_id: str) -> dict[str, Finding]:
         """What is found on anybody's repository."""
@@ -219,11 +217,21 @@ def failed(verdict: Verdict) -> dict[str, Check]:
     return {check.name: check for check in verdict.checks if not check.passed}
 
 
+def trying(tried: list[str]) -> Commands:
+    def run(_: bytes, expected: str) -> Check:
+        tried.append(expected)
+        return Check(name="commands", passed=True, detail="1 command ran.")
+
+    return run
+
+
 def test_what_was_published_passes_both_gates(pressed: Pressed) -> None:
     release = pressed.record.release
     assert release is not None
-    verdict = pressed.verify()
+    tried: list[str] = []
+    verdict = pressed.verify(commands=trying(tried))
     assert verdict.passed, failed(verdict)
+    assert tried == [release.card_sha256]
     names = [check.name for check in verdict.checks]
     assert {"same_tokens", "commit", "card_unchanged", "card_bits", "card_files", "card_licence", "card_parameters"} <= set(names)
     assert "They lie in 4 decoder layers, 7 each." in next(check.detail for check in verdict.checks if check.name == "packed")
@@ -275,9 +283,17 @@ def test_a_swapped_card_is_refused_and_its_lies_are_named(pressed: Pressed) -> N
     lies = lies.replace(digest, "0" * 64).replace(f"# {repo_id.split('/')[1]}\n", "# sample-llama-gptq-w4a16-g128\n")
     assert lies.count("\n") == card.count("\n") + 2
     sha = pressed.client.commit(repo_id, {"README.md": lies.encode()}, message="swap", parent=None)
-    wrong = failed(pressed.verify(sha))
+    tried: list[str] = []
+    wrong = failed(pressed.verify(commands=trying(tried)))
     named = {"card_bits", "card_format", "card_library", "card_licence", "card_quantized_by", "card_files", "card_name"}
     assert set(wrong) == {"commit", "card_unchanged"} | named, wrong
     assert "'8-bit' is not so" in wrong["card_bits"].detail
+    # The released commit is as good as ever, but it is not what those get who run the card's commands: nothing is run, nothing marked.
+    good, before = pressed.verify(record.release.sha, commands=trying(tried)), record.release.verified_at
+    assert (good.passed, pressed.client.head(repo_id)) == (True, sha)
+    assert "commands" not in {check.name for check in good.checks}
+    assert tried == []
+    assert pressed.record.release is not None
+    assert pressed.record.release.verified_at == before
     # Without our database the card is told to lie all the same: by the manifest, the base, and the bytes.
     assert {name for name, one in pressed.look(repo_id).items() if one.state == "failed"} == named

@@ -15,7 +15,7 @@ from uuid import uuid4
 from hub.client import HubClient
 from hub.codec import from_json, to_json
 from hub.domain import Artifact, ArtifactFile, Candidate, Failure, Job, JobResult
-from hub.history import Release, VariantRecord
+from hub.history import Release, VariantRecord, Verdict
 from hub.local.process import LocalHub
 from hub.protocol import Memory, Protocol, Quality, Speed, Text
 from hub.scheduling import Plan
@@ -23,7 +23,7 @@ from hub.settings import Settings
 from hub.store import Store
 from leaderboard import gate
 from leaderboard.publish import Publisher
-from leaderboard.verify import verify
+from leaderboard.verify import Verifier
 from modelpress.progress import Reporter
 from modelpress.session import Session
 
@@ -192,17 +192,9 @@ class World:
         parts = {"store": self.store, "publisher": self.client, "client": self.client, "artifacts": self.artifacts, "report": Reporter()}
         return SimpleNamespace(settings=settings or self.settings, **parts)  # type: ignore[return-value]
 
-    def verify(self, record: VariantRecord):
-        record = self.read(record)
-        assert record.release is not None
-        return verify(
-            record.release,
-            record,
-            store=self.store,
-            client=self.client,
-            farm=self.farm,
-            scratch=self.folder / "scratch" / record.variant_id,
-        )
+    def verify(self, record: VariantRecord) -> Verdict:
+        verifier = Verifier(store=self.store, client=self.client, farm=self.farm)  # type: ignore[arg-type]
+        return verifier.verify(self.read(record), scratch=self.folder / "scratch" / record.variant_id)
 
     def commits(self, repo_id: str) -> list[str]:
         with urllib.request.urlopen(f"{self.hub.endpoint}/api/models/{repo_id}/commits/main") as answer:

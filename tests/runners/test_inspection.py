@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import pytest
 
 from hub.domain import Artifact, ModelRef
 from hub.errors import BadCheckpoint
-from runners import checkpoint, headers, recipes, secrets
+from runners import chat_template, checkpoint, headers, recipes, secrets
 from runners.inspection import inspect
 from runners.readers import gguf
 
@@ -79,6 +80,32 @@ def test_files_that_should_not_be_there_and_files_that_should(variant: Path, bas
         "tokenizer_config.json: not the bytes that the manifest lists",
     }
     assert facts.unlike_base == ("tokenizer_config.json",)
+
+
+def test_a_chat_template_that_never_ends_or_takes_all_memory_is_a_fault(
+    variant: Path, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"bos_token": {"content": "<s>"}, "chat_template": "{{ bos_token + 'a' }}"}))
+    assert chat_template.fault(tmp_path) == ""
+    (tmp_path / "chat_template.jinja").write_text("{{ raise_exception('only with tools') }}")
+    assert chat_template.fault(tmp_path) == "", "an error of the template's own harms nobody"
+    bomb = "{% for a in range(99999) %}{% for b in range(99999) %}{{ 'x' * 99999 }}{% endfor %}{% endfor %}"
+    named = [{"name": "default", "template": "{{ messages[0].content }}"}, {"name": "tools", "template": "{{ 'x' * 10 ** 6 }}"}]
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"chat_template": named}))
+    assert "more than 262144 characters" in chat_template.fault(tmp_path)
+    named[1]["template"] = bomb
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"chat_template": named}))
+    with monkeypatch.context() as quick:
+        quick.setattr(chat_template, "MEMORY_BYTES", 128 << 20)
+        assert "0.12 GiB are allowed" in chat_template.fault(tmp_path)
+    (tmp_path / "tokenizer_config.json").unlink()
+    (tmp_path / "chat_template.jinja").write_text("{{ 'x' * 10 ** 15 }}")
+    assert "more memory than there is" in chat_template.fault(tmp_path)
+    monkeypatch.setattr(chat_template, "SECONDS", 3.0)
+    (variant / "chat_template.jinja").write_text(bomb.replace("{{ 'x' * 99999 }}", ""))
+    facts = inspect(variant, RECIPE, base)
+    assert facts.loads
+    assert "longer than the 3 s" in facts.template_fault
 
 
 def test_numbers_that_are_not_finite(variant: Path, base: Path) -> None:

@@ -165,7 +165,7 @@ def _quantized(files: Files) -> Files:
 
 
 def _template_bomb(files: Files) -> Files:
-    """Rendered, it would run for days. Nothing renders it: the template goes with the variant as it came."""
+    """Rendered, it would run for days. The gate tries it under limits before a card tells anybody to."""
     bomb = "{% for a in range(99999) %}{% for b in range(99999) %}{{ 'x' * 99999 }}{% endfor %}{% endfor %}"
     return {**files, "chat_template.jinja": bomb.encode()}
 
@@ -195,7 +195,7 @@ def _no_offsets(files: Files) -> Files:
 class Poison:
     """How the files of a one-layer Llama are spoiled, what the hub says of the repository, and what must come of it.
 
-    `expected` is the code of a refusal, the class of a failed job, or `harmless`: it is pressed as if nothing were wrong.
+    `expected` is the code of a refusal, the class of a failed job, or the name of the gate's check that fails.
     """
 
     make: Callable[[Files], Files]
@@ -228,7 +228,7 @@ POISON: dict[str, Poison] = {
     "broken-tokenizer": Poison(make=lambda files: {**files, "tokenizer.json": b'{"version": "1.0", "model": 7}'}, expected="unsupported"),
     "foreign-tokenizer": Poison(make=_foreign_tokenizer, expected="unsupported"),
     "absent-shards": Poison(make=_absent_shards, expected="size"),
-    "template-bomb": Poison(make=_template_bomb, expected="harmless"),
+    "template-bomb": Poison(make=_template_bomb, expected="chat_template"),
     "quantized": Poison(make=_quantized, expected="derivative"),
     "adapter": Poison(make=lambda files: {**_with_card(files), "adapter_config.json": b'{"peft_type": "LORA"}'}, expected="derivative"),
 }

@@ -16,8 +16,8 @@ from .conftest import Folder
 
 pytestmark = [pytest.mark.integration, pytest.mark.shared]
 NAMES = (
-    "loads generates same_tokens finite packed size config files no_code no_links like_base checksums no_secrets measured kl_divergence "
-    "perplexity_ratio same_top_token"
+    "loads generates same_tokens chat_template finite packed size config files no_code no_links like_base checksums no_secrets measured "
+    "kl_divergence perplexity_ratio same_top_token"
 )
 
 
