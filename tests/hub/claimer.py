@@ -1,6 +1,8 @@
 """A dispatcher as a process, for the tests: claims jobs, notes beside them when each began and ended, records them, until none is left.
 
-python claimer.py DATABASE JOURNAL
+python claimer.py DATABASE JOURNAL GO
+
+Its job number `PAUSE` lasts until the file GO is there, so that nothing is over before the test has looked.
 """
 
 from __future__ import annotations
@@ -13,6 +15,8 @@ from pathlib import Path
 from hub import owners
 from hub.domain import Environment, Job, JobResult, Measurement
 from hub.store import Store
+
+PAUSE = 120
 
 
 def result(job: Job) -> JobResult:
@@ -37,8 +41,8 @@ def result(job: Job) -> JobResult:
 
 def main() -> None:
     """Work until nothing is left that could become ready."""
-    address, journal = sys.argv[1:]
-    owner = owners.own()
+    address, journal, go = sys.argv[1:]
+    owner, begun = owners.own(), 0
     with Store(address) as store, Path(journal).open("a", encoding="utf-8") as lines:
         while True:
             claim = store.queue.claim(owner, kinds=("press", "measure"))
@@ -53,6 +57,9 @@ def main() -> None:
             lines.write(f"{time.monotonic()} begin {claim.job.id} {owner}\n")
             lines.flush()
             time.sleep(0.002)
+            begun += 1
+            while begun == PAUSE and not Path(go).exists():
+                time.sleep(0.01)
             lines.write(f"{time.monotonic()} end {claim.job.id} {owner}\n")
             lines.flush()
             store.finish(claim.job, result(claim.job), owner=owner)

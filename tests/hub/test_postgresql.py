@@ -41,7 +41,7 @@ def test_a_claim_skips_what_another_transaction_holds_and_waits_for_no_writer(st
         claims = []
         thread = threading.Thread(target=lambda: claims.append(store.queue.claim("me", kinds=KINDS)), daemon=True)
         thread.start()
-        thread.join(20)
+        thread.join(120)
         assert held == planned.jobs[0].id
         assert [claim.job for claim in claims if claim] == [planned.jobs[1]]
         renewed = store.queue.renew("me", [planned.jobs[1].id])
@@ -61,7 +61,7 @@ def test_a_plan_waits_for_a_claim_that_is_being_made_and_sees_it(store: Store, w
         thread.join(0.5)
         assert thread.is_alive()
         other.commit()
-        thread.join(20)
+        thread.join(120)
     engine.dispose()
     assert [(record.job, record.state) for record in store.jobs()] == [(planned.jobs[0], "running")]
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -19,6 +18,7 @@ from hub.local.process import LocalHub
 from hub.transfer import sums
 from modelpress import publishing
 
+from ..ports import free_port  # noqa: TID252
 from .world import AT, World
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
@@ -154,9 +154,7 @@ def test_a_publisher_killed_anywhere_leaves_one_release_after_the_next_run(world
 
 
 def test_a_hub_killed_in_mid_upload_and_its_publisher_after_it(tmp_path: Path, make: SimpleNamespace) -> None:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     with LocalHub(tmp_path / "hub", port=port, samples=False, faults=True) as first:
         (tmp_path / "work").mkdir()
         world = World(first, tmp_path / "work", make)

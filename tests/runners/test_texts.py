@@ -119,7 +119,7 @@ def test_a_text_of_nothing_or_of_too_much_is_refused() -> None:
 def test_processes_may_keep_the_same_text_at_once(tmp_path: Path) -> None:
     code = "import sys, pathlib, runners.texts as t; [t.keep(sys.argv[1].encode(), pathlib.Path(sys.argv[2])) for _ in range(300)]"
     running = [subprocess.Popen([sys.executable, "-c", code, JOINED, str(tmp_path)]) for _ in range(3)]
-    assert [one.wait(timeout=60) for one in running] == [0, 0, 0]
+    assert [one.wait(timeout=300) for one in running] == [0, 0, 0]
     assert texts.content(NAMED, [tmp_path]) == JOINED
     assert len(list(tmp_path.iterdir())) == 1
 

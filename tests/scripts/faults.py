@@ -20,8 +20,9 @@ import psutil
 
 from hub.local.process import LocalHub
 
+from ..ports import free_port  # noqa: TID252
 from . import poison
-from .conftest import Folder, free_port
+from .conftest import Folder
 
 Rows = dict[str, list[tuple[object, ...]]]
 

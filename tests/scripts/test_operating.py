@@ -18,7 +18,8 @@ import pytest
 from hub import owners
 from hub.store import Store
 
-from .conftest import Folder, free_port
+from ..ports import free_port  # noqa: TID252
+from .conftest import Folder
 from .operating import BASE, OTHER, PROTOCOL, Press, failure, measure, press
 
 

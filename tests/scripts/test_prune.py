@@ -23,7 +23,8 @@ from hub.store import Store
 from modelpress.cli import app
 from runners import recipes
 
-from .conftest import Folder, QuickRun, free_port
+from ..ports import free_port  # noqa: TID252
+from .conftest import Folder, QuickRun
 from .operating import AT, BASE, MACHINE, OTHER, Press, measure, press
 
 

@@ -18,6 +18,8 @@ import pytest
 from hub.errors import HubError, HubUnreachable, StoreError, WorkFolderBusy
 from hub.local.process import LocalHub
 
+from ...ports import free_port  # noqa: TID252
+
 pytestmark = pytest.mark.integration
 
 STARTER = """
@@ -40,7 +42,7 @@ def alive(pid: int) -> bool:
 
 
 def wait_for_end(pid: int) -> bool:
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while alive(pid) and time.monotonic() < deadline:
         time.sleep(0.05)
     return not alive(pid)
@@ -111,9 +113,7 @@ def test_another_port_where_the_wanted_one_is_taken(tmp_path: Path) -> None:
 
 
 def test_the_wanted_port(tmp_path: Path) -> None:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     with LocalHub(tmp_path, port=port, samples=False) as hub:
         assert hub.endpoint == f"http://127.0.0.1:{port}"
 
@@ -205,7 +205,7 @@ def test_ctrl_c_ends_it_without_a_traceback(tmp_path: Path) -> None:
         pass
     time.sleep(0.3)
     process.send_signal(signal.SIGINT)
-    assert process.wait(30) == 0
+    assert process.wait(60) == 0
     assert "Traceback" not in process.stderr.read()
     process.stderr.close()
     assert not (tmp_path / "server.json").exists()
