@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import stat
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -16,6 +16,7 @@ from hub.commits import Content
 from hub.domain import Artifact, ArtifactFile, HubFile, ModelRef
 from hub.errors import BadCheckpoint, BadDocument, PolicyRefusal
 from hub.history import BaseRecord, ChangeKind, Release, ReleaseChange, VariantRecord
+from hub.licences import POLICIES, TEXTS, LicenceDemands
 from hub.transfer import sums
 from leaderboard import cards, changelog, gate
 from leaderboard.cards import Extras
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
 MANIFEST, CARD, GIT = "modelpress.json", "README.md", ".gitattributes"
 State = Literal["new", "changed", "same", "deleted"]
+_ANY_LICENCE = LicenceDemands(license="", carry=TEXTS + POLICIES)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,16 +44,38 @@ class Head:
         """The files by their path."""
         return {file.path: file for file in self.files}
 
+    @property
+    def foreign(self) -> tuple[str, ...]:
+        """The paths that ModelPress did not put there: what is neither the manifest's nor card, supplement or a licence's file."""
+        if self.artifact is None:
+            return tuple(path for path in self.by_path if path != GIT)
+        ours = {GIT, MANIFEST, CARD, *(file.path for file in self.artifact.files)}
+        return tuple(
+            path for path in self.by_path if path not in ours and not is_supplement(path) and not gate.is_licence_file(path, _ANY_LICENCE)
+        )
+
+    def require_ours(self, repo_id: str, *, paths: Collection[str] | None = None) -> None:
+        """Raise `PolicyRefusal` where the repository holds what ModelPress did not publish, among these paths where some are named."""
+        if foreign := [path for path in self.foreign if paths is None or path in paths]:
+            raise PolicyRefusal(
+                f"{repo_id} holds files that ModelPress did not publish ({gate.listed(foreign)}), so it is left as it is",
+                hint="move them away on the Hub, or choose another hub.namespace",
+            )
+
 
 @dataclass(frozen=True, kw_only=True)
 class Order:
-    """What is to lie where: an artifact and its folder, with all that its card is written from; `known` is what the store has there."""
+    """What is to lie where: an artifact and its folder, with all that its card is written from; `known` is what the store has there.
+
+    `gated`: access is to be asked for, as it is for the base.
+    """
 
     record: VariantRecord
     artifact: Artifact
     base: BaseRecord
     siblings: Sequence[VariantRecord]
     repo_id: str
+    gated: bool
     folder: Path
     extras: Extras
     known: Release | None
@@ -67,11 +91,14 @@ class Order:
         """Whether the head's manifest is that of this artifact, of this variant."""
         return head.artifact is not None and identity(head.artifact) == identity(self.artifact)
 
+    @property
+    def is_known(self) -> bool:
+        """Whether the store knows this artifact, of this variant, as what the repository holds now."""
+        return self.known is not None and f"{self.known.variant_id}:{self.known.artifact_digest}" == identity(self.artifact)
+
     def is_recorded(self, head: Head) -> bool:
         """Whether the head is the very commit that the store knows of this artifact: what we sent lies there, for commits never change."""
-        known = self.known
-        same = known is not None and (known.variant_id, known.artifact_digest) == (self.record.variant_id, self.artifact.digest)
-        return same and known is not None and known.sha == head.sha
+        return self.known is not None and self.is_known and self.known.sha == head.sha
 
     def written(self, *more: ReleaseChange) -> dict[str, bytes]:
         """Return card and supplements, with the changelog as it is and one line `more`."""
@@ -154,16 +181,17 @@ def look(client: HubClient, repo_id: str, base: str) -> Head:
             f"{repo_id} holds a variant of {artifact.base.repo_id}; that of {base}, another model of the same name, is not put over it",
             hint="add one of the two to policy.banned, or choose another hub.namespace",
         )
-    if artifact is None and (foreign := [file.path for file in files if file.path != GIT]):
-        raise PolicyRefusal(
-            f"{repo_id} holds files that ModelPress did not publish ({', '.join(foreign[:3])}), so it is left as it is",
-            hint="move that repository away, or choose another hub.namespace",
-        )
-    return Head(sha=sha, artifact=artifact, files=files)
+    found = Head(sha=sha, artifact=artifact, files=files)
+    if artifact is None:
+        found.require_ours(repo_id)
+    return found
 
 
 def propose(order: Order, head: Head, client: HubClient, store: Store, *, at: str) -> Proposal:
-    """Set what is wanted beside the head. Raises `BadCheckpoint` where a file that must go up is not the one that was judged.
+    """Set what is wanted beside the head.
+
+    Raises `BadCheckpoint` where a file that must go up is not the one that was judged, and `PolicyRefusal` where a file that ModelPress
+    did not publish would go away or be written over.
 
     Where the artifact lies there whole, the rest of the repository is kept: card and supplements are all that a commit would change.
     """
@@ -174,6 +202,7 @@ def propose(order: Order, head: Head, client: HubClient, store: Store, *, at: st
     card = wanted[CARD]
     assert isinstance(card, bytes)
     states = sorted([*_wanted_states(wanted, head), *_other_states(wanted, head, kept=whole)], key=lambda state: state.path)
+    head.require_ours(order.repo_id, paths=[state.path for state in states if state.state in ("changed", "deleted")])
     differing = {state.path for state in states if state.state in ("new", "changed")}
     sent = {path: held for path, held in wanted.items() if path in differing}
     return Proposal(order=order, head=head, change=change, card=card.decode(), sent=sent, states=tuple(states))
@@ -188,7 +217,7 @@ def unchanged(order: Order) -> bool:
     return (
         known is not None
         and bool(order.changes)
-        and not order.base.candidate.gated
+        and not order.gated
         and known.card_sha256 == hashlib.sha256(written[CARD]).hexdigest()
         and order.changes[-1].content == content(order.artifact, written)
         and not changelog.due_retirement(known, order.changes)

@@ -24,6 +24,7 @@ from leaderboard import claims, gate, notices, stats
 from leaderboard.cards import Extras
 from leaderboard.naming import Names
 from leaderboard.proposal import CARD, Head, Order, Proposal, identity, lies_whole, look, propose, unchanged
+from leaderboard.retirement import withdrawn_as
 
 if TYPE_CHECKING:
     from hub.client import HubClient
@@ -53,6 +54,7 @@ class Publisher:
         # Of two with one name the later: an older program's may have been flat.
         self._protocols = {job.job.protocol.name: job.job.protocol for job in self._store.jobs() if job.job.protocol}
         self.names = Names(self.records, bases, self.namespace)
+        self._withdrawn = frozenset(map(withdrawn_as, self.records))
 
     @cached_property
     def namespace(self) -> str:
@@ -67,7 +69,7 @@ class Publisher:
         ready = []
         for repo_id, record in self.names.newest().items():
             known = current.get(repo_id)
-            if known and known.retired_at:
+            if repo_id in self._withdrawn or (known and known.retired_at):
                 continue  # it gets no other artifact until that is taken back
             held = (known.variant_id, known.artifact_digest) if known else None
             if record.artifact and held != (record.variant_id, record.artifact.digest):
@@ -99,19 +101,20 @@ class Publisher:
         when the files on disk are not those that were judged, `PolicyRefusal` when the base's rights do not allow it (by today's settings)
         or the repository holds what ModelPress did not publish.
         """
-        return self._place(self._order(record, _passed(record)))
+        return self._place(self._new_order(record))
 
     def refresh(self, record: VariantRecord) -> Release | None:
         """Bring card and supplements of a released variant up to date in one commit; None where nothing has changed.
 
-        Files that did not change are neither looked for on this disk nor sent. Raises `HubNotFound` where the repository is gone.
+        Nothing is sent where another artifact is found to have taken its place meanwhile. Files that did not change are neither looked for
+        on this disk nor sent. Raises `HubNotFound` where the repository is gone.
         """
         order = self._released_order(record)
         if unchanged(order):
             return None
-        before = order.known
-        after = self._place(order, must_exist=True)
-        return after if before is None or after.sha != before.sha else None
+        before, after = order.known, self._place(order, must_exist=True)
+        same = (after.variant_id, after.artifact_digest) == (record.variant_id, order.artifact.digest)
+        return after if same and (before is None or after.sha != before.sha) else None
 
     def preview(self, record: VariantRecord) -> Proposal:
         """Return what `publish` or `refresh` would send for a variant, beside what is up; nothing is written anywhere.
@@ -120,7 +123,7 @@ class Publisher:
         """
         held = record.release.artifact_digest if record.release else None
         same = record.artifact is not None and record.artifact.digest == held
-        order = self._released_order(record) if same else self._order(record, _passed(record))
+        order = self._released_order(record) if same else self._new_order(record)
         head = look(self._client, order.repo_id, record.base.repo_id)
         landed = self._landed(order, head)
         order = replace(order, changes=(*order.changes, replace(landed, sha=head.sha))) if landed else order
@@ -134,35 +137,54 @@ class Publisher:
     def _released_order(self, record: VariantRecord) -> Order:
         if record.release is None or record.artifact is None:
             raise StoreError(f"variant {record.variant_id} has no release", hint="publish it first")
-        return self._order(record, record.artifact, repo_id=record.release.repo_id)
+        base = self._base(record)
+        return self._order(record, record.artifact, base, repo_id=record.release.repo_id, gated=base.candidate.gated is not None)
 
-    def _order(self, record: VariantRecord, artifact: Artifact, *, repo_id: str | None = None) -> Order:
+    def _new_order(self, record: VariantRecord) -> Order:
+        artifact, base = _passed(record), self._base(record)
+        gated = self._is_gated(record, base)
+        return self._order(record, artifact, base, repo_id=self._named(record), gated=gated)
+
+    def _base(self, record: VariantRecord) -> BaseRecord:
         base = self._bases.get(record.base)
         if base is None:
             raise StoreError(f"the database does not hold {record.base.repo_id} as the Hub listed it", hint="run modelpress discover")
-        repo_id = repo_id or self._named(record, base)
-        siblings = [other for other in self.records if other.base == record.base]
+        return base
+
+    def _order(self, record: VariantRecord, artifact: Artifact, base: BaseRecord, *, repo_id: str, gated: bool) -> Order:
+        siblings = [other for other in self.records if other.base == record.base and self.names.of(other) not in self._withdrawn]
         return Order(
             record=record,
             artifact=artifact,
             base=base,
             siblings=siblings,
             repo_id=repo_id,
+            gated=gated,
             folder=self._artifacts / record.variant_id,
-            extras=self._extras(record, base, siblings),
+            extras=self._extras(record, base, siblings, repo_id),
             known=self._store.published.at(repo_id),
             changes=self._store.published.changes(repo_id),
             hub_url=self._client.endpoint,
         )
 
-    def _named(self, record: VariantRecord, base: BaseRecord) -> str:
-        """Return where a variant is to be published; refuse where the base's rights, or a release elsewhere, forbid it."""
-        unknown = [rule for rule in policy.RULES if rule not in _RIGHTS]
-        if refusal := policy.screen(base.candidate, self._settings, unknown=unknown):
+    def _is_gated(self, record: VariantRecord, base: BaseRecord) -> bool:
+        """Return whether the base is gated now; refuse where its rights, of today or of the variant's commit, allow no release."""
+        what = f"{record.recipe.name} of {record.base.repo_id} is not published"
+        try:
+            today = self._client.candidate(record.base.repo_id)
+        except HubNotFound as error:
             raise PolicyRefusal(
-                f"{record.recipe.name} of {record.base.repo_id} is not published: {refusal.reason}",
-                hint="what may be published stands under [policy] in modelpress.toml",
-            )
+                f"{what}: its base is gone from the Hub, or private, so nobody can say what its rights are now",
+                hint="modelpress publish tries again once the base is there",
+            ) from error
+        unknown = [rule for rule in policy.RULES if rule not in _RIGHTS]
+        for candidate in (today, replace(base.candidate, gated=today.gated, private=today.private)):
+            if refusal := policy.screen(candidate, self._settings, unknown=unknown):
+                raise PolicyRefusal(f"{what}: {refusal.reason}", hint="what may be published stands under [policy] in modelpress.toml")
+        return today.gated is not None
+
+    def _named(self, record: VariantRecord) -> str:
+        """Return where a variant is to be published; refuse where it is released elsewhere."""
         repo_id = self.names.of(record)
         if record.release and record.release.repo_id != repo_id:
             raise StoreError(
@@ -171,11 +193,11 @@ class Publisher:
             )
         return repo_id
 
-    def _extras(self, record: VariantRecord, base: BaseRecord, siblings: Sequence[VariantRecord]) -> Extras:
+    def _extras(self, record: VariantRecord, base: BaseRecord, siblings: Sequence[VariantRecord], repo_id: str) -> Extras:
         beside = stats.shared_protocol(record.measurements, base.measurements)
         others = sorted({one.protocol for one in record.measurements} - {beside})
         known: dict[str, Protocol] = self._protocols
-        published, repo_id = self._store.published, self.names.of(record)
+        published = self._store.published
         return Extras(
             protocol=known.get(beside or ""),
             further=tuple(known[name] for name in others if name in known),
@@ -193,10 +215,12 @@ class Publisher:
                     hint="modelpress retire REPO --delete --yes forgets it; with --undo after that it is published anew",
                 )
             order = self._caught_up(order, head)
-            proposal = propose(order, head, self._client, self._store, at=_now())
             known = order.known
+            if known and must_exist and not order.is_known:
+                return known  # this one's card lies nowhere any more
+            proposal = propose(order, head, self._client, self._store, at=_now())
             if known and proposal.empty and known.variant_id == order.record.variant_id:
-                if order.base.candidate.gated:
+                if order.gated:
                     self._client.create(order.repo_id, gated="auto")
                 return known if known.sha == head.sha else self._settle(order, head.sha or "", known.released_at, known.card_sha256)
             try:
@@ -240,7 +264,7 @@ class Publisher:
         parent = proposal.head.sha
         if parent is None:
             store.record_hub_write("repo", order.repo_id, 0)
-        client.create(order.repo_id, gated="auto" if order.base.candidate.gated else None)
+        client.create(order.repo_id, gated="auto" if order.gated else None)
         if parent is None:
             # A repository that has just been made may have a first commit of its own; what somebody else put there meanwhile is left alone.
             made = look(client, order.repo_id, order.record.base.repo_id)

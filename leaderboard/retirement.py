@@ -1,7 +1,7 @@
 """Releases that are taken back: deprecated with a reason, or withdrawn, which is deleted on the Hub. Docs: docs/catalogue.md.
 
 What the database keeps of a withdrawn release is a check of the gate's verdict on its bytes that says why, so that it is not published
-again until somebody asks for it.
+again until somebody asks for it. The check begins with the repository's name: it is withdrawn first, and said to be deleted once it is.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 WITHDRAWN = "withdrawn"
 _LONGEST = 500
-_DELETED = " was deleted from the Hub"
+_WITHDRAWN, _DELETED = "is withdrawn since", "was deleted from the Hub on"
 
 
 def reason(words: str) -> str:
@@ -70,9 +70,9 @@ def _age(record: VariantRecord) -> tuple[str, str]:
 
 
 def withdrawn_as(record: VariantRecord) -> str:
-    """Return the repository under which a variant was released that was deleted since; empty where none was."""
+    """Return the repository under which a variant was released that is deleted, or about to be; empty where none is."""
     check = _withdrawn(record)
-    return check.detail.split(_DELETED)[0] if check else ""
+    return check.detail.split()[0] if check else ""
 
 
 def _withdrawn(record: VariantRecord) -> Check | None:
@@ -81,17 +81,28 @@ def _withdrawn(record: VariantRecord) -> Check | None:
 
 
 def withdraw(store: Store, records: Sequence[VariantRecord], repo_id: str, *, at: str, why: str) -> None:
-    """Let none of these variants be published any more: of each the verdict on its bytes says that the repository was deleted, and why."""
+    """Let none of these variants be published any more: of each the verdict on its bytes says that it is withdrawn, and why."""
     for record in records:
         verdict = artifact_verdict(record)
         if record.artifact is None or (verdict and _withdrawn(record)):
             continue
         ended = why if why.endswith((".", "!", "?")) else f"{why}."
-        detail = f"{repo_id}{_DELETED} on {at[:10]}: {ended}"
+        detail = f"{repo_id} {_WITHDRAWN} {at[:10]}: {ended}"
         verdict = verdict or Verdict(
             variant_id=record.variant_id, stage="artifact", subject=record.artifact.digest, checks=(), judged_at=at
         )
         store.record_verdict(replace(verdict, checks=(*verdict.checks, Check(name=WITHDRAWN, passed=False, detail=detail))))
+
+
+def note_deleted(store: Store, records: Sequence[VariantRecord], *, at: str) -> None:
+    """Say of withdrawn variants that their repository is deleted on the Hub, and forget their releases; why stays as it was said."""
+    for record in records:
+        now = store.variant(record.variant_id) or record
+        if (verdict := artifact_verdict(now)) and (check := _withdrawn(now)):
+            told = replace(check, detail=f"{withdrawn_as(now)} {_DELETED} {at[:10]}: {check.detail.partition(': ')[2]}")
+            store.record_verdict(replace(verdict, checks=tuple(told if one == check else one for one in verdict.checks)))
+        if record.release:
+            store.published.withdraw(record.variant_id)
 
 
 def admit(store: Store, records: Sequence[VariantRecord]) -> bool:

@@ -8,12 +8,14 @@ below this one's under every protocol that both were measured with. Docs: docs/c
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from hub.domain import ModelRef
 from hub.history import BaseRecord, Release, VariantRecord
 from leaderboard import stats, text
+from leaderboard.retirement import withdrawn_as
 from leaderboard.stats import Estimate
 
 if TYPE_CHECKING:
@@ -39,10 +41,10 @@ def on_the_hub(store: Store) -> list[VariantRecord]:
 
 def mark(store: Store) -> list[tuple[VariantRecord, Successor | None]]:
     """Bring `new_version` of all releases up to date, and return those that changed with what takes their place now (None: nothing)."""
-    records = on_the_hub(store)
+    records, withdrawn = on_the_hub(store), frozenset(map(withdrawn_as, store.variants()))
     bases = {base.candidate.ref: base for base in store.bases()}
     commits = {repo_id: [one.ref.sha for one in known] for repo_id, known in store.candidates().items()}
-    found = successors(records, bases, commits)
+    found = successors(records, bases, commits, withdrawn)
     changed = []
     for record in records:
         successor = found[record.variant_id]
@@ -53,17 +55,21 @@ def mark(store: Store) -> list[tuple[VariantRecord, Successor | None]]:
 
 
 def successors(
-    records: Sequence[VariantRecord], bases: Mapping[ModelRef, BaseRecord], commits: Mapping[str, Sequence[str]]
+    records: Sequence[VariantRecord],
+    bases: Mapping[ModelRef, BaseRecord],
+    commits: Mapping[str, Sequence[str]],
+    withdrawn: AbstractSet[str] = frozenset(),
 ) -> dict[str, Successor | None]:
     """Return by variant id what takes the place of each released variant, at the end of the chain; None where nothing does. Pure.
 
     `records` are those that repositories hold now, `commits` by `owner/name` the commits of each base, newest first. What people named
-    when they retired a release stands; a retired release takes no other's place, nor does a research variant or one that is not verified.
+    when they retired a release stands; a retired release takes no other's place, nor does a research variant or one that is not verified,
+    nor, whoever named it, a repository that is `withdrawn`: deleted, or about to be.
     """
     released = [(record, record.release) for record in records if record.release]
-    rivals = [record for record, release in released if _may_follow(record, release) and release.verified_at]
+    fit = {release.repo_id: _may_follow(record, release) for record, release in released} | dict.fromkeys(withdrawn, False)
+    rivals = [record for record, release in released if fit[release.repo_id] and release.verified_at]
     direct = {release.repo_id: _direct(record, release, rivals, bases, commits) for record, release in released}
-    fit = {release.repo_id: _may_follow(record, release) for record, release in released}
     return {record.variant_id: _end(release.repo_id, direct, fit) for record, release in released}
 
 

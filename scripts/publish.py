@@ -89,7 +89,7 @@ def document(proposal: Proposal, session: Session) -> dict[str, Any]:
         "message": None if proposal.empty else proposal.message,
         "changelog": None if proposal.empty else proposal.change.what,
         "head": head.sha,
-        "gated": order.base.candidate.gated is not None,
+        "gated": order.gated,
         "bytes_sent": proposal.size,
         "files": proposal.states,
         "metadata": metadata(proposal.card),
@@ -101,7 +101,7 @@ def document(proposal: Proposal, session: Session) -> dict[str, Any]:
 def described(proposal: Proposal, session: Session) -> list[str]:
     """Return a proposal in lines: where to, what for, the files, the metadata, and how the card changes."""
     order = proposal.order
-    gated = ", access gated" if order.base.candidate.gated else ""
+    gated = ", access gated" if order.gated else ""
     lines = ["", f"{order.repo_id}  ({'new' if proposal.head.sha is None else proposal.head.sha[:8]}{gated})", f"  {proposal.message}"]
     lines += [f"  {state.state:8} {state.path}  {size(state.size)}" for state in proposal.states]
     data = metadata(proposal.card)

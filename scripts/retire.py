@@ -112,7 +112,8 @@ def taken_back(session: Session, family: Sequence[VariantRecord]) -> dict[str, A
 def deleted(session: Session, family: Sequence[VariantRecord], why: str | None, *, yes: bool) -> dict[str, Any]:
     """Delete a repository on the Hub with `yes`, else say what would be deleted.
 
-    What is to be remembered is noted before, what is to be forgotten after: killed in between, the same command goes on.
+    What is to be remembered is noted before, what is to be forgotten after: killed in between, the same command goes on. Refused where
+    somebody put files beside ours.
     """
     from hub.errors import StoreError
     from leaderboard import retirement
@@ -124,15 +125,15 @@ def deleted(session: Session, family: Sequence[VariantRecord], why: str | None, 
     if release is None:
         raise StoreError(f"{retirement.withdrawn_as(record)} was deleted already", hint="--undo lets it be published again")
     head = look(session.client, release.repo_id, record.base.repo_id)
+    head.require_ours(release.repo_id)
     size = sum(max(0, file.size) for file in head.files)
     what = {"head": head.sha, "files": len(head.files), "bytes": size}
     if not yes:
         return {**outcome(release.repo_id, record, ""), **what}
+    publisher = session.publisher
     retirement.withdraw(store, family, release.repo_id, at=now(), why=why or release.retired_why or "it is not offered any more")
-    session.publisher.delete(release.repo_id)
-    for one in family:
-        if one.release:
-            store.published.withdraw(one.variant_id)
+    publisher.delete(release.repo_id)
+    retirement.note_deleted(store, family, at=now())
     return {**told(session, release.repo_id, record, "deleted on the Hub"), **what}
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -47,13 +47,13 @@ def released(
     return replace(record, variant_id=release.variant_id, base=base, release=replace(release, **changes))
 
 
-def follow(*records: VariantRecord) -> dict[str, str | None]:
+def follow(*records: VariantRecord, withdrawn: Set[str] = frozenset()) -> dict[str, str | None]:
     """Return by name what takes the place of each, whatever order they are looked at in."""
     bases = {ref: replace(make_base(ref=ref), rank=1) for ref in (OLD, NEW)}
     answers = []
     for seed in range(3):
         shuffled = random.Random(seed).sample(records, len(records))
-        found = succession.successors(shuffled, bases, {BASE.repo_id: [NEW.sha, OLD.sha]})
+        found = succession.successors(shuffled, bases, {BASE.repo_id: [NEW.sha, OLD.sha]}, withdrawn)
         answers.append({record.recipe.name: one.repo_id if (one := found[record.variant_id]) else None for record in records})
     assert answers[0] == answers[1] == answers[2]
     return answers[0]
@@ -120,6 +120,10 @@ def test_what_people_named_stands_and_leads_to_the_end() -> None:
     assert follow(first, ring) == {"first": None, "second": None}
     assert follow(first, released("second", 0.01, group=64, **gone)) == {"first": None, "second": None}
     assert follow(first, released("second", 0.01, group=64, track="research"))["first"] is None
+    # What was deleted, or is about to be, takes nobody's place: neither by the rules nor because somebody named it.
+    assert follow(first, withdrawn={"press/second"})["first"] is None
+    assert follow(named, withdrawn={"elsewhere/model"})["named"] is None
+    assert follow(released("poor", 0.05), released("good", 0.02), withdrawn={"press/good"})["poor"] is None
 
 
 def test_moves_are_few_and_leave_others_where_they_are() -> None:

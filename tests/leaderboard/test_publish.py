@@ -16,6 +16,8 @@ from hub.codec import to_json
 from hub.domain import ArtifactFile, Failure, ModelRef
 from hub.errors import BadCheckpoint, GateRefusal, HubConflict, HubRefused, PolicyRefusal
 from hub.local.process import LocalHub
+from hub.published import Published
+from hub.settings import Settings
 from leaderboard import gate
 from leaderboard.supplements import is_supplement
 from modelpress import publish as command
@@ -166,6 +168,21 @@ def test_different_bytes_under_a_name_are_replaced_in_the_open(world: World) -> 
     first = world.publish(world.press())
     other = world.new_store("second")
     record = world.press(store=other, seed="two", params=64)
+
+    # What somebody put beside the first is neither taken away nor published with the second; a card leaves it where it is.
+    theirs = {"notes.txt": b"mine", ".eval_results/gone.yaml": b"[]"}
+    there = world.client.commit(first.repo_id, theirs, message="mine", parent=first.sha)
+    with pytest.raises(PolicyRefusal, match=r"holds files that ModelPress did not publish \(notes\.txt\)"):
+        world.publish(record, store=other)
+    assert world.client.head(first.repo_id) == there
+    world.store.published.retire(first.variant_id, at=AT, why="old")
+    card = world.publisher().refresh(world.read(first))
+    assert card is not None
+    files = {file.path for file in world.client.files(first.repo_id, card.sha)}
+    assert files & theirs.keys() == {"notes.txt"}, "of what a card does not want only supplements go"
+    world.client.commit(first.repo_id, {}, deleted=["notes.txt"], message="taken away", parent=card.sha)
+    first = replace(first, sha=world.client.head(first.repo_id) or "")
+
     release = world.publish(record, store=other)
     assert release.repo_id == first.repo_id
     assert release.sha != first.sha
@@ -369,6 +386,30 @@ def test_a_new_revision_takes_the_place_of_the_old_one_and_says_why(world: World
     assert len(world.published(first.repo_id)) == 2
 
 
+def test_a_card_is_not_put_over_an_artifact_that_took_its_place_while_its_sender_died(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old = world.press()
+    first = world.publish(old)
+    revision = world.upload(world.base.ref.repo_id)
+    world.store.record_models([revision], "2026-11-21T10:00:00+00:00")
+    new = world.press(seed="two", base=revision)
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as kill:
+        kill.setattr(Published, "settle", killed)
+        with pytest.raises(KeyboardInterrupt):
+            world.publish(new)
+    world.store.published.retire(old.variant_id, at=AT, why="worse than the next")
+    head = world.client.head(first.repo_id)
+    assert world.publisher().refresh(world.read(old)) is None
+    assert world.client.head(first.repo_id) == head
+    assert world.store.published.current()[first.repo_id].variant_id == new.variant_id, "it is noted now"
+    assert world.publisher().ready() == []
+
+
 def test_two_bases_of_one_name_go_to_two_repositories_whoever_comes_next(world: World) -> None:
     namesake = world.upload(f"modelpress-lab/{world.base.ref.name}")
     world.store.record_models([world.base, namesake], "2026-11-21T10:00:00+00:00")
@@ -391,13 +432,29 @@ def test_rights_are_asked_again_when_publishing(world: World) -> None:
     done = publishing.publish(world.session())
     assert [(one.error, one.variant) for one in done.refused] == [("PolicyRefusal", record.variant_id)]
     assert "its licence 'apache-2.0' is not allowed; allowed: mit" in done.refused[0].reason
-    assert world.client.head(f"{world.base.ref.repo_id}-gptq-w4a16-g128") is None
+
+    # What the base allows is asked of the Hub, not of what was listed once.
+    world.settings = Settings()
+    name = world.base.ref.repo_id
+    world.upload(name, licence="cc-by-nc-4.0")
+    assert "its licence 'cc-by-nc-4.0' is not allowed" in publishing.publish(world.session()).refused[0].reason
+    world.upload(name)
+    changed = ({"gated": "manual"}, "access to it is gated"), ({"gated": False, "private": True}, "it is private")
+    for change, reason in changed:
+        world.client.call("a change", lambda api, change=change: api.update_repo_settings(name, **change))
+        assert reason in publishing.publish(world.session()).refused[0].reason
+    world.client.delete(name)
+    assert "gone from the Hub, or private" in publishing.publish(world.session()).refused[0].reason
+    assert world.client.head(f"{name}-gptq-w4a16-g128") is None
+    assert world.store.hub_writes(0) == []
 
 
 def test_a_gated_base_is_mirrored_gated(world: World) -> None:
-    gated = world.upload(f"{world.base.ref.repo_id}-gated", gated="manual")
+    gated = world.upload(f"{world.base.ref.repo_id}-gated")
     world.store.record_models([gated], AT)
     record = world.press(base=gated)
+    gate_it = {"gated": "manual"}  # since it was listed
+    world.client.call("gating it", lambda api: api.update_repo_settings(gated.ref.repo_id, **gate_it))
     assert "access to it is gated" in publishing.publish(world.session()).refused[0].reason
     allowed = world.settings.policy.model_copy(update={"gated_licenses": ("apache-2.0",)})
     world.settings = world.settings.model_copy(update={"policy": allowed})
@@ -405,6 +462,7 @@ def test_a_gated_base_is_mirrored_gated(world: World) -> None:
     assert world.client.candidate(release.repo_id).gated == "auto"
     with pytest.raises(HubRefused):
         world.new_client("").download(ModelRef(repo_id=release.repo_id, sha=release.sha))
+    world.store.record_models([world.client.candidate(gated.ref.repo_id)], AT)  # as the next discovery lists it
     world.client.call("opening it", lambda api: api.update_repo_settings(release.repo_id, gated=False))
     assert not any(parts(publishing.publish(world.session())))
     assert world.client.candidate(release.repo_id).gated == "auto", "a gate that was taken away is put back"

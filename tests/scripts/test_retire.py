@@ -18,6 +18,7 @@ from hub.history import Release, VariantRecord
 from hub.local.process import LocalHub
 from leaderboard import catalogue, retirement
 from modelpress.cli import app
+from modelpress.pipeline import now
 
 from ..leaderboard.conftest import make as made  # noqa: F401, TID252 - a fixture
 from ..leaderboard.world import World  # noqa: TID252
@@ -182,6 +183,7 @@ def test_a_retired_recipe_is_not_pressed_and_its_repository_gets_nothing_new(sho
 
 
 def test_nothing_is_deleted_unless_it_is_asked_for_twice(shop: Shop) -> None:
+    shop.world.press(POOR, params=32, seed="another", kl=0.2)  # it would go to the same repository, and waits
     writes, repo = shop.writes(), shop.repo(POOR)
     said = shop.says("retire", repo, "--delete")
     assert "would be deleted on the Hub, for ever; nothing was changed" in said
@@ -195,7 +197,7 @@ def test_nothing_is_deleted_unless_it_is_asked_for_twice(shop: Shop) -> None:
     assert shop.held() == ["", f"-{GOOD}"]
     assert repo not in shop.card(GOOD), "no card links to what is gone"
 
-    # It is not published again, nor pressed, and says why; deleting again is refused, not done to something else.
+    # It is not published again, nor what waits for its place, nor pressed, and says why; deleting again is refused, not done to another.
     assert shop.json("publish")["released"] == []
     plan = shop.json("plan", "--recipe", POOR, "--model", shop.base)
     assert f"{repo} was deleted from the Hub on" in plan["refusals"][0]["reason"]
@@ -214,10 +216,14 @@ def test_a_deletion_that_was_cut_off_goes_on(shop: Shop) -> None:
     shop.world.client.delete(shop.repo(POOR))
     assert "is not on the Hub any more" in shop.says("publish", code=30)
     assert "gone already" in shop.says("retire", shop.repo(POOR), "--delete")
+
+    def said() -> list[str]:
+        return [check.detail for check in retirement.artifact_verdict(shop.world.read(record)).checks if not check.passed]  # type: ignore[union-attr]
+
+    assert said() == [f"{shop.repo(POOR)} is withdrawn since 2026-11-23: wrong weights."]
     assert "deleted on the Hub" in shop.says("retire", shop.repo(POOR), "--delete", "--yes")
     assert shop.release(POOR) is None
-    details = [check.detail for check in retirement.artifact_verdict(shop.world.read(record)).checks if not check.passed]  # type: ignore[union-attr]
-    assert details == [f"{shop.repo(POOR)} was deleted from the Hub on 2026-11-23: wrong weights."]
+    assert said() == [f"{shop.repo(POOR)} was deleted from the Hub on {now()[:10]}: wrong weights."]
 
 
 def test_what_is_not_ours_or_makes_no_sense_is_refused_and_changes_nothing(shop: Shop) -> None:
@@ -246,6 +252,13 @@ def test_what_is_not_ours_or_makes_no_sense_is_refused_and_changes_nothing(shop:
         assert "\x1b" not in shop.says("retire", *words, code=code), words
     assert (shop.writes(), shop.world.client.exists(other)) == (writes, True)
     assert shop.release(POOR) == replace(shop.release(POOR), retired_at=None, new_version=None)  # type: ignore[type-var]
+
+    # Somebody put something beside it: that is not deleted with it.
+    there = shop.world.client.commit(repo, {"mine.txt": b"mine"}, message="mine", parent=None)
+    for words in (("--delete",), ("--delete", "--yes")):
+        assert "files that ModelPress did not publish (mine.txt)" in shop.says("retire", repo, *words, code=9)
+    assert shop.world.client.head(repo) == there
+    assert retirement.withdrawn_as(shop.world.read(shop.records[POOR])) == ""
 
     # The database says it is ours, but somebody has put something else there since.
     shop.world.client.delete(repo)
