@@ -34,6 +34,7 @@ _KEPT = (
     "LD_LIBRARY_PATH", "SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE",
 )  # fmt: skip
 _MOST_TEXT = 4000
+_BLANK = "It ran, and the model's answer is blank."
 # Runs a script and notes what its own `print` is given.
 _SCRIPT = """
 import runpy, sys
@@ -161,7 +162,7 @@ def check(outcomes: Sequence[Outcome]) -> Check:
         return Check(name=CHECK, passed=False, detail=f"Of the card's commands {wrong[0].command} failed: {wrong[0].detail}")
     if not ran:
         return Check(name=CHECK, passed=False, detail=f"The card has no command under {SECTION} that could be run; at least 1 must be.")
-    left = "".join(f" {one.command}: {one.detail}" for one in outcomes if not one.ran)
+    left = "".join(f" {one.command}: {one.detail}" for one in outcomes if not one.ran or one.detail == _BLANK)
     detail = f"{len(ran)} of the card's {len(outcomes)} commands ran in an empty folder without a token; 0 may fail.{left}"
     return Check(name=CHECK, passed=True, detail=detail)
 
@@ -271,7 +272,10 @@ def _requirements(wanted: Sequence[str], shown: str) -> Outcome:
 
 
 def _python(block: Block, place: _Place) -> Outcome:
-    """Run a Python block; it must also print something itself, whatever libraries print of their own."""
+    """Run a Python block; it must also print something itself, whatever libraries print of their own.
+
+    Blanks will do: a poor model ends its answer at once, or writes line breaks alone. Whether it generates is asked by the gate.
+    """
     # The script lies beside the folder in which it runs, and Python is told not to import from either: files that the card's commands
     # download there are data, whatever their names.
     script, told = place.scratch / "use_it.py", place.scratch / "told.txt"
@@ -279,8 +283,10 @@ def _python(block: Block, place: _Place) -> Outcome:
     told.write_bytes(b"")
     outcome = _ran([sys.executable, "-I", "-c", _SCRIPT, str(script), str(told)], _words(block), place)
     text = told.read_text(encoding="utf-8", errors="replace")[:_MOST_TEXT]
+    if outcome.passed and not text:
+        return replace(outcome, passed=False, detail="It ran, but printed nothing.")
     if outcome.passed and not text.strip():
-        return replace(outcome, passed=False, detail="It ran, but generated no text.")
+        return replace(outcome, detail=_BLANK)
     return replace(outcome, text=text)
 
 

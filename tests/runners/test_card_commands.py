@@ -118,7 +118,10 @@ def test_what_fails_is_named_and_ends_it(run: Callable[..., tuple[Outcome, ...]]
     assert not found.passed
     assert "`import os` …" in found.detail
     silent = run(card("python\nimport sys\nsys.stdout.write('a library says something')"))
-    assert card_commands.check(silent).detail.endswith("It ran, but generated no text.")
+    assert card_commands.check(silent).detail.endswith("It ran, but printed nothing.")
+    blank = card_commands.check(run(card("python\nprint('\\n\\n')")))
+    assert blank.passed, "a poor model's answer may be an end of text or line breaks alone"
+    assert blank.detail.endswith("It ran, and the model's answer is blank.")
     unknown = run(card("bash\nrm -rf ."))
     assert "no command that is tried" in card_commands.check(unknown).detail
     assert not card_commands.check(run(card())).passed, "nothing was run"

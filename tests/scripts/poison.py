@@ -46,17 +46,14 @@ def _sample(name: str) -> Files:
 
 
 def cut(files: Files, depth: int) -> Files:
-    """Return a sample model with its first `depth` layers only.
-
-    A chat model loses its template: cut short it answers with line breaks alone, and a release that says nothing is not verified.
-    """
+    """Return a sample model with its first `depth` layers only; a chat model answers with line breaks alone then."""
     config = json.loads(files["config.json"])
     key = "n_layer" if "n_layer" in config else "num_hidden_layers"
     config[key] = depth
     if "layer_types" in config:
         config["layer_types"] = config["layer_types"][:depth]
     kept = {name: tensor for name, tensor in unpack(files["model.safetensors"]).items() if _layer(name) < depth}
-    return {**_without(files, "chat_template.jinja"), "config.json": _json(config), "model.safetensors": pack(kept)}
+    return {**files, "config.json": _json(config), "model.safetensors": pack(kept)}
 
 
 def _layer(name: str) -> int:
