@@ -6,6 +6,8 @@ import json
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from functools import lru_cache
 from math import prod
 from typing import Any
 
@@ -15,21 +17,42 @@ Tensors = Mapping[str, tuple[str, tuple[int, ...]]]
 """dtype (as the file names it) and shape of each tensor by name."""
 
 DENSE = "dense"
+WORDS = "words"  # 32 bits each, in an order that the header does not show
 FLOATS = frozenset(("F64", "F32", "F16", "BF16"))
 _WORD = 32
 _MOST_FORM, _MOST_REPEATS, _MOST_PARTS, _MOST_WORDS = 300, 3, 64, 10_000
 _IN_LAYER = re.compile(r"(?:^|\.)(?:layers|h|blocks|block|layer)\.\d+\.")
 _LAYER = re.compile(r"^(.*?(?:^|\.)(?:layers|h|blocks|block|layer)\.\d+)\.")
+# Towers that read pictures or sound beside the decoder; their layers are numbered as its are, and quantizers leave them alone.
+_TOWER = re.compile(r"(?:^|\.)(?:visual|vision|vit|audio|speech|image)(?:_\w+)?\.")
 # What no quantizer packs although it is a matrix: routers of experts, convolutions, tables of positions.
 _NEVER = re.compile(r"(?:\.|_)(?:gate|router|shared_expert_gate|conv1d|relative_attention_bias|A_log)$|norm|rotary|embed")
 _WIDTHS = ("hidden_size", "intermediate_size", "n_embd", "n_inner", "moe_intermediate_size", "head_dim", "d_model", "d_ff", "ffn_dim")
-_PAYLOAD = (".qweight", ".weight_packed", "._weight_qdata", ".weight")
+_PAYLOAD = (".qweight", ".weight_packed", "._weight_qdata", ".weight", "_blocks")
+_EXPERTS = ("_blocks", "_scales")  # mxfp4: all experts of a layer in one pair of tensors
+_CLASS = re.compile(r"[A-Z]\w*")
+LAYOUTS: Mapping[str, frozenset[str]] = {
+    "compressed-tensors": frozenset(("compressed-tensors", "int8", "fp8")),
+    "auto-round": frozenset(("gptq", "awq")),
+    "gptq": frozenset(("gptq",)),
+    "awq": frozenset(("awq",)),
+    "bitsandbytes": frozenset(("bitsandbytes",)),
+    "torchao": frozenset(("torchao", "fp8")),
+    "fp8": frozenset(("fp8",)),
+    "mxfp4": frozenset(("mxfp4",)),
+    "modelopt": frozenset(("modelopt", "fp8", "int8")),
+    "low-rank": frozenset(("low-rank",)),
+}
+"""How the layers of a method that is known here may lie on disk, by `Layer.method`."""
 _DTYPES = {"float32": 32, "float16": 16, "bfloat16": 16, "float64": 64}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Scheme:
-    """What a config says of its weights: the quantization's method (`dense`: none), bits and group sizes (each once), what stays dense."""
+    """What a config says of its weights: the quantization's method (`dense`: none), bits and group sizes (each once), what stays dense.
+
+    `exempt` names what stays dense, `only` what does not, where that is said; both may hold patterns.
+    """
 
     method: str
     bits: tuple[int, ...] = ()
@@ -37,9 +60,19 @@ class Scheme:
     exempt: tuple[str, ...] = ()
     only: tuple[str, ...] = ()
 
+    @property
+    def known(self) -> bool:
+        """Whether it is known here how the method lays out its layers."""
+        return self.method == DENSE or self.method in LAYOUTS
+
+    @property
+    def untried(self) -> tuple[str, ...]:
+        """The patterns that are not tried, because that might take for ever or they are none."""
+        return tuple(entry for entry in (*self.exempt, *self.only) if _form(entry) is not None and _compiled(entry) is None)
+
     def spares(self, name: str) -> bool:
         """Whether the config lets a linear layer stay dense."""
-        if self.only and not any(name == entry or name.endswith(f".{entry}") for entry in self.only):
+        if self.only and not any(_names(entry, name) for entry in self.only):
             return True
         return any(_names(entry, name) for entry in self.exempt)
 
@@ -62,19 +95,32 @@ class Layer:
 
 
 def _names(pattern: str, name: str) -> bool:
-    """Whether an entry of a list of exceptions means a layer: a whole name, a part of its path, or `re:` and a pattern.
+    """Whether an entry of a list means a layer: a whole name, a part of its path, one with `*`, or `re:` and a pattern."""
+    if len(name) > _MOST_FORM:
+        return False
+    if _form(pattern) is not None:
+        compiled = _compiled(pattern)
+        return compiled is not None and compiled.match(name) is not None
+    if any(sign in pattern for sign in "*?[") and len(pattern) <= _MOST_FORM:
+        return fnmatchcase(f".{name}.", f"*.{pattern}.*")
+    return f".{pattern.strip('.')}." in f".{name}."
 
-    A pattern of others is only tried where it cannot take long: without groups that repeat, and with few parts that do.
-    """
-    if not pattern.startswith(("re:", "-:")):
-        return f".{pattern}." in f".{name}."
-    form = pattern[3 if pattern.startswith("re:") else 2 :]
-    if len(form) > _MOST_FORM or len(name) > _MOST_FORM or len(re.findall(r"[*+{]", form)) > _MOST_REPEATS or re.search(r"\)[*+{?]", form):
-        return False
+
+def _form(entry: str) -> str | None:
+    """Return the regular expression of an entry, None where it is none."""
+    return entry.split(":", 1)[1] if entry.startswith(("re:", "-:")) else None
+
+
+@lru_cache(maxsize=256)
+def _compiled(entry: str) -> re.Pattern[str] | None:
+    """Return an entry's regular expression where it cannot take long: without groups that repeat, and with few parts that do."""
+    form = _form(entry) or ""
+    if len(form) > _MOST_FORM or len(re.findall(r"[*+{]", form)) > _MOST_REPEATS or re.search(r"\)[*+{?]", form):
+        return None
     try:
-        return re.match(form, name) is not None
+        return re.compile(form)
     except (re.error, RecursionError, OverflowError):
-        return False
+        return None
 
 
 def scheme(config: Mapping[str, Any]) -> Scheme:
@@ -82,15 +128,24 @@ def scheme(config: Mapping[str, Any]) -> Scheme:
     stated = config.get("quantization_config") or config.get("compression_config")
     if not isinstance(stated, dict):
         return Scheme(method=DENSE)
-    method = str(stated.get("quant_method") or ("bitsandbytes" if "load_in_4bit" in stated else "unknown")).lower()
+    unnamed = "bitsandbytes" if "load_in_4bit" in stated or "load_in_8bit" in stated else "mlx" if "quantization" in config else "unknown"
+    method = str(stated.get("quant_method") or unnamed).lower()
     bits, groups = _stated(method, stated)
     lists = ("modules_to_not_convert", "ignore", "llm_int8_skip_modules", "ignored_layers")
     exempt = [entry for key in lists for entry in _texts(stated.get(key))]
     exempt += [entry for entry in _mapping(stated.get("dynamic")) if entry.startswith("-:")]
+    exempt += [entry for entry, one in _mapping(stated.get("extra_config")).items() if _wide(_mapping(one).get("bits"))]  # of auto-round
     blocks = stated.get("modules_in_block_to_quantize")
     inside = [name for block in (blocks if isinstance(blocks, list) else ()) for name in _texts(block)]
     inside += list(_mapping(stated.get("ranks")))  # of the format low-rank
+    inside += _targets(stated)
     return Scheme(method=method, bits=_distinct(bits), groups=_distinct(groups), exempt=tuple(exempt), only=tuple(inside))
+
+
+def _targets(stated: Mapping[str, Any]) -> list[str]:
+    """Return which layers compressed-tensors' groups are for; nothing where a class of layers (`Linear`) is named, which means all."""
+    found = [entry for group in _mapping(stated.get("config_groups")).values() for entry in _texts(_mapping(group).get("targets"))]
+    return [] if any(_CLASS.fullmatch(entry) for entry in found) else found
 
 
 def _stated(method: str, stated: Mapping[str, Any]) -> tuple[list[Any], list[Any]]:
@@ -104,13 +159,17 @@ def _stated(method: str, stated: Mapping[str, Any]) -> tuple[list[Any], list[Any
         words = _told(stated.get("quant_type"))
         found = re.findall(r'"weight_dtype": \{"_data": "u?int(\d)"', words) or re.findall(r"(?:Int|Float)(\d)(?=Weight)", words)[-1:]
         return [int(one) for one in found], [int(one) for one in re.findall(r'"group_size": (\d+)', words)]
-    if method == "fp8":
-        return [8], []
-    if method == "mxfp4":
-        return [4], []
+    if method in ("fp8", "mxfp4"):
+        return ([8] if method == "fp8" else [4]), []
+    if method == "modelopt":
+        return [int(bits) for bits in re.findall(r"(?:FP|INT|W)(\d{1,2})", str(stated.get("quant_algo"))[:_MOST_FORM])[:1]], []
     dynamic = [entry for name, entry in _mapping(stated.get("dynamic")).items() if not name.startswith("-:") and isinstance(entry, dict)]
     each = [stated, *dynamic]
     return [one.get("bits", one.get("w_bit")) for one in each], [one.get("group_size", one.get("q_group_size")) for one in each]
+
+
+def _wide(bits: Any) -> bool:
+    return type(bits) is int and bits > 8
 
 
 def _told(value: Any) -> str:
@@ -148,7 +207,11 @@ def layers(config: Mapping[str, Any], tensors: Tensors) -> tuple[Layer, ...]:
 def _found(tensors: Tensors, widths: frozenset[int]) -> Iterator[Layer]:
     stems: dict[str, dict[str, tuple[str, tuple[int, ...]]]] = {}
     for name, outline in tensors.items():
-        if _IN_LAYER.search(name):
+        if not _IN_LAYER.search(name) or _TOWER.search(name):
+            continue
+        if name.endswith(_EXPERTS):
+            stems.setdefault(name[:-7], {})[name[-7:]] = outline
+        else:
             for mark in (".weight.", "._weight_", ".factor_", "."):
                 stem, _, rest = name.partition(mark) if mark != "." else name.rpartition(".")
                 if rest:
@@ -189,6 +252,8 @@ def _layer(name: str, parts: Tensors, widths: frozenset[int]) -> Layer | None:
         )
     if any(part.startswith(".weight.quant_state.bitsandbytes__") for part in parts):
         return made("bitsandbytes", [4], None, 2 * prod(shape(".weight")))
+    if "_blocks" in parts:
+        return made("mxfp4", [4], 32, 2 * prod(shape("_blocks"))) if "_scales" in parts else None
     if "._weight_qdata" in parts:
         return made("torchao", [BITS.get(parts["._weight_qdata"][0], 8)], None, prod(shape("._weight_qdata")))
     if ".factor_in.weight" in parts:
@@ -198,6 +263,8 @@ def _layer(name: str, parts: Tensors, widths: frozenset[int]) -> Layer | None:
         bits = [8 * BLOCKS[dtype][1] // BLOCKS[dtype][0]] if dtype in BLOCKS else [BITS.get(dtype, 0)]
         if dtype in FLOATS:
             return made(DENSE, bits, None, prod(shape(".weight")))
+        if dtype == "U8" and ".weight_scale_2" in parts:  # NVFP4, two weights a byte
+            return made("modelopt", [4], None, 2 * prod(shape(".weight")))
         method = "gguf" if dtype in BLOCKS else "bitsandbytes" if ".SCB" in parts else "fp8" if dtype.startswith("F8") else "int8"
         return made(method, bits, None, prod(shape(".weight")))
     return None
@@ -213,6 +280,9 @@ def _words(made: Any, words: tuple[int, ...], scales: tuple[int, ...], zeros: tu
         method = "gptq"
     else:
         inputs, bits, method = words[0], words[1] * _WORD // outputs if outputs else 0, "awq"
+    if not 2 <= bits <= 8:  # neither layout: what kernels have laid out for themselves
+        other: Layer = made(WORDS, [], None, None)
+        return other
     groups = scales[0] if len(scales) == 2 else 1
     layer: Layer = made(method, [bits] if bits else [], -(-inputs // groups) if groups else None, inputs * outputs or None)
     return layer
@@ -227,6 +297,8 @@ def _bytes(outline: tuple[str, tuple[int, ...]]) -> int:
 def inside(name: str, modules: Collection[str]) -> bool:
     """Whether a tensor's name lies below one of some modules; names of very many parts, which no model has, lie below none."""
     parts = name.split(".", _MOST_PARTS)[:_MOST_PARTS]
+    if name.endswith(_EXPERTS) and name[:-7] in modules:
+        return True
     return any(".".join(parts[:end]) in modules for end in range(1, len(parts)))
 
 

@@ -61,6 +61,11 @@ class Subject:
         """The linear layers as they lie on disk."""
         return packing.layers(self.config, self.tensors)
 
+    @property
+    def unknown(self) -> bool:
+        """Whether the weights are packed in a way that is not known here; where all layers are plainly dense, none is."""
+        return not self.scheme.known and not (self.layers and all(layer.method == DENSE for layer in self.layers))
+
     @cached_property
     def formats(self) -> set[str]:
         """The formats that config.json and the files' names show."""
@@ -148,6 +153,8 @@ def _bits(subject: Subject) -> Finding:
     claimed = {bits: words for bits, words in claimed.items() if bits <= 8} or claimed
     if not claimed:
         return unchecked(name, "name, title and tags speak of no bits")
+    if subject.unknown:
+        return unchecked(name, f"how the format {names.shown(subject.scheme.method)} packs weights is not known here")
     actual = subject.bits or {bits for layer in subject.layers for bits in layer.bits}
     if not actual:
         return unchecked(name, "the tensors do not show how many bits a weight has")
@@ -206,6 +213,8 @@ def _library(subject: Subject) -> Finding:
 def _licence(subject: Subject) -> Finding:
     name = "card_licence"
     claimed = effective(next(iter(subject.card.strings("license")), None), _text(subject.card.data.get("license_name")))
+    if claimed is None and subject.manifest is None:
+        return unchecked(name, "the card names no licence")
     if subject.base is None:
         return unchecked(name, "the base, whose licence it must be, is not known")
     theirs = effective(subject.base.license, subject.base.license_name)
@@ -237,11 +246,15 @@ def _parameters(subject: Subject) -> Finding:
 def parameters(subject: Subject) -> int | None:
     """Return how many weights the tensors stand for, packed ones counted as the weights that they are; None where that does not show."""
     packed = [layer for layer in subject.layers if layer.method != DENSE]
-    if any(layer.weights is None for layer in packed) or not subject.tensors or subject.formats - {subject.scheme.method}:
+    if any(layer.weights is None for layer in packed) or not subject.tensors or subject.unknown:
+        return None
+    if subject.formats - {subject.scheme.method}:
         return None
     stems = {layer.name for layer in packed}
     biases = {f"{stem}.bias" for stem in stems}
-    rest = (prod(shape) for name, (_, shape) in subject.tensors.items() if name in biases or not packing.inside(name, stems))
+    tied = {"lm_head.weight"} if subject.config.get("tie_word_embeddings") is True else set()  # the embedding once more
+    counted = (name for name in subject.tensors if name not in tied and (name in biases or not packing.inside(name, stems)))
+    rest = (prod(subject.tensors[name][1]) for name in counted)
     return sum(layer.weights or 0 for layer in packed) + sum(rest)
 
 

@@ -6,9 +6,10 @@ What cannot be asked is told as not checked, with the reason, and never as passe
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from math import prod
+from typing import Any
 
 from hub import packing
 from hub.codec import from_json
@@ -17,13 +18,16 @@ from hub.errors import BadDocument
 from hub.facts import Facts
 from hub.headers import BITS
 from hub.history import BaseRecord, VariantRecord
+from hub.names import shown
 from hub.packing import DENSE, FLOATS, Layer, Scheme
+from hub.policy import weight_bytes
 from leaderboard import configs, gate
 from leaderboard.card_reader import read
 from leaderboard.findings import Finding, failed, of_check, passed, unchecked
 from leaderboard.verify import Served, card_findings, config_of
 
 MANIFEST = "modelpress.json"
+_GGUF = ".gguf"
 _MOST_MANIFEST = 64 << 20
 _TOKENIZERS = ("tokenizer.json", "tokenizer.model", "spiece.model", "vocab.txt", "vocab.json")
 _NO_NUMBERS = "its measurements lie in the database of whoever published it, not in this one"
@@ -33,11 +37,16 @@ _NO_LIBRARY = "Unavailable: "
 
 @dataclass(frozen=True, kw_only=True)
 class Promised:
-    """What a repository says of itself: its manifest where one can be read (`fault` says why not), and its base where the Hub has that."""
+    """What a repository says of itself: its manifest and its base where the Hub has that; `fault` says why it is not judged by these."""
 
     manifest: Artifact | None = None
     fault: str = ""
     base: Candidate | None = None
+
+    @property
+    def exact(self) -> bool:
+        """Whether it is judged by manifest and base, and not by config.json and card alone."""
+        return self.manifest is not None and self.base is not None and not self.fault
 
 
 def manifest_of(there: Served) -> Promised:
@@ -51,18 +60,25 @@ def manifest_of(there: Served) -> Promised:
         return Promised(fault=error.message)
 
 
-def with_base(there: Served, promised: Promised, candidate: Callable[[str, str | None], Candidate | None]) -> Promised:
-    """Return what is promised with the base that manifest or card name, as `candidate(repo_id, sha)` gives it."""
+def with_base(
+    there: Served, promised: Promised, candidate: Callable[[str, str | None], Candidate | None], *, max_bytes: float = math.inf
+) -> Promised:
+    """Return what is promised with the base that manifest or card name, as `candidate(repo_id, sha)` gives it.
+
+    A manifest of others may name whatever base it likes: one of more than `max_bytes` of weights is not to be pulled.
+    """
     if promised.manifest:
-        base = promised.manifest.base
-        return replace(promised, base=candidate(base.repo_id, base.sha))
+        base = candidate(promised.manifest.base.repo_id, promised.manifest.base.sha)
+        size = weight_bytes(base) if base else 0
+        large = f"the base that {MANIFEST} names has {size:.3g} bytes of weights, and policy.max_bytes allows {max_bytes:.3g}"
+        return replace(promised, base=base, fault=large if size > max_bytes else promised.fault)
     named = read((there.card or b"").decode("utf-8", errors="replace")).strings("base_model")
     return replace(promised, base=candidate(named[0], None)) if len(named) == 1 else promised
 
 
 def judge(there: Served, facts: Facts, promised: Promised, *, at: str) -> tuple[Finding, ...]:
     """Return all findings on a repository whose measurements are not in this database, in the order of the gate's own checks."""
-    found = _by_manifest(there, facts, promised, at) if promised.manifest and promised.base else _by_config(there, facts, promised)
+    found = _by_manifest(there, facts, promised, at) if promised.exact else _by_config(there, facts, promised)
     numbers = [unchecked(name, _NO_NUMBERS) for name in ("measured", "kl_divergence", "perplexity_ratio", "same_top_token")]
     card = card_findings(there, facts, manifest=promised.manifest, base=promised.base)
     commands = unchecked("commands", "only the commands of a card that this database wrote are run")
@@ -87,10 +103,8 @@ def _by_manifest(there: Served, facts: Facts, promised: Promised, at: str) -> li
 
 def _by_config(there: Served, facts: Facts, promised: Promised) -> list[Finding]:
     """Ask what can be asked without a manifest: whether config.json, tensors and files agree with each other."""
-    config = config_of(facts)
+    config, unknown = config_of(facts), _unknown(promised)
     scheme, layers = packing.scheme(config), packing.layers(config, facts.outlines)
-    wrong = configs.faults(config, facts.outlines, keys=facts.keys) if config else ["config.json is missing or no JSON object"]
-    unknown = promised.fault or _NO_MANIFEST
     return [
         *_runs(facts),
         unchecked("same_tokens", unknown),
@@ -98,7 +112,7 @@ def _by_config(there: Served, facts: Facts, promised: Promised) -> list[Finding]
         of_check(gate.finite(facts)) if facts.outlines else unchecked("finite", "no tensor could be read"),
         _packed(scheme, layers, facts),
         _size(there, scheme, layers, facts),
-        of_check(gate.config_check(wrong)),
+        _config(there, facts, config),
         _files(there, facts, unknown),
         *(of_check(check) for check in gate.unsafe(facts)),
         unchecked("like_base", _not_like_base(promised)),
@@ -107,7 +121,16 @@ def _by_config(there: Served, facts: Facts, promised: Promised) -> list[Finding]
     ]
 
 
+def _unknown(promised: Promised) -> str:
+    """Say why it is not known what the repository should be."""
+    if promised.manifest and promised.base is None:
+        return f"the base that {MANIFEST} names is not on the hub"
+    return promised.fault or _NO_MANIFEST
+
+
 def _not_like_base(promised: Promised) -> str:
+    if promised.manifest:
+        return _unknown(promised)
     if promised.base is None:
         return "its base is not named, or not on the hub"
     return "it does not say which commit of its base it was made from"
@@ -121,6 +144,21 @@ def _runs(facts: Facts) -> list[Finding]:
     return [of_check(gate.loads(facts)), of_check(gate.generates(facts))]
 
 
+def _config(there: Served, facts: Facts, config: Mapping[str, Any]) -> Finding:
+    """Whether config.json agrees with the tensors; the files of llama.cpp need none."""
+    if not config and not facts.config and _of_llama_cpp(there):
+        if not facts.keys:
+            return unchecked("config", f"there is no config.json, and which of the {_GGUF} files is meant is not known")
+        return of_check(gate.config_check(configs.faults(config, facts.outlines, keys=facts.keys)))
+    wrong = configs.faults(config, facts.outlines, keys=facts.keys) if config else ["config.json is missing or no JSON object"]
+    return of_check(gate.config_check(wrong))
+
+
+def _of_llama_cpp(there: Served) -> bool:
+    """Whether the weights lie in GGUF files alone, which hold configuration and tokenizer themselves."""
+    return any(path.endswith(_GGUF) for path in there.files) and not any(path.endswith(".safetensors") for path in there.files)
+
+
 def _packed(scheme: Scheme, layers: tuple[Layer, ...], facts: Facts) -> Finding:
     """Whether every linear layer of the decoder that config.json does not spare is packed, and none is where it says nothing."""
     name = "packed"
@@ -132,10 +170,16 @@ def _packed(scheme: Scheme, layers: tuple[Layer, ...], facts: Facts) -> Finding:
     if scheme.method == DENSE:
         detail = f"config.json promises no packed layer; {len(packed)} of {len(layers)} linear layers are packed."
         return failed(name, detail) if packed else passed(name, detail)
+    if packed and not scheme.known:
+        return unchecked(name, f"how the format {shown(scheme.method)} packs layers is not known here")
     promised = [layer for layer in layers if layer.method != DENSE or not scheme.spares(layer.name)]
     silent = [layer.name for layer in promised if layer.method == DENSE]
+    if silent and scheme.untried:
+        why = "config.json says by a pattern too complex to be tried which layers stay dense"
+        return unchecked(name, f"{why}: {shown(scheme.untried[0])}")
     detail = (
-        f"{len(promised) - len(silent)} of {len(promised)} linear layers are packed as config.json promises ({scheme.method}); all must be."
+        f"{len(promised) - len(silent)} of {len(promised)} linear layers are packed as config.json promises"
+        f" ({shown(scheme.method)}); all must be."
     )
     if not silent and packed:
         return passed(name, detail)
@@ -159,7 +203,7 @@ def _size(there: Served, scheme: Scheme, layers: tuple[Layer, ...], facts: Facts
 def expected_bytes(scheme: Scheme, layers: tuple[Layer, ...], tensors: packing.Tensors, width: int | None) -> int | None:
     """Return Σ bits / 8 by what config.json says, `width` being that of its dtype; None where it does not say enough."""
     packed = {layer.name: layer for layer in layers if layer.method != DENSE}
-    if width is None or (packed and len(scheme.bits) != 1):
+    if width is None or not scheme.known or (packed and len(scheme.bits) != 1):
         return None
     total = 0.0
     for layer in packed.values():
@@ -175,9 +219,11 @@ def expected_bytes(scheme: Scheme, layers: tuple[Layer, ...], tensors: packing.T
 
 
 def _files(there: Served, facts: Facts, unknown: str) -> Finding:
-    missing = list(facts.missing_files)
-    if not facts.keys and not any(name in there.files for name in _TOKENIZERS):
+    alone = _of_llama_cpp(there)
+    missing = [name for name in facts.missing_files if not (alone and name == "config.json")]
+    if not alone and not any(name in there.files for name in _TOKENIZERS):
         missing.append("a tokenizer")
     if missing:
         return failed("files", f"{len(missing)} files are missing, 0 may be: {gate.listed(missing)}.")
-    return unchecked("files", f"config and tokenizer are there; which others belong there is not known, for {unknown}")
+    there_are = "the GGUF files need no others" if alone else "config and tokenizer are there"
+    return unchecked("files", f"{there_are}; which others belong there is not known, for {unknown}")

@@ -105,16 +105,21 @@ def _anybodys(session: Session, ref: ModelRef) -> Report:
     from leaderboard.verify import inspected, served
 
     with served(session.client, ref.repo_id, ref.sha, session.folder / "scratch" / "verify") as there:
-        promised = foreign.with_base(there, foreign.manifest_of(there), lambda name, sha: _candidate(session, name, sha))
+        promised = foreign.with_base(
+            there,
+            foreign.manifest_of(there),
+            lambda name, sha: _candidate(session, name, sha),
+            max_bytes=session.settings.policy.max_bytes,
+        )
         facts = inspected(session.farm, _job(there, promised), there)
         findings = foreign.judge(there, facts, promised, at=now())
-    by = MANIFEST if promised.manifest and promised.base else CONFIG
+    by = MANIFEST if promised.exact else CONFIG
     return Report(repo_id=ref.repo_id, sha=ref.sha, promised_by=by, findings=findings)
 
 
 def _job(there: Served, promised: Promised) -> Job:
     """Return the inspection: against the manifest's recipe and base where both are known, else of the bytes alone."""
-    if promised.manifest and promised.base:
+    if promised.exact and promised.manifest:
         return Job(kind="inspect", base=promised.manifest.base, recipe=promised.manifest.recipe, subject=there.sha)
     return Job(kind="inspect", base=ModelRef(repo_id=there.repo_id, sha=there.sha), subject=there.sha)
 

@@ -12,8 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, cast
 
+from hub import packing
 from hub.errors import BadCheckpoint, Unavailable, Unstable
-from runners import checkpoint, plugins
+from hub.names import shown
+from runners import checkpoint, plugins, readers
 from runners.observations import Run
 
 
@@ -125,13 +127,17 @@ def load(name: str) -> Engine:
 def for_folder(folder: Path) -> Engine:
     """Return the engine that runs a checkpoint's format: transformers where it can, else the first that can.
 
-    Raises `Unavailable` with what installs it, or `BadCheckpoint` for a format that no engine reads.
+    Raises `Unavailable` with what installs it, or for a format that no engine here reads: that is no fault of the checkpoint's.
     """
     wanted = checkpoint.format_of(folder)
-    readers = [info.name for info in available() if wanted in info.formats and not info.times_only]
-    if not readers:
-        raise BadCheckpoint(f"{folder.name} is of the format {wanted}, which no engine here reads.", hint="Press it with another recipe.")
-    return load("transformers" if "transformers" in readers else readers[0])
+    if wanted == "dense" and not readers.engine_file(folder):
+        wanted = packing.scheme(checkpoint.read_config(folder)).method  # mlx's names no method
+    fitting = [info.name for info in available() if wanted in info.formats and not info.times_only]
+    if not fitting:
+        raise Unavailable(
+            f"{folder.name} is of the format {shown(wanted)}, which no engine here reads.", hint="Press it with another recipe."
+        )
+    return load("transformers" if "transformers" in fitting else fitting[0])
 
 
 def require_sound(loaded: Loaded, folder: Path) -> None:

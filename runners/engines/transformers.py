@@ -7,6 +7,7 @@ bfloat16 where the checkpoint says float32.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -24,6 +25,8 @@ REQUIRES = ("torch", "transformers", "safetensors")
 INSTALL = 'pip install "modelpress[press]"'
 FORMATS = ("dense", "gptq", "awq", "auto-round", "compressed-tensors", "bitsandbytes", "torchao")
 
+_GPU = r"\b(?:GPU|CUDA|XPU)\b"
+_NEEDS_GPU = re.compile(rf"(?:need|requir|no |not )[^.]{{0,60}}{_GPU}|{_GPU}[^.]{{0,60}}(?:need|requir|not )", re.I)
 _NO_FLOAT32 = ("gptq", "nvfp4")
 
 
@@ -154,6 +157,10 @@ def load(folder: Path, *, dtype: str | None = None) -> Loaded:
     except Exception as error:  # transformers raises whatever its parts raise
         if failures.out_of_memory(error):
             raise
+        if device == "cpu" and _NEEDS_GPU.search(str(error)):
+            raise Unavailable(
+                f"transformers loads {folder.name} on a GPU only: {failures.one_line(error)}", hint="Use a machine with a GPU."
+            ) from error
         raise BadCheckpoint(
             f"transformers cannot load {folder.name}: {type(error).__name__}: {failures.one_line(error)}",
             hint="Press it again; if that does not help, this method's output cannot be served by transformers.",

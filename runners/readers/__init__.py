@@ -9,6 +9,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import cast
 
+from hub.errors import Unavailable
 from runners.headers import Stored
 
 FORMATS = {".gguf": "gguf", ".onnx": "onnx", ".xml": "openvino"}
@@ -24,6 +25,26 @@ def engine_file(folder: Path) -> Path | None:
         return None
     found = sorted(path for suffix in FORMATS for path in folder.glob(f"*{suffix}") if suffix != ".xml" or path.name == OPENVINO[0])
     return found[0] if len(found) == 1 else None
+
+
+def require_one(folder: Path) -> None:
+    """Raise `Unavailable` for a folder of several GGUF files, variants or parts of a model: nothing says which one is meant."""
+    found = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*.gguf"))
+    if found and not any(folder.glob("*.safetensors")) and engine_file(folder) is None:
+        some = ", ".join(found[:3]) + (", …" if len(found) > 3 else "")
+        raise Unavailable(
+            f"which GGUF file is meant is not said: there are {len(found)} ({some})", hint="Put one alone into a repository or folder."
+        )
+
+
+def require_beside(folder: Path) -> None:
+    """Raise `Unavailable` for a GGUF file without config.json or tokenizer: engines here take these from files beside it."""
+    gone = [name for name in ("config.json", "tokenizer*") if not any(folder.glob(name))]
+    if gone and format_of(folder) == "gguf":
+        raise Unavailable(
+            f"there is no {' and no '.join(gone)} beside the GGUF file, and the engine here does not take them from it",
+            hint="Put the base model's files beside it.",
+        )
 
 
 def format_of(folder: Path) -> str | None:

@@ -6,7 +6,7 @@ import struct
 from pathlib import Path
 from typing import BinaryIO
 
-from hub.errors import BadCheckpoint
+from hub.errors import BadCheckpoint, Unavailable
 from hub.names import shown
 from runners.headers import Stored, stated
 
@@ -15,7 +15,8 @@ _SCALARS = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}
 _STRING, _ARRAY, _UINT32 = 8, 9, 4
 _DTYPES = {
     0: "F32", 1: "F16", 2: "Q4_0", 3: "Q4_1", 6: "Q5_0", 7: "Q5_1", 8: "Q8_0", 10: "Q2_K", 11: "Q3_K", 12: "Q4_K", 13: "Q5_K", 14: "Q6_K",
-    24: "I8", 25: "I16", 26: "I32", 27: "I64", 28: "F64", 30: "BF16",
+    16: "IQ2_XXS", 17: "IQ2_XS", 18: "IQ3_XXS", 19: "IQ1_S", 20: "IQ4_NL", 21: "IQ3_S", 22: "IQ2_S", 23: "IQ4_XS", 29: "IQ1_M", 34: "TQ1_0",
+    35: "TQ2_0", 39: "MXFP4", 24: "I8", 25: "I16", 26: "I32", 27: "I64", 28: "F64", 30: "BF16",
 }  # fmt: skip
 _MOST = 2**24  # bytes of a string, numbers of an array: more is no model
 _MOST_ENTRIES = 2**20  # tensors, keys, or strings of an array: a vocabulary of 262,144 tokens has half a million merges
@@ -23,7 +24,10 @@ _MOST_DIMENSIONS = 4
 
 
 def read(path: Path) -> dict[str, Stored]:
-    """Return the tensors of one file, rows first; raise `BadCheckpoint` where it is truncated, of another version, or not GGUF."""
+    """Return the tensors of one file, rows first; raise `BadCheckpoint` where it is truncated, of another version, or not GGUF.
+
+    `Unavailable` for types of tensors that are not known here.
+    """
     try:
         with path.open("rb") as stream:
             return _read(path, stream)
@@ -75,6 +79,10 @@ def _read(path: Path, stream: BinaryIO) -> dict[str, Stored]:
             raise ValueError(f"the tensor {shown(name)} comes twice or has {dimensions} dimensions")
         size = struct.unpack(f"<{dimensions}Q", _take(stream, 8 * dimensions))
         kind, offset = struct.unpack("<IQ", _take(stream, 12))
+        if kind not in _DTYPES:
+            raise Unavailable(
+                f"{path.name} has tensors of llama.cpp's type {kind}, which is not known here.", hint="Use a newer modelpress."
+            )
         placed[name] = (stated(_DTYPES[kind], size[::-1]), offset)
     start = -(-stream.tell() // alignment) * alignment
     found = {

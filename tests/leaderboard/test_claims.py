@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
+from hub.domain import HubFile
+from hub.facts import Facts
+from hub.headers import Tensor
 from hub.packing import Tensors, scheme
-from leaderboard import cards
+from leaderboard import cards, foreign
 from leaderboard.card_reader import bits_in, counts_in, read
 from leaderboard.claims import compare, contradictions
+from leaderboard.findings import Finding
+from leaderboard.verify import Served
 
 REPO = "press/tiny-llama-gptq-w4a16-g128"
 GPTQ = {"quant_method": "gptq", "bits": 4, "group_size": 128, "desc_act": False, "sym": True, "checkpoint_format": "gptq"}
@@ -171,3 +178,116 @@ def test_configs_and_names_of_others_that_would_take_for_ever_are_passed_over() 
         assert scheme({"quantization_config": odd}).bits == ()
     dotted: Tensors = {"model.layers.0." + "a." * 200_000 + "weight": ("BF16", (4, 4)), **words(), "": ("F99", ()), ".": ("I4", (0,))}
     assert lies(front(tags="[gptq, 4-bit]"), "org/model-1B-gptq", {**CONFIG, "quantization_config": GPTQ}, dotted) == {"card_parameters"}
+
+
+STEM, ATTENTION = "model.layers.0.mlp.up_proj", "model.layers.0.self_attn.q_proj"
+PACKED_ATTENTION = {f"{ATTENTION}.weight": ("F8_E4M3", (256, 256)), f"{ATTENTION}.weight_scale": ("F32", ())}
+MIXED: Tensors = {**PACKED_ATTENTION, **DENSE}
+TOWER: Tensors = {
+    "model.visual.blocks.0.attn.qkv.weight": ("BF16", (768, 256)),
+    "vision_tower.encoder.layers.1.fc1.weight": ("BF16", (8, 8)),
+}
+NVFP4: Tensors = {
+    f"{STEM}.weight": ("U8", (512, 128)),
+    f"{STEM}.weight_scale": ("F8_E4M3", (512, 16)),
+    f"{STEM}.weight_scale_2": ("F32", ()),
+    f"{STEM}.input_scale": ("F32", ()),
+}
+MXFP4: Tensors = {
+    "model.layers.0.mlp.experts.gate_up_proj_blocks": ("U8", (4, 512, 8, 16)),
+    "model.layers.0.mlp.experts.gate_up_proj_scales": ("U8", (4, 512, 8)),
+    "model.layers.0.mlp.experts.gate_up_proj_bias": ("BF16", (4, 512)),
+    f"{ATTENTION}.weight": ("BF16", (256, 256)),
+}
+HQQ: Tensors = {f"{STEM}.W_q": ("U8", (256, 256)), f"{STEM}.meta": ("F16", (2,)), "model.norm.weight": ("BF16", (256,))}
+NOTHING = {
+    **dict.fromkeys(("tensors", "packed_expected", "packed_found", "tensor_bytes_expected"), 0),
+    **dict.fromkeys(("not_packed", "non_finite", "missing_files", "unexpected_files", "checksum_errors", "generated_ids"), ()),
+    **dict.fromkeys(("prompt", "generated_text"), ""),
+    "loads": False,
+}
+FP8 = {"quant_method": "compressed-tensors", "format": "float-quantized"}
+
+
+def group(*targets: str, bits: int = 8) -> dict:
+    return {"config_groups": {"group_0": {"targets": list(targets), "weights": {"num_bits": bits, "type": "float"}}}}
+
+
+@pytest.mark.parametrize(
+    ("quantization", "tensors", "packed", "size"),
+    [
+        ({"quant_method": "gptq", "bits": 4}, words(), "passed", "passed"),  # all else has a default in its loaders
+        ({"quant_method": "gptq"}, words(), "passed", "not checked"),
+        ({"quant_method": "awq", "bits": 4, "group_size": 128}, DENSE, "failed", "passed"),
+        ({**FP8, **group("Linear"), "ignore": ["re:.*mlp.*", "lm_head"]}, MIXED, "passed", "passed"),
+        ({**FP8, **group("Linear"), "ignore": []}, MIXED, "failed", "passed"),
+        ({**FP8, **group("re:.*self_attn\\.(q|k)_proj$")}, MIXED, "passed", "passed"),
+        ({**FP8, **group("re:.*up_proj$")}, MIXED, "failed", "passed"),
+        ({**FP8, **group("Linear"), "ignore": ["re:" + ".*" * 9 + "up_proj"]}, MIXED, "not checked", "passed"),
+        ({"quant_method": "fp8", "modules_to_not_convert": ["model.layers.*.mlp*"]}, {**MIXED, **TOWER}, "passed", "passed"),
+        ({"quant_method": "fp8", "modules_to_not_convert": ["*.visual.*"]}, {**MIXED, **TOWER}, "failed", "passed"),
+        ({"quant_method": "modelopt", "quant_algo": "NVFP4", "ignore": ["lm_head"]}, NVFP4, "passed", "passed"),
+        ({"quant_method": "mxfp4", "modules_to_not_convert": ["model.layers.*.self_attn", "lm_head"]}, MXFP4, "passed", "passed"),
+        ({"quant_method": "mxfp4", "modules_to_not_convert": ["lm_head"]}, MXFP4, "failed", "passed"),
+        ({"quant_method": "hqq", "quant_config": {}}, HQQ, "not checked", "not checked"),
+        ({"quant_method": "made-up", "bits": 4}, DENSE, "failed", "not checked"),
+        ({"quant_method": "gptq", "bits": 4, "checkpoint_format": "marlin"},
+         {f"{STEM}.qweight": ("I32", (16, 1024)), f"{STEM}.scales": ("F16", (2, 512))}, "passed", "not checked"),
+    ],
+)  # fmt: skip
+def test_checkpoints_of_others_are_judged_by_what_loaders_need(
+    quantization: dict, tensors: Tensors, packed: str, size: str, tmp_path: Path
+) -> None:
+    found = looked_at(tmp_path, {**CONFIG, "quantization_config": quantization}, tensors)
+    wrong = quantization == {"quant_method": "gptq"}
+    assert (found["packed"].state, found["size"].state, found["config"].state) == (packed, size, "failed" if wrong else "passed"), found
+    assert not wrong or "Quantization_config.bits is missing" in found["config"].detail
+
+
+def looked_at(folder: Path, config: dict, tensors: Tensors, *files: str, **facts: object) -> dict[str, Finding]:
+    """The findings on somebody's repository without a card."""
+    sizes = sum(Tensor(dtype=dtype, shape=shape).bytes for dtype, shape in tensors.values())
+    there = Served(repo_id="someone/model", sha="a" * 40, folder=folder, files=dict.fromkeys(files or ("model.safetensors",), (1, None)))
+    known = {
+        "load_error": "Unavailable: no",
+        "config": json.dumps(config) if config else "",
+        "outlines": tensors,
+        "tensor_bytes_found": sizes,
+    }
+    seen = Facts(**{**NOTHING, **known, **facts})  # type: ignore[arg-type]
+    return {one.name: one for one in foreign.judge(there, seen, foreign.Promised(), at="2026-11-21T00:00:00+00:00")}
+
+
+def test_files_of_llama_cpp_need_nothing_beside_them(tmp_path: Path) -> None:
+    tensors: Tensors = {"blk.0.ffn_up.weight": ("IQ4_XS", (256, 512))}
+    one = looked_at(tmp_path, {}, tensors, "model.gguf", keys=("general.architecture",), missing_files=("config.json",))
+    several = looked_at(tmp_path, {}, {}, "a.gguf", "b.gguf", missing_files=("config.json",))
+    nothing = looked_at(tmp_path, {}, {}, "model.gguf", keys=("general.name",), missing_files=("config.json",))
+    states = [{name: found[name].state for name in ("loads", "packed", "size", "config", "files")} for found in (one, several)]
+    assert states[0] == {"loads": "not checked", "packed": "not checked", "size": "not checked", "config": "passed", "files": "not checked"}
+    assert states[1] == {**states[0], "config": "not checked"}
+    assert "The GGUF key general.architecture is missing" in nothing["config"].detail
+
+
+def test_what_cannot_be_known_of_a_card_is_no_lie_and_a_tied_head_counts_once(make: SimpleNamespace) -> None:
+    base = make.base().candidate
+    found = {one.name: one for one in compare(front(base_model="org/base"), repo_id="a/b", config=CONFIG, tensors=DENSE, base=base)}
+    assert (found["card_licence"].state, found["card_licence"].detail) == ("not checked", "the card names no licence")
+    assert lies(front(tags="[4-bit]"), "org/model-hqq", {**CONFIG, "quantization_config": {"quant_method": "hqq"}}, HQQ) == set()
+    assert lies(front(tags="[4-bit]"), "org/m", {**CONFIG, "quantization_config": {"quant_method": "hqq"}}, DENSE) == {"card_bits"}
+    head = {**DENSE, "lm_head.weight": ("BF16", (2000, 256)), "model.embed_tokens.weight": ("BF16", (2000, 256))}
+    assert lies(front(), "org/tiny-0.64M", {**CONFIG, "tie_word_embeddings": True}, head) == set()
+    assert lies(front(), "org/tiny-0.64M", {**CONFIG, "tie_word_embeddings": False}, head) == {"card_parameters"}
+
+
+def test_a_base_that_somebodys_manifest_names_is_pulled_only_within_the_limit(make: SimpleNamespace, tmp_path: Path) -> None:
+    record, base = make.variant(), make.base().candidate
+    base = replace(base, files=(HubFile(path="model.safetensors", size=10**12, blob_id="b" * 40),))
+    there = Served(repo_id="someone/model", sha="a" * 40, folder=tmp_path, files={})
+    within, beyond = (
+        foreign.with_base(there, foreign.Promised(manifest=record.artifact), lambda _name, _sha: base, max_bytes=most)
+        for most in (1e12, 9e11)
+    )
+    assert within.exact
+    assert (beyond.exact, beyond.base) == (False, base)
+    assert beyond.fault == "the base that modelpress.json names has 1e+12 bytes of weights, and policy.max_bytes allows 9e+11"
