@@ -154,7 +154,11 @@ def main(root: Path) -> None:
     """Read the task, do it, answer; from now on the end of stdin is the end of all."""
     answers = os.dup(1)
     os.dup2(2, 1)
-    with scratch.use(root):
+    try:
+        held = scratch.join(root)
+    except FileNotFoundError:
+        sys.exit("The farm's folder on this node is gone, and with it who kept it.")
+    with held:
         place = Place(from_json(Task, sys.stdin.buffer.readline(), where="the task"), root)
 
         def watch() -> None:

@@ -38,6 +38,19 @@ def use(root: Path) -> TextIO:
             handle.close()
 
 
+def join(root: Path) -> TextIO:
+    """Hold a folder that a keeper made until the returned file is closed; raise `FileNotFoundError` where it is gone with its keeper.
+
+    It is not made again: nobody would remove it.
+    """
+    handle = (root / "lock").open("r+")
+    fcntl.flock(handle, fcntl.LOCK_SH)
+    if not _still(handle, root / "lock"):
+        handle.close()
+        raise FileNotFoundError(root)
+    return handle
+
+
 def _make(root: Path) -> None:
     root.parent.mkdir(mode=0o700, exist_ok=True)
     status = root.parent.lstat()

@@ -161,7 +161,7 @@ def test_a_cancelled_job_says_so_and_another_goes_on(farm: LocalFarm, stories: P
         farm.cancel(job.id)
     for one in (waiting, thread):
         one.join(60)
-    child.wait(10)
+    child.wait(60)
     for failure in (found[0], never[0]):
         assert isinstance(failure, Failure)
         assert (failure.category, failure.reason) == ("killed", "The job was ended on request.")
@@ -185,6 +185,7 @@ def test_no_job_of_another_dispatcher_runs_beside_a_measuring_one(farm: LocalFar
 
 def test_a_warm_job_starts_sooner_than_a_cold_one(farm: LocalFarm, stories: Path, tmp_path: Path) -> None:
     order = to_json(JobOrder(job=QUICK, workspace=workspace(tmp_path), folder=str(stories)))
+    farm.run(QUICK, folder=stories)  # the warm parent has imported by then
     began = time.monotonic()
     cold = subprocess.run([sys.executable, "-m", "runners"], input=order, text=True, capture_output=True, check=True)
     between = time.monotonic()
@@ -192,10 +193,10 @@ def test_a_warm_job_starts_sooner_than_a_cold_one(farm: LocalFarm, stories: Path
     ended = time.monotonic()
     done = from_json(JobResult, cold.stdout)
     assert isinstance(warm, JobResult)
-    starts = between - began - done.seconds, ended - between - warm.seconds
-    print(f"from order to work, and from its end to its result: warm / cold = {starts[1] / starts[0]:.3f}")
+    cold_start, warm_start = between - began - done.seconds, ended - between - warm.seconds
+    print(f"from order to work, and from its end to its result: warm / cold = {warm_start / cold_start:.3f}")
     print(f"a whole small measurement: warm / cold = {(ended - between) / (between - began):.2f}")
-    assert ended - between < between - began
+    assert warm_start < cold_start
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV])
@@ -216,7 +217,7 @@ def test_a_parent_that_dies_takes_its_job_along_and_is_replaced(farm: LocalFarm,
     thread.join(60)
     assert isinstance(found[0], Failure)
     assert found[0].error == "JobDied"
-    job.wait(10)
+    job.wait(60)
     assert isinstance(farm.run(QUICK, folder=stories), JobResult)
 
 
@@ -256,5 +257,5 @@ def test_nothing_survives_the_farm_killed(tmp_path: Path, stories: Path, while_i
     owner.kill()
     owner.wait()
     owner.stdout.close()
-    _, alive = psutil.wait_procs([parent, *children], timeout=30)
+    _, alive = psutil.wait_procs([parent, *children], timeout=120)
     assert not alive
