@@ -24,12 +24,11 @@ from hub.codec import content_id, from_json, to_json
 from hub.domain import Artifact, ArtifactFile, ModelRef, Recipe, StepRecord, variant_id
 from hub.errors import BadCheckpoint, BadDocument, OutOfDisk
 from hub.policy import CARRIED
-from runners import failures, readers
+from runners import failures, readers, unsafe
 from runners.architectures import KNOWN
 from runners.headers import BITS, INDEX, Tensor, stored_tensors, weight_files
 
 MANIFEST = "modelpress.json"
-FORBIDDEN_SUFFIXES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".h5", ".msgpack", ".npz", ".py", ".so", ".joblib", ".dill")
 PARTIAL = ".partial-"
 LEFT_S = 7 * 24 * 3600
 _PRESS_THE_BASE = "Press the model it was made from."
@@ -231,7 +230,7 @@ def check(folder: Path) -> None:
         )
     read_config(folder)
     for path in sorted(folder.rglob("*")):
-        if path.suffix.lower() in FORBIDDEN_SUFFIXES and not readers.harmless(path):
+        if unsafe.could_run(path):
             raise BadCheckpoint(
                 f"The checkpoint {folder} holds {path.relative_to(folder)}; pickles and code are not opened.",
                 hint="Remove that file, or choose a model that is published as safetensors alone.",

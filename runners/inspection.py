@@ -11,17 +11,17 @@ from hub.domain import Artifact, Recipe, StepRecord
 from hub.errors import ModelPressError
 from hub.facts import CODE, LINK, STRAY, Facts
 from hub.policy import CARRIED
-from runners import chat_template, checkpoint, engines, failures, formats, headers, readers, secrets
-from runners.checkpoint import FORBIDDEN_SUFFIXES, MANIFEST
+from runners import chat_template, checkpoint, engines, failures, formats, headers, readers, secrets, unsafe
+from runners.checkpoint import MANIFEST
 from runners.headers import Stored
 from runners.readers import gguf
 
 PROMPT = "The function returns"
 NEW_TOKENS = 16
 MOST_NAMES = 20
+_MOST_STRAYS = 1000  # many more than publishing adds, so that none hides behind those
 _MOST_CONFIG = 16 << 20
 
-_ADDED_ON_PUBLISHING = (".gitattributes", "readme.md", "license", "licence", "copying", "notice", "use_policy")
 _DOWNLOAD_NOTES = (".cache", "huggingface")  # what huggingface_hub leaves in a folder that it downloads into
 
 
@@ -48,7 +48,7 @@ def inspect(folder: Path, recipe: Recipe | None, base_folder: Path | None) -> Fa
         tensor_bytes_expected=packing.bytes_expected if packing else 0,
         tensor_bytes_found=sum(one.tensor.bytes for one in stored.values()),
         missing_files=_missing(folder, base_folder, manifest_needed=recipe is not None),
-        unexpected_files=(*_unsafe(folder), *_strays(folder, manifest)),
+        unexpected_files=_unexpected(folder, manifest),
         checksum_errors=(*complaint, *_checksums(folder, manifest)),
         unlike_base=_changed(folder, base_folder),
         secrets=tuple(islice(secrets.find(_files(folder)), MOST_NAMES)),
@@ -67,7 +67,7 @@ def _manifest(folder: Path) -> tuple[Artifact | None, tuple[str, ...]]:
     try:
         return checkpoint.read_manifest(folder), ()
     except ModelPressError as error:
-        return None, (f"{MANIFEST}: {error.message}",)
+        return None, (f"{MANIFEST}: {_told(error, folder)}",)
 
 
 def _tensors(
@@ -84,7 +84,12 @@ def _tensors(
         packing = formats.packed(folder, recipe, base_shape, steps) if recipe and base_shape else None
         return stored, packing, formats.non_finite(folder), ""
     except ModelPressError as error:
-        return {}, None, (), f"{error.name}: {error.message}"
+        return {}, None, (), f"{error.name}: {_told(error, folder)}"
+
+
+def _told(error: ModelPressError, folder: Path) -> str:
+    """Return what an error says without the folder, which is nobody's but this machine's."""
+    return error.message.replace(f" in {folder}", "").replace(f" {folder}", "").removesuffix(".")
 
 
 def _config(folder: Path) -> str:
@@ -117,7 +122,7 @@ def _run(folder: Path) -> tuple[str, tuple[int, ...], str, bool, str]:
         finite = bool(_all_finite(loaded.logits(prompt)))
         ids = loaded.generate(prompt, NEW_TOKENS)
     except ModelPressError as error:
-        return f"{error.name}: {error.message}", (), "", True, ""
+        return f"{error.name}: {_told(error, folder)}", (), "", True, ""
     except Exception as error:  # a checkpoint may break transformers anywhere
         if failures.out_of_memory(error):
             raise  # that is this machine's fault, not the checkpoint's
@@ -159,23 +164,24 @@ def _changed(folder: Path, base_folder: Path | None) -> tuple[str, ...]:
 
 
 def _unsafe(folder: Path) -> tuple[str, ...]:
-    """Name the files that could run code or that lie elsewhere, with the reason; nothing here opens them."""
+    """Name the files that could run code or that lie elsewhere, with the reason; of the others the first bytes are looked at."""
     found = []
     for name, path in _files(folder).items():
-        if path.suffix.lower() in FORBIDDEN_SUFFIXES and not readers.harmless(path):
-            found.append(f"{name}: {CODE}")
-        elif path.is_symlink() and not _in_cache(path, folder):
+        if path.is_symlink() and not _in_cache(path, folder) and path.suffix.lower() not in unsafe.SUFFIXES:
             found.append(f"{name}: {LINK}")
-    return tuple(found[:MOST_NAMES])
+        elif unsafe.could_run(path):
+            found.append(f"{name}: {CODE}")
+    return tuple(found)
 
 
-def _strays(folder: Path, manifest: Artifact | None) -> tuple[str, ...]:
-    known = {file.path for file in manifest.files} | {MANIFEST} if manifest else None
-    if known is None:
-        return ()
-    found = [name for name in _files(folder) if name not in known and not name.lower().startswith(_ADDED_ON_PUBLISHING)]
-    unsafe = {entry.rpartition(": ")[0] for entry in _unsafe(folder)}
-    return tuple(f"{name}: {STRAY}" for name in found if name not in unsafe)[:MOST_NAMES]
+def _unexpected(folder: Path, manifest: Artifact | None) -> tuple[str, ...]:
+    """Name the unsafe files, and those that the manifest does not list; which of these publishing adds is known to the gate."""
+    bad = _unsafe(folder)
+    if manifest is None:
+        return bad[:MOST_NAMES]
+    known = {file.path for file in manifest.files} | {MANIFEST} | {entry.rpartition(": ")[0] for entry in bad}
+    strays = [f"{name}: {STRAY}" for name in _files(folder) if name not in known]
+    return (*bad[:MOST_NAMES], *strays[:_MOST_STRAYS])
 
 
 def _in_cache(path: Path, folder: Path) -> bool:

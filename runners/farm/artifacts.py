@@ -27,7 +27,7 @@ from hub.codec import from_json
 from hub.domain import Artifact, ArtifactFile
 from hub.errors import BadCheckpoint, BadDocument, HubUnreachable, ModelPressError, SettingsError, TimedOut, Unavailable
 from hub.transfer import require_room
-from runners import checkpoint, readers
+from runners import checkpoint, unsafe
 from runners.checkpoint import MANIFEST
 
 INPUTS = "inputs"
@@ -196,7 +196,7 @@ class Depot:
             for file in files:
                 self._take(f"{source}/{file.path}", file, folder / file.path)
             for file in files:  # only now: whether some are harmless, their neighbours tell
-                if Path(file.path).suffix.lower() in checkpoint.FORBIDDEN_SUFFIXES and not readers.harmless(folder / file.path):
+                if unsafe.could_run(folder / file.path):
                     raise _refused(file, f"at {self._address} could run code")
             if artifact:
                 with self._fs.open(f"{self._root}/{artifact.variant_id}/{MANIFEST}", "rb") as stream:

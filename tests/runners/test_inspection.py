@@ -10,7 +10,7 @@ import pytest
 
 from hub.domain import Artifact, ModelRef
 from hub.errors import BadCheckpoint
-from runners import chat_template, checkpoint, headers, recipes, secrets
+from runners import chat_template, checkpoint, headers, recipes, secrets, unsafe
 from runners.inspection import inspect
 from runners.readers import gguf
 
@@ -63,23 +63,53 @@ def test_files_that_should_not_be_there_and_files_that_should(variant: Path, bas
     (variant / "weights.bin").write_bytes(b"pickle")
     (variant / "modeling_x.py").write_text("")
     (variant / "notes.txt").write_text("")
-    (variant / "README.md").write_text("a card is added on publishing")
+    (variant / "license.evil").write_text("")
+    disguised = {
+        "a.json": b"\x80\x04\x95",
+        "b.txt": b"#!/bin/sh\n",
+        "c.model": b"\x7fELF\x02",
+        "d": b"PK\x03\x04",
+        "e.safetensors": b"\x1f\x8b\x08",
+    }
+    for name, head in {**disguised, "f.dat": b"MZ" + bytes(58) + b"\x40\0\0\0PE\0\0"}.items():
+        (variant / name).write_bytes(head)
+    (variant / "run.sh").write_text("")
     (variant / "link.json").symlink_to("/etc/hostname")
     (variant / "LICENSE").unlink()
     (variant / "tokenizer_config.json").write_text("{}")
     facts = inspect(variant, RECIPE, base)
     assert facts.missing_files == ("LICENSE",)
-    assert facts.unexpected_files == (
+    code = ("a.json", "b.txt", "c.model", "d", "e.safetensors", "f.dat", "modeling_x.py", "run.sh", "weights.bin")
+    assert set(facts.unexpected_files) == {
+        *(f"{name}: pickle or code" for name in code),
         "link.json: symbolic link",
-        "modeling_x.py: pickle or code",
-        "weights.bin: pickle or code",
+        "license.evil: not in the manifest",
         "notes.txt: not in the manifest",
-    )
+    }
     assert set(facts.checksum_errors) == {
         "LICENSE: missing",
         "tokenizer_config.json: not the bytes that the manifest lists",
     }
     assert facts.unlike_base == ("tokenizer_config.json",)
+
+
+def test_weights_of_every_format_are_no_code(tmp_path: Path) -> None:
+    import gguf as library
+    import onnx
+
+    header = b'{"a":{"dtype":"U8","shape":[0],"data_offsets":[0,0]}}'
+    for length in (0x280, 0x8B1F, 0x288280):  # as little-endian numbers these look like marks of pickles and archives
+        (tmp_path / "model.safetensors").write_bytes(length.to_bytes(8, "little") + header.ljust(length))
+        assert headers.read_header(tmp_path / "model.safetensors")
+        assert not unsafe.could_run(tmp_path / "model.safetensors")
+    (tmp_path / "other.dat").write_bytes(b"\x80\x02}q\x00.")
+    assert unsafe.could_run(tmp_path / "other.dat")
+    writer = library.GGUFWriter(tmp_path / "model.gguf", "llama")
+    writer.write_header_to_file()
+    writer.close()
+    onnx.save(onnx.helper.make_model(onnx.helper.make_graph([], "g", [], [])), tmp_path / "model.onnx")
+    (tmp_path / "tokenizer.model").write_bytes(b"\n\x0e\n\x05<unk>\x15\0\0\0\0\x18\x02")
+    assert not [path for path in tmp_path.iterdir() if path.suffix in (".gguf", ".onnx", ".model") and unsafe.could_run(path)]
 
 
 def test_a_chat_template_that_never_ends_or_takes_all_memory_is_a_fault(
