@@ -58,6 +58,7 @@ class HubClient:
         self.cache_dir = cache_dir
         self._token = token or None
         self._patience_s = patience_s
+        self._account: Account | None = None
 
     # -- reading
 
@@ -122,7 +123,9 @@ class HubClient:
         return {name: (str(info.dtype), tuple(info.shape)) for file in files for name, info in file.tensors.items()}
 
     def account(self) -> Account:
-        """Return whom the token belongs to; raise `HubRefused` without a token or for a wrong one."""
+        """Return whom the token belongs to, asked for once; raise `HubRefused` without a token or for a wrong one."""
+        if self._account is not None:
+            return self._account
         if self._token is None:
             raise HubRefused(
                 f"{self.endpoint} wants a token to say whose it is, and there is none", hint="Put one into the environment as HF_TOKEN."
@@ -131,7 +134,8 @@ class HubClient:
         with calling(self.endpoint, "the account of the token", secret=self._token):
             orgs = tuple(str(org["name"]) for org in data.get("orgs", ()))
             role = str((data.get("auth", {}).get("accessToken") or {}).get("role", ""))
-            return Account(name=str(data["name"]), orgs=orgs, role=role)
+            self._account = Account(name=str(data["name"]), orgs=orgs, role=role)
+            return self._account
 
     def url(self, repo_id: str, sha: str | None = None) -> str:
         """Return the address of a model's page, at a commit where one is given."""

@@ -183,6 +183,12 @@ class HubRefused(HubError):
     category: FailureClass = "gated"
 
 
+class OverBudget(HubError):
+    """A daily limit of ours on the Hub, or its own wish to be left alone, is in the way now: it is done by a later run."""
+
+    retryable = True
+
+
 class HubNotFound(HubError):
     """No such repository, revision or file."""
 

@@ -25,8 +25,9 @@ _ATTEMPTS = 6
 _FULL = {errno.ENOSPC, errno.EDQUOT}
 _BUSY = {429, 503}
 _HIDDEN = "[token]"
-# How many seconds the library may still wait in a call where the Hub asks it to; its threads, which know no call, have this default.
-_patience: ContextVar[list[float]] = ContextVar("patience", default=[60.0])  # noqa: B039 - each call sets its own
+# How many seconds the library may still wait in a call where the Hub asks it to. Its own threads know no call: theirs is one wait's limit.
+_patience: ContextVar[list[float] | None] = ContextVar("patience", default=None)
+_ONE_WAIT_S = 60.0
 _log = logging.getLogger(__name__)
 _lock = threading.Lock()
 _ready: ModuleType | None = None
@@ -85,9 +86,10 @@ def _not_for_ever(response: Any) -> None:
     if asked is None:
         return
     left = _patience.get()
-    if asked > left[0]:
+    if asked > (_ONE_WAIT_S if left is None else left[0]):
         raise _TooLong(asked)
-    left[0] -= asked
+    if left is not None:
+        left[0] -= asked
 
 
 def asked_to_wait(headers: Mapping[str, str]) -> float | None:

@@ -34,7 +34,7 @@ _BASE_NOTE = "The base model, as it is."
 class Shelf:
     """What the collection of a base model is to hold: repositories with their notes, in order.
 
-    `ours` are all repositories that were ever released for it: of these, those without a place are taken out.
+    `ours` are all repositories with a release of it: of these, those without a place are taken out.
     """
 
     base: str
@@ -63,21 +63,20 @@ def title(repo_id: str) -> str:
     return f"{safe}{_ENDING}"
 
 
-def shelves(records: Sequence[VariantRecord], bases: Sequence[BaseRecord], releases: Sequence[Release]) -> list[Shelf]:
+def shelves(records: Sequence[VariantRecord], bases: Sequence[BaseRecord]) -> list[Shelf]:
     """Return what the collection of each base model with releases is to hold, oldest base first.
 
-    `records` are the variants that repositories hold now, `releases` all that are recorded.
+    `records` are the variants that repositories hold now.
     """
     known = {base.candidate.ref: base for base in bases}
-    ours = frozenset(release.repo_id for release in releases)
     families: dict[str, list[tuple[VariantRecord, Release]]] = {}
     for record in records:
         if record.release:
             families.setdefault(record.base.repo_id, []).append((record, record.release))
-    return [_shelf(base, family, known, ours) for base, family in families.items()]
+    return [_shelf(base, family, known) for base, family in families.items()]
 
 
-def _shelf(base: str, family: Sequence[tuple[VariantRecord, Release]], known: Mapping[ModelRef, BaseRecord], ours: frozenset[str]) -> Shelf:
+def _shelf(base: str, family: Sequence[tuple[VariantRecord, Release]], known: Mapping[ModelRef, BaseRecord]) -> Shelf:
     newest = max((release for _, release in family), key=lambda release: (release.released_at, release.repo_id))
     shown = [(record, release) for record, release in family if release.retired_at is None and not _failed(record, release)]
     shown.sort(key=lambda pair: (pair[0].recipe.track != "serving", -_bytes(pair[0]), pair[1].repo_id))
@@ -85,7 +84,7 @@ def _shelf(base: str, family: Sequence[tuple[VariantRecord, Release]], known: Ma
         base=base,
         namespace=newest.repo_id.split("/")[0],
         places={release.repo_id: note(record, known.get(record.base)) for record, release in shown},
-        ours=ours,
+        ours=frozenset(release.repo_id for _, release in family),
     )
 
 

@@ -144,6 +144,11 @@ class Proposal:
         return sum(len(one) if isinstance(one, bytes) else one.stat().st_size for one in self.sent.values())
 
     @property
+    def artifact_bytes(self) -> int:
+        """What goes up where an artifact does; a card takes no room worth counting."""
+        return self.size if self.change.kind in ("released", "replaced") else 0
+
+    @property
     def message(self) -> str:
         """The commit's message."""
         order, old = self.order, self.head.artifact

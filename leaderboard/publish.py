@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+import time
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import cached_property
@@ -16,9 +17,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hub import headers, policy
+from hub.budget import DAY, hub_refusal
 from hub.domain import Artifact, ModelRef
-from hub.errors import BadCheckpoint, GateRefusal, HubConflict, HubNotFound, PolicyRefusal, StoreError
-from hub.history import BaseRecord, Release, ReleaseChange, VariantRecord
+from hub.errors import BadCheckpoint, GateRefusal, HubConflict, HubNotFound, OverBudget, PolicyRefusal, StoreError
+from hub.history import BaseRecord, HubWrite, Release, ReleaseChange, VariantRecord
 from hub.protocol import Protocol
 from leaderboard import claims, gate, notices, stats
 from leaderboard.cards import Extras
@@ -61,6 +63,15 @@ class Publisher:
         """The user or organisation under which is published."""
         return self._settings.hub.namespace or self._client.account().name
 
+    def suppose(self, successors: Mapping[str, str | None]) -> None:
+        """Look at releases as if these repositories (None: none), by variant id, were noted as taking their place."""
+        self.records = tuple(
+            replace(record, release=replace(record.release, new_version=successors[record.variant_id]))
+            if record.release and record.variant_id in successors
+            else record
+            for record in self.records
+        )
+
     # What there is to do
 
     def ready(self) -> list[VariantRecord]:
@@ -92,6 +103,18 @@ class Publisher:
         """Whether a released variant's card or supplements may differ from what is up; the Hub is not asked."""
         return record.release is not None and record.artifact is not None and not unchanged(self._released_order(record))
 
+    def limit(self, *, size: int, repository: bool, coming: Sequence[HubWrite] = ()) -> str:
+        """Return which daily limit keeps a commit from the Hub now, after those that are `coming`; empty where none does.
+
+        `size` are an artifact's bytes, 0 for a card; `repository`: one is to be made for it.
+        """
+        no_matter: dict[str, float] = {**({} if repository else {"repos_per_day": 0}), **({} if size else {"storage_gib": 0.0})}
+        settings = self._settings.budget.model_copy(update=no_matter)
+        sizes = {record.variant_id: record.artifact.bytes for record in self.records if record.artifact}
+        stored = sum(sizes.get(release.variant_id, 0) for release in self._store.releases()) + sum(write.bytes for write in coming)
+        writes = (*self._store.hub_writes(time.time() - DAY), *coming)
+        return hub_refusal(settings, writes, stored_bytes=stored, wanted_bytes=size)
+
     # Doing it
 
     def publish(self, record: VariantRecord) -> Release:
@@ -99,9 +122,11 @@ class Publisher:
 
         Raises `GateRefusal` when the gate has not let exactly these bytes through or the card says what they contradict, `BadCheckpoint`
         when the files on disk are not those that were judged, `PolicyRefusal` when the base's rights do not allow it (by today's settings)
-        or the repository holds what ModelPress did not publish.
+        or the repository holds what ModelPress did not publish, `OverBudget` where a daily limit is in the way.
         """
-        return self._place(self._new_order(record))
+        order = self._new_order(record)
+        self._require_room(order.artifact.bytes, repository=order.known is None)  # before files are read for nothing
+        return self._place(order)
 
     def refresh(self, record: VariantRecord) -> Release | None:
         """Bring card and supplements of a released variant up to date in one commit; None where nothing has changed.
@@ -259,6 +284,7 @@ class Publisher:
     def _send(self, proposal: Proposal) -> Release:
         """Commit a proposal and record it. The order matters: what is about to be done is noted before, what was done after."""
         order, store, client = proposal.order, self._store, self._client
+        self._require_room(proposal.artifact_bytes, repository=proposal.head.sha is None)
         self._judge(proposal)
         store.published.begin(proposal.change)
         parent = proposal.head.sha
@@ -274,6 +300,10 @@ class Publisher:
         store.record_hub_write("commit", order.repo_id, proposal.size)
         sha = client.commit(order.repo_id, proposal.sent, message=proposal.message, parent=parent, deleted=proposal.deleted)
         return self._settle(order, sha, proposal.change.at, hashlib.sha256(proposal.card.encode()).hexdigest())
+
+    def _require_room(self, size: int, *, repository: bool) -> None:
+        if over := self.limit(size=size, repository=repository):
+            raise OverBudget(over, hint="modelpress publish goes on later; the limits stand under [budget] in modelpress.toml")
 
     def _settle(self, order: Order, sha: str, released_at: str, card_sha256: str | None) -> Release:
         return self._store.published.settle(

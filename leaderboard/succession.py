@@ -41,17 +41,20 @@ def on_the_hub(store: Store) -> list[VariantRecord]:
 
 def mark(store: Store) -> list[tuple[VariantRecord, Successor | None]]:
     """Bring `new_version` of all releases up to date, and return those that changed with what takes their place now (None: nothing)."""
+    changed = due(store)
+    for record, successor in changed:
+        store.published.supersede(record.variant_id, successor.repo_id if successor else None)
+    return changed
+
+
+def due(store: Store) -> list[tuple[VariantRecord, Successor | None]]:
+    """Return the releases whose `new_version` is not up to date, with what takes their place (None: nothing)."""
     records, withdrawn = on_the_hub(store), frozenset(map(withdrawn_as, store.variants()))
     bases = {base.candidate.ref: base for base in store.bases()}
     commits = {repo_id: [one.ref.sha for one in known] for repo_id, known in store.candidates().items()}
     found = successors(records, bases, commits, withdrawn)
-    changed = []
-    for record in records:
-        successor = found[record.variant_id]
-        if record.release and record.release.new_version != (successor.repo_id if successor else None):
-            store.published.supersede(record.variant_id, successor.repo_id if successor else None)
-            changed.append((record, successor))
-    return changed
+    told = [(record, record.release.new_version, found[record.variant_id]) for record in records if record.release]
+    return [(record, successor) for record, named, successor in told if named != (successor.repo_id if successor else None)]
 
 
 def successors(

@@ -33,8 +33,10 @@ def collect(session: Session, *bases: str) -> Collected:
     if not store.releases():
         return done
     _mark(session, done)
-    wanted = catalogue.shelves(succession.on_the_hub(store), store.bases(), store.releases())
-    wanted = [shelf for shelf in wanted if not bases or shelf.base in bases]
+    wanted = [shelf for shelf in catalogue.shelves(succession.on_the_hub(store), store.bases()) if not bases or shelf.base in bases]
+    if session.hub_busy:
+        done.problems.append(f"{len(wanted)} collections are left for the next run: {session.hub_busy}")
+        return done
     with session.report.phase("collection", len(wanted)) as phase:
         for shelf in wanted:
             label = f"collection of {shelf.base}"
@@ -44,6 +46,8 @@ def collect(session: Session, *bases: str) -> Collected:
             except ModelPressError as error:
                 done.problems.append(f"the collection of {shelf.base} is left for the next run: {error.message}")
                 phase.leave(label, error.message)
+                if isinstance(error, HubUnreachable) and error.retry_after:
+                    session.hub_busy = error.message
                 if isinstance(error, HubUnreachable | HubRefused):
                     break  # what keeps one from being written keeps all
                 continue
@@ -62,10 +66,6 @@ def _mark(session: Session, done: Collected) -> None:
         if record.release and successor:
             session.report.say(f"{record.release.repo_id}: {successor.repo_id} takes its place; {successor.why}")
     if names := [record.release.repo_id for record, _ in changed if record.release]:
-        try:
-            published = publishing.refresh(session, *names)
-        except ModelPressError as error:
-            done.problems.append(f"the cards of {', '.join(names)} are left for the next run: {error.message}")
-            return
+        published = publishing.refresh(session, *names)
         done.cards += published.cards
         done.problems += [refused.reason for refused in (*published.refused, *published.left)]

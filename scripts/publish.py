@@ -63,36 +63,38 @@ def preview(session: Session, *, as_json: bool) -> list[Refused]:
     """Print what would be published, and return what would be refused."""
     from modelpress import publishing
 
-    found, refused = publishing.proposals(session)
+    found = publishing.rehearse(session)
     if as_json:
-        emit({"proposals": [document(one, session) for one in found], "refused": refused})
-        return refused
-    wanted = [one for one in found if not one.empty]
-    for one in wanted:
+        proposals = [document(one, session) for one in found.proposals]
+        emit({"proposals": proposals, "refused": found.refused, "left_for_later": found.left, "as_they_should_be": found.as_they_should_be})
+        return found.refused
+    for one in found.proposals:
         for line in described(one, session):
             echo(line)
-    for no in refused:
+    for no in (*found.refused, *found.left):
         echo()
-        echo(f"{no.variant} would be refused: {no.reason}")
-    same = len(found) - len(wanted)
-    typer.echo(f"\ndry run: {len(wanted)} releases would be sent, {same} are as they should be, {len(refused)} would be refused")
-    return refused
+        echo(f"{no.variant}: {no.reason}" if no in found.left else f"{no.variant} would be refused: {no.reason}")
+    counts = f"{found.as_they_should_be} are as they should be, {len(found.refused)} would be refused, {len(found.left)} left for later"
+    typer.echo(f"\ndry run: {len(found.proposals)} releases would be sent, {counts}")
+    return found.refused
 
 
 def document(proposal: Proposal, session: Session) -> dict[str, Any]:
     """Return all that a proposal holds, the card whole."""
+    from hub.local.cards import parse
+
     order, head = proposal.order, proposal.head
     return {
         "repo_id": order.repo_id,
         "variant": order.record.variant_id,
-        "kind": None if proposal.empty else proposal.change.kind,
-        "message": None if proposal.empty else proposal.message,
-        "changelog": None if proposal.empty else proposal.change.what,
+        "kind": proposal.change.kind,
+        "message": proposal.message,
+        "changelog": proposal.change.what,
         "head": head.sha,
         "gated": order.gated,
         "bytes_sent": proposal.size,
         "files": proposal.states,
-        "metadata": metadata(proposal.card),
+        "metadata": parse(proposal.card),
         "card": proposal.card,
         "card_diff": list(card_diff(proposal, session)),
     }
@@ -100,23 +102,17 @@ def document(proposal: Proposal, session: Session) -> dict[str, Any]:
 
 def described(proposal: Proposal, session: Session) -> list[str]:
     """Return a proposal in lines: where to, what for, the files, the metadata, and how the card changes."""
+    from hub.local.cards import parse
+
     order = proposal.order
     gated = ", access gated" if order.gated else ""
     lines = ["", f"{order.repo_id}  ({'new' if proposal.head.sha is None else proposal.head.sha[:8]}{gated})", f"  {proposal.message}"]
     lines += [f"  {state.state:8} {state.path}  {size(state.size)}" for state in proposal.states]
-    data = metadata(proposal.card)
+    data = parse(proposal.card)
     lines += [f"  {key}: {data[key]}" for key in data if key != "model-index"]
     diff = list(card_diff(proposal, session))
     lines += [f"  {line}" for line in diff[:_SHOWN]]
     return [*lines, f"  … {len(diff) - _SHOWN} lines more, which --json has"] if len(diff) > _SHOWN else lines
-
-
-def metadata(card: str) -> dict[str, Any]:
-    """Return the front matter of a card that we wrote."""
-    import yaml
-
-    data = yaml.safe_load(card.split("---\n", 2)[1])
-    return data if isinstance(data, dict) else {}
 
 
 def card_diff(proposal: Proposal, session: Session) -> list[str]:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from hub.errors import HubUnreachable, ModelPressError
-from hub.history import Release, VariantRecord
+from hub.errors import HubUnreachable, ModelPressError, OverBudget
+from hub.history import HubWrite, Release, VariantRecord
 from leaderboard import succession
 from leaderboard.gate import let_through
 from modelpress import lost
@@ -20,29 +19,25 @@ if TYPE_CHECKING:
     from modelpress.progress import Phase
     from modelpress.session import Session
 
-OVER_BUDGET = "OverBudget"
-
 
 @dataclass
 class Publication:
-    """What came of publishing: artifacts released, cards brought up to date, what was refused and why, and what is left for a later run.
-
-    `stopped` says why the Hub is not asked any more in this run.
-    """
+    """What came of publishing: artifacts released, cards brought up to date, what was refused and why, and what is left for a later run."""
 
     released: list[Release] = field(default_factory=list)
     cards: list[Release] = field(default_factory=list)
     refused: list[Refused] = field(default_factory=list)
     left: list[Refused] = field(default_factory=list)
-    stopped: str = ""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Wanted:
-    """What one release wants of the Hub beside a commit: room for bytes, and a repository where there is none."""
+@dataclass
+class Rehearsal:
+    """What publishing would do now: what it would send, refuse and leave for a later run, and how many releases it would not touch."""
 
-    bytes: int = 0
-    repository: bool = False
+    proposals: list[Proposal] = field(default_factory=list)
+    refused: list[Refused] = field(default_factory=list)
+    left: list[Refused] = field(default_factory=list)
+    as_they_should_be: int = 0
 
 
 def publish(session: Session) -> Publication:
@@ -52,50 +47,68 @@ def publish(session: Session) -> Publication:
     rest is left for a later run. Without a write token all that waits is refused.
     """
     done = Publication()
-    if not anything(session):
-        return done
-    try:
-        publisher = _publisher(session)
-    except ModelPressError as error:
-        waiting = [record for record in session.store.variants() if let_through(record) and not released(record)]
-        done.refused += [Refused(variant=record.variant_id, error=error.name, reason=error.message) for record in waiting]
+    waiting = [record for record in session.store.variants() if let_through(record) and not released(record)]
+    publisher = _publisher(session, done, waiting)
+    if publisher is None:
         return done
     ready = publisher.ready()
     with session.report.phase("publish", len(ready)) as phase:
         for record in ready:
-            wants = Wanted(
-                bytes=record.artifact.bytes if record.artifact else 0,
-                repository=session.store.published.at(publisher.names.of(record)) is None,
-            )
-            release = _one(session, _bringing(session, publisher), record, done, phase, wants)
+            release = _one(session, _bringing(session, publisher), record, done, phase)
             done.released += [release] if release else []
     return _cards(session, publisher, done)
 
 
 def refresh(session: Session, *repo_ids: str) -> Publication:
-    """Bring the cards of releases up to date, of all where none are named; only those whose bytes would differ make a commit."""
+    """Bring the cards of releases up to date, of all where none are named; only those whose bytes would differ make a commit.
+
+    Without a write token all of them are refused.
+    """
     done = Publication()
-    return _cards(session, _publisher(session), done, only=set(repo_ids)) if anything(session) else done
+    wanted = [record for record in succession.on_the_hub(session.store) if _among(record, repo_ids)]
+    publisher = _publisher(session, done, wanted)
+    return _cards(session, publisher, done, only=repo_ids) if publisher else done
 
 
-def proposals(session: Session) -> tuple[list[Proposal], list[Refused]]:
-    """Return what `publish` would send now, beside what is up, and what it would refuse; nothing is written, no write token asked for."""
+def rehearse(session: Session) -> Rehearsal:
+    """Return what `publish` would do now, beside what is up; nothing is written to Hub or database, no write token asked for.
+
+    As `publish` does, it fetches what lies in the depot alone.
+    """
+    found = Rehearsal()
     if not anything(session):
-        return [], []
+        return found
     from leaderboard.publish import Publisher
 
     publisher = Publisher(store=session.store, client=session.client, settings=session.settings, artifacts_dir=session.artifacts)
+    publisher.suppose({record.variant_id: one.repo_id if one else None for record, one in succession.due(session.store)})
     ready = publisher.ready()
     names = {publisher.names.of(record) for record in ready}
-    released = [record for record in publisher.released() if record.release and record.release.repo_id not in names]
-    found: list[Proposal] = []
-    refused: list[Refused] = []
-    for record in [*ready, *released]:
+    known = [record for record in publisher.released() if record.release and record.release.repo_id not in names]
+    stale = [record for record in known if publisher.is_stale(record)]
+    found.as_they_should_be = len(known) - len(stale)
+    coming: list[HubWrite] = []
+    for record in [*ready, *stale]:
         try:
-            found.append(publisher.preview(record))
+            if record in ready:
+                lost.bring(session, record)
+            _rehearse_one(publisher, publisher.preview(record), coming, found)
         except ModelPressError as error:
-            refused.append(Refused(variant=record.variant_id, error=error.name, reason=error.message))
-    return found, refused
+            found.refused.append(Refused(variant=record.variant_id, error=error.name, reason=error.message))
+    return found
+
+
+def _rehearse_one(publisher: Publisher, proposal: Proposal, coming: list[HubWrite], found: Rehearsal) -> None:
+    """Sort a proposal in by the limits that hold once what comes before it was sent."""
+    new, repo_id = proposal.head.sha is None, proposal.order.repo_id
+    if proposal.empty:
+        found.as_they_should_be += 1
+    elif over := publisher.limit(size=proposal.artifact_bytes, repository=new, coming=coming):
+        found.left.append(_later(proposal.order.record, over))
+    else:
+        found.proposals.append(proposal)
+        actions = {**({"repo": 0} if new else {}), "commit": proposal.artifact_bytes}
+        coming += [HubWrite(at=0.0, action=action, repo_id=repo_id, bytes=size) for action, size in actions.items()]
 
 
 def anything(session: Session) -> bool:
@@ -103,10 +116,17 @@ def anything(session: Session) -> bool:
     return any(record.release or let_through(record) for record in session.store.variants())
 
 
-def _publisher(session: Session) -> Publisher:
+def _publisher(session: Session, done: Publication, waiting: Sequence[VariantRecord]) -> Publisher | None:
+    """Return who publishes; None where there is nothing to publish, or nobody may, for which all that waits is refused."""
+    if not anything(session):
+        return None
     from leaderboard.publish import Publisher
 
-    return Publisher(store=session.store, client=session.publisher, settings=session.settings, artifacts_dir=session.artifacts)
+    try:
+        return Publisher(store=session.store, client=session.publisher, settings=session.settings, artifacts_dir=session.artifacts)
+    except ModelPressError as error:
+        done.refused += [Refused(variant=record.variant_id, error=error.name, reason=error.message) for record in waiting]
+        return None
 
 
 def _bringing(session: Session, publisher: Publisher) -> Callable[[VariantRecord], Release]:
@@ -117,55 +137,44 @@ def _bringing(session: Session, publisher: Publisher) -> Callable[[VariantRecord
     return action
 
 
-def _cards(session: Session, publisher: Publisher, done: Publication, *, only: set[str] | None = None) -> Publication:
+def _cards(session: Session, publisher: Publisher, done: Publication, *, only: Sequence[str] = ()) -> Publication:
     succession.mark(session.store)
     publisher.look_again()
-    stale = [record for record in publisher.released() if record.release and (not only or record.release.repo_id in only)]
-    stale = [record for record in stale if publisher.is_stale(record)]
+    stale = [record for record in publisher.released() if _among(record, only) and publisher.is_stale(record)]
     with session.report.phase("card", len(stale)) as phase:
         for record in stale:
-            release = _one(session, publisher.refresh, record, done, phase, Wanted())
+            release = _one(session, publisher.refresh, record, done, phase)
             done.cards += [release] if release else []
     return done
 
 
+def _among(record: VariantRecord, repo_ids: Sequence[str]) -> bool:
+    return record.release is not None and (not repo_ids or record.release.repo_id in repo_ids)
+
+
 def _one(
-    session: Session,
-    action: Callable[[VariantRecord], Release | None],
-    record: VariantRecord,
-    done: Publication,
-    phase: Phase,
-    wants: Wanted,
+    session: Session, action: Callable[[VariantRecord], Release | None], record: VariantRecord, done: Publication, phase: Phase
 ) -> Release | None:
     """Send one release and return it; None where it was refused or left for a later run, which is noted, or nothing was to be done."""
     label = f"{phase.title} {record.base.name} {record.recipe.name}"
     phase.begin(label)
-    over = done.stopped or hub_limit(session, wants)
     try:
-        release = None if over else action(record)
+        if session.hub_busy:
+            raise OverBudget(session.hub_busy)
+        release = action(record)
     except ModelPressError as error:
-        if not (isinstance(error, HubUnreachable) and error.retry_after):
+        if isinstance(error, HubUnreachable) and error.retry_after:
+            session.hub_busy = error.message
+        if session.hub_busy or isinstance(error, OverBudget):
+            done.left.append(_later(record, error.message))
+            phase.leave(label, done.left[-1].reason)
+        else:
             done.refused.append(Refused(variant=record.variant_id, error=error.name, reason=error.message))
             phase.fail(label, error.message)
-            return None
-        over = done.stopped = error.message
-    if over:
-        done.left.append(Refused(variant=record.variant_id, error=OVER_BUDGET, reason=f"it is left for a later run: {over}"))
-        phase.leave(label, done.left[-1].reason)
         return None
     phase.end(label, release.repo_id if release else "")
     return release
 
 
-def hub_limit(session: Session, wants: Wanted) -> str:
-    """Return why so much may not go to the Hub now; empty where it may. A card takes no room worth counting."""
-    from hub.budget import DAY, hub_refusal
-
-    settings, stored = session.settings.budget, 0
-    if not wants.repository:
-        settings = settings.model_copy(update={"repos_per_day": 0})
-    if not wants.bytes:
-        settings = settings.model_copy(update={"storage_gib": 0.0})
-    if settings.storage_gib:
-        stored = sum(other.artifact.bytes for other in session.store.variants() if other.release and other.artifact)
-    return hub_refusal(settings, session.store.hub_writes(time.time() - DAY), stored_bytes=stored, wanted_bytes=wants.bytes)
+def _later(record: VariantRecord, why: str) -> Refused:
+    return Refused(variant=record.variant_id, error=OverBudget.__name__, reason=f"it is left for a later run: {why}")

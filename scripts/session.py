@@ -48,6 +48,8 @@ class Session:
             *([("helpers.lock", fcntl.LOCK_SH if helper else fcntl.LOCK_EX)] if helper or alone else []),
         ]
         self.stopping = Stopping()
+        # Why the Hub is not to be asked any more: it wished for a longer pause than a call waits for. For all stages of the session.
+        self.hub_busy = ""
         self._closing = ExitStack()
         self._shapes: dict[ModelRef, ModelShape] = {}
 

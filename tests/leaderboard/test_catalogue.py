@@ -166,6 +166,15 @@ def test_notes_say_what_a_variant_is() -> None:
     assert catalogue.note(replace(make_variant(), measurements=()), None) == "GPTQ, 4-bit weights in groups of 128."
 
 
+def test_a_shelf_takes_out_only_what_was_released_of_its_own_base() -> None:
+    other = ModelRef(repo_id="other/base", sha="c" * 40)
+    records = [released("one"), released("old", retired_at=AT), released("two", base=other)]
+    assert {shelf.base: shelf.ours for shelf in catalogue.shelves(records, [])} == {
+        BASE.repo_id: {"press/one", "press/old"},
+        "other/base": {"press/two"},
+    }
+
+
 class Place:
     """A database with released variants of a base, all of them on a hub."""
 
@@ -214,7 +223,7 @@ class Place:
 
     def sync(self, client: Any = None) -> catalogue.Synced:
         records = succession.on_the_hub(self.store)
-        [shelf] = catalogue.shelves(records, self.store.bases(), self.store.releases())
+        [shelf] = catalogue.shelves(records, self.store.bases())
         found = catalogue.sync(shelf, client or self.client, self.store)
         assert found
         return found
@@ -317,7 +326,7 @@ def test_what_is_retired_failed_or_gone_is_not_in_it(place: Place) -> None:
     assert place.sync().writes == 0
     place.store.published.retire(gone.variant_id, at=AT, why="it is old")
     records = succession.on_the_hub(place.store)
-    assert catalogue.shelves(records, place.store.bases(), place.store.releases())[0].places.keys() == {kept.repo_id}
+    assert catalogue.shelves(records, place.store.bases())[0].places.keys() == {kept.repo_id}
 
 
 @pytest.mark.integration

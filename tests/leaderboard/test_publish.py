@@ -20,8 +20,8 @@ from hub.published import Published
 from hub.settings import Settings
 from leaderboard import gate
 from leaderboard.supplements import is_supplement
+from modelpress import collecting, publishing
 from modelpress import publish as command
-from modelpress import publishing
 
 from .world import AT, World, packed
 
@@ -110,6 +110,22 @@ def test_publishing_stops_at_the_hubs_limits_and_goes_on_later(world: World) -> 
     assert [len(part) for part in parts(publish_with(repos_per_day=2, commits_per_day=2))] == [1, 0, 0, 0]
     assert len(world.store.releases()) == 2
     assert not any(parts(publish_with(commits_per_day=2))), "nothing is left to do, so no limit is in the way"
+
+    # A repository that is to be made again, and a commit that is tried again, count as what they are.
+    waiting = world.press("gptq-w4a16-g32", params=32)
+    release = world.publish(waiting)
+    world.client.delete(release.repo_id)
+    again = world.press("gptq-w4a16-g32", params=16, seed="two")
+    assert world.publisher().names.of(again) == release.repo_id
+    assert "3 repositories were made" in publish_with(repos_per_day=3).left[0].reason
+    sent = len([write for write in world.store.hub_writes(0) if write.action == "commit"])
+    world.fault(kind="status", method="POST", path=r"/commit/", status=412, times=0)
+    assert f"{sent + 1} commits were sent" in publish_with(commits_per_day=sent + 1).left[0].reason
+    world.mend()
+    publish_with()
+    world.client.commit(release.repo_id, {}, deleted=["config.json"], message="half", parent=None)
+    world.store.published.retire(again.variant_id, at=AT, why="worse")
+    assert "the releases take" in publish_with(storage_gib=1e-5).left[0].reason, "the artifact goes up again, not only its card"
 
 
 def test_a_release_whose_record_was_lost_is_found_again_and_its_card_says_so(world: World) -> None:
@@ -472,19 +488,19 @@ def test_a_gated_base_is_mirrored_gated(world: World) -> None:
 def test_a_dry_run_shows_everything_and_writes_nothing(world: World) -> None:
     record = world.press()
     release = world.publish(record)
-    world.press("gptq-w4a16-g64", params=64)
+    second = world.press("gptq-w4a16-g64", params=64, kl=0.005)
     written = world.store.hub_writes(0)
     for method in ("POST", "PUT", "DELETE"):
         world.fault(kind="delay", seconds=0, method=method, path="^(?!/api/validate-yaml)", times=0)
     session = world.session()
     del session.publisher
     session.client = world.new_client(world.hub.read_token)
-    found, refused = publishing.proposals(session)
+    found = publishing.rehearse(session)
     assert world.faults() == 0, "only GET, HEAD and the check of the card"
     assert world.store.hub_writes(0) == written
     assert world.store.published.begun(release.repo_id) is None
-    assert not refused
-    new, known = found
+    assert not [*found.refused, *found.left]
+    new, known = found.proposals
     assert (new.order.repo_id, new.head.sha, new.change.kind) == (f"{world.base.ref.repo_id}-gptq-w4a16-g64", None, "released")
     assert {state.state for state in new.states} == {"new"}
     assert new.size == sum(state.size for state in new.states)
@@ -497,6 +513,26 @@ def test_a_dry_run_shows_everything_and_writes_nothing(world: World) -> None:
     shown = "\n".join(command.described(known, session))
     assert re.search(r"changed +README\.md", shown)
     assert "+++ this run" in shown
+
+    # What limits would leave for later; what is as it should be is not asked of the Hub, nor is a successor noted that is shown.
+    tight = world.settings.budget.model_copy(update={"commits_per_day": 2})
+    session.settings = world.settings.model_copy(update={"budget": tight})
+    found = publishing.rehearse(session)
+    assert [one.change.kind for one in found.proposals] == ["released"], "one commit was sent before"
+    assert [one.reason for one in found.left] == [
+        "it is left for a later run: 2 commits were sent to the Hub in the last 24 hours, and 2 are allowed"
+    ]
+    publishing.publish(world.session())
+    session.settings = world.settings
+    world.mend()
+    world.fault(kind="delay", seconds=0, method="GET", path="^/api/models/", times=0)
+    found = publishing.rehearse(session)
+    assert (found.proposals, found.as_they_should_be, world.faults()) == ([], 2, 0)
+    world.store.mark_verified(second.variant_id, AT)
+    (better,) = publishing.rehearse(session).proposals
+    assert command.document(better, session)["metadata"]["new_version"] == new.order.repo_id
+    assert release.repo_id == better.order.repo_id
+    assert (world.read(record).release or release).new_version is None
 
 
 def test_a_card_that_the_bytes_contradict_is_not_published(world: World) -> None:
@@ -527,5 +563,25 @@ def test_without_a_write_token_what_waits_is_refused_in_words(world: World) -> N
     session = world.session()
     record = world.press()
     parts_of = {key: value for key, value in vars(session).items() if key != "publisher"}
-    done = publishing.publish(Tokenless(**parts_of))  # type: ignore[arg-type]
+    without = Tokenless(**parts_of)
+    done = publishing.publish(without)  # type: ignore[arg-type]
     assert [(one.variant, one.reason) for one in done.refused] == [(record.variant_id, "there is no write token")]
+    world.publish(record)
+    done = publishing.refresh(without)  # type: ignore[arg-type]
+    assert [(one.variant, one.reason) for one in done.refused] == [(record.variant_id, "there is no write token")]
+
+
+def test_a_hub_that_asks_to_wait_long_is_not_asked_by_the_next_stage_either(world: World) -> None:
+    record = world.press()
+    world.publish(record)
+    world.press("gptq-w4a16-g64", params=64)
+    session = world.session()
+    world.fault(kind="status", method="POST", path="/preupload/", status=429, headers={"Retry-After": "3600"}, times=0)
+    assert len(publishing.publish(session).left) == 2
+    asked = world.faults()
+    world.store.published.retire(record.variant_id, at=AT, why="worse")
+    world.fault(kind="delay", seconds=0, method="GET", path="^/api/", times=0)
+    assert len(publishing.refresh(session).left) == 1
+    collected = collecting.collect(session)
+    assert (collected.collections, world.faults()) == ([], asked), "nothing more is asked"
+    assert "it asks to wait 3600 s" in collected.problems[-1]

@@ -189,7 +189,14 @@ class World:
 
     def session(self, settings: Settings | None = None) -> Session:
         """What a stage of the press wants of a session."""
-        parts = {"store": self.store, "publisher": self.client, "client": self.client, "artifacts": self.artifacts, "report": Reporter()}
+        parts = {
+            "store": self.store,
+            "publisher": self.client,
+            "client": self.client,
+            "artifacts": self.artifacts,
+            "report": Reporter(),
+            "hub_busy": "",
+        }
         return SimpleNamespace(settings=settings or self.settings, **parts)  # type: ignore[return-value]
 
     def verify(self, record: VariantRecord) -> Verdict:

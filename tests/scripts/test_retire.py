@@ -49,8 +49,8 @@ class Shop:
     def repo(self, name: str) -> str:
         return f"{self.base}-{name}"
 
-    def call(self, *words: str) -> Result:
-        tokens = {"HF_TOKEN": self.world.hub.read_token, "MODELPRESS_WRITE_TOKEN": self.world.hub.write_token}
+    def call(self, *words: str, writing: bool = True) -> Result:
+        tokens = {"HF_TOKEN": self.world.hub.read_token, "MODELPRESS_WRITE_TOKEN": self.world.hub.write_token if writing else None}
         return CliRunner().invoke(app, list(words), env=tokens)
 
     def says(self, *words: str, code: int = 0) -> str:
@@ -269,6 +269,16 @@ def test_what_is_not_ours_or_makes_no_sense_is_refused_and_changes_nothing(shop:
 
 
 def test_what_the_hub_does_not_take_is_said_and_done_by_the_next_publish(shop: Shop) -> None:
+    # Without a write token nothing is withdrawn, and what is deprecated waits.
+    refused = shop.call("retire", shop.repo(GOOD), "--delete", "--yes", writing=False)
+    assert (refused.exit_code, "no write token" in refused.output) == (22, True)
+    assert retirement.withdrawn_as(shop.world.read(shop.records[GOOD])) == ""
+    noted = shop.call("retire", shop.repo(POOR), "--because", "not needed", "--json", writing=False)
+    assert noted.exit_code == 30
+    said = json.loads(noted.stdout)
+    assert said["release"]["retired_why"] == "not needed"
+    assert "no write token" in said["problems"][0]
+    shop.json("retire", shop.repo(POOR), "--undo")
     shop.world.fault(kind="status", method="POST", path=r"/commit/", status=403, times=0)
     assert "the database knows it, the Hub not in all" in shop.says("retire", shop.repo(POOR), "--because", "worse", code=30)
     found = shop.release(POOR)
