@@ -43,6 +43,14 @@ def from_json(kind: type[T], text: str | bytes, *, where: str = "JSON") -> T:
     return value
 
 
+def readable(kind: type[T], text: str | None, *, where: str = "JSON") -> T | None:
+    """Read a domain type from JSON where nothing is lost but what it tells; None for no document, or one that another version wrote."""
+    try:
+        return from_json(kind, text, where=where) if text else None
+    except BadDocument:
+        return None
+
+
 def content_id(value: object) -> str:
     """Return the first 16 hexadecimal digits of the SHA-256 of the value's canonical JSON."""
     return hashlib.sha256(to_json(value).encode()).hexdigest()[:16]

@@ -121,6 +121,15 @@ class JobRecord:
 
 
 @dataclass(frozen=True, kw_only=True)
+class UnreadableJob:
+    """A job whose row this program cannot read, as another version wrote it or it is damaged; `why` says what is wrong."""
+
+    id: str
+    state: JobState
+    why: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class Listing:
     """How popular a model was at one time (ISO-8601). `rank` 1 is the best of that listing, 0 that of a model that policy refused."""
 

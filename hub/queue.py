@@ -17,7 +17,7 @@ from sqlalchemy.orm import Session
 from sqlalchemy.sql.elements import ColumnElement
 
 from hub import owners, records
-from hub.codec import from_json
+from hub.codec import from_json, readable
 from hub.database import Database, among
 from hub.domain import Failure, Job, JobKind, JobResult, ModelRef
 from hub.errors import BadDocument
@@ -136,7 +136,7 @@ class Queue:
         """Return what is expected of each job that runs under another dispatcher, None of one of which nothing is known."""
         with self._database.reading() as session:
             rows = session.scalars(select(JobRow.expected).where(JobRow.state == "running", JobRow.owner != owner))
-            return [_readable(Expectation, row) for row in rows]
+            return [readable(Expectation, row) for row in rows]
 
     def newest_elsewhere(self, owner: str) -> int:
         """Return the number of the latest attempt of another dispatcher; 0: there is none."""
@@ -223,7 +223,7 @@ class Queue:
             kind, _, rest = name.partition(" ")
             base = rest.partition(" ")[0]
             of_base = jobs.join(Model).where(JobRow.kind == kind, Model.repo_id.endswith(f"/{base}", autoescape=True))
-            found = [records.job(row) for row in session.scalars(of_base)] if base else []
+            found = records.jobs(session, of_base)[0] if base else []
             return [record for record in found if name in (record.job.label, record.job.title)]
 
     def attempts(self, *, since: float = 0.0) -> list[Attempt]:
@@ -350,7 +350,7 @@ def _attempts(session: Session, which: ColumnElement[bool]) -> list[Attempt]:
 
 def _attempt(row: AttemptRow, document: str) -> Attempt:
     return Attempt(
-        job=_readable(Job, document),
+        job=readable(Job, document),
         number=row.number,
         owner=row.owner,
         began=row.began,
@@ -362,16 +362,8 @@ def _attempt(row: AttemptRow, document: str) -> Attempt:
         peak_memory_bytes=row.peak_memory_bytes,
         gpus=row.gpus,
         cost=row.cost,
-        expected=_readable(Expectation, row.expected),
+        expected=readable(Expectation, row.expected),
     )
-
-
-def _readable(kind: type[T], document: str | None) -> T | None:
-    """Read what may be of another version of this program, where nothing is lost but what it tells."""
-    try:
-        return from_json(kind, document, where="the database") if document else None
-    except BadDocument:
-        return None
 
 
 # Made once: to make a statement takes longer than to run it.

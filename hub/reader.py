@@ -12,7 +12,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, Select, case, func, literal_column, or_, select
 from sqlalchemy.orm import Session, aliased
 
-from hub.codec import from_json
+from hub.codec import from_json, readable
 from hub.database import Database
 from hub.domain import Job, ModelRef
 from hub.history import JobState
@@ -215,7 +215,7 @@ def _line(row: dict[str, Any], clock: float) -> JobLine:
         **row,
         due=not_before if ahead else None,
         since=began if row["state"] == "running" else None,
-        expected=from_json(Expectation, expected, where=f"the database's job {row['id']}") if expected else None,
+        expected=readable(Expectation, expected),
     )
 
 

@@ -29,7 +29,8 @@ from hub.domain import (
     Scores,
     StepRecord,
 )
-from hub.history import BaseRecord, Check, JobRecord, JobState, Listing, MeasuredJob, Release, Stage, VariantRecord, Verdict
+from hub.errors import BadDocument
+from hub.history import BaseRecord, Check, JobRecord, JobState, Listing, MeasuredJob, Release, Stage, UnreadableJob, VariantRecord, Verdict
 from hub.scheduling import Expectation
 from hub.tables import (
     ArtifactRow,
@@ -52,9 +53,16 @@ Number = Row[Any]
 """A row of `measurements` with its protocol's name as `protocol`."""
 
 
-def jobs(session: Session) -> list[JobRecord]:
-    """Return all jobs in the order in which they were first planned."""
-    return [job(row) for row in session.scalars(select(JobRow).order_by(JobRow.number))]
+def jobs(session: Session, which: Select[JobRow] | None = None) -> tuple[list[JobRecord], list[UnreadableJob]]:
+    """Return these jobs, or all in the order in which they were first planned; those that cannot be read apart."""
+    found: list[JobRecord] = []
+    unreadable: list[UnreadableJob] = []
+    for row in session.scalars(select(JobRow).order_by(JobRow.number) if which is None else which):
+        try:
+            found.append(job(row))
+        except (BadDocument, ValueError) as error:
+            unreadable.append(UnreadableJob(id=row.id, state=cast(JobState, row.state), why=str(error)))
+    return found, unreadable
 
 
 def listed(session: Session) -> list[tuple[int, ModelRef, int]]:

@@ -17,7 +17,7 @@ from hub.codec import from_json, to_json
 from hub.database import Database
 from hub.domain import Candidate, Facts, Failure, Job, JobResult, Refusal, Scores
 from hub.errors import StoreError
-from hub.history import BaseRecord, HubWrite, JobRecord, Listing, MeasuredJob, Release, VariantRecord, Verdict
+from hub.history import BaseRecord, HubWrite, JobRecord, Listing, MeasuredJob, Release, UnreadableJob, VariantRecord, Verdict
 from hub.plans import forget_jobs, record_plan
 from hub.published import Published
 from hub.queue import LEASE_S, NO_FAILURE, NO_OWNER, AttemptedRow, Queue, held, note, settle, take
@@ -286,7 +286,11 @@ class Store:
             return {job: (attempts, bool(retryable)) for job, attempts, retryable in rows}
 
     def jobs(self) -> list[JobRecord]:
-        """Return all jobs in the order in which they were first planned."""
+        """Return all jobs in the order in which they were first planned, but for those whose rows cannot be read."""
+        return self.jobs_apart()[0]
+
+    def jobs_apart(self) -> tuple[list[JobRecord], list[UnreadableJob]]:
+        """Return all jobs in the order in which they were first planned: those that can be read, and those that cannot."""
         with self._database.reading() as session:
             return records.jobs(session)
 

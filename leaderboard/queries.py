@@ -10,7 +10,7 @@ from typing import TypeVar
 
 from hub.codec import content_id
 from hub.domain import Environment, Measurement, Recipe, Refusal
-from hub.history import BaseRecord, JobRecord, JobState, VariantRecord
+from hub.history import BaseRecord, JobRecord, JobState, UnreadableJob, VariantRecord
 from hub.protocol import Protocol
 from hub.store import Store
 from leaderboard.choices import Choice, choose
@@ -121,6 +121,7 @@ class Board:
     pages: tuple[BasePage, ...]
     recipes: tuple[RecipePage, ...]
     jobs: Mapping[str, tuple[JobRecord, ...]]
+    unreadable: tuple[UnreadableJob, ...]
     refusals: tuple[Refusal, ...]
     protocols: tuple[Protocol, ...]
     environments: tuple[Environment, ...]
@@ -171,7 +172,8 @@ def reasons(refusals: Iterable[Refusal]) -> list[tuple[str, list[str]]]:
 
 def read_board(store: Store) -> Board:
     """Read the whole board from the store."""
-    bases, variants, jobs, refusals = store.bases(), store.variants(), store.jobs(), store.refusals()
+    bases, variants, refusals = store.bases(), store.variants(), store.refusals()
+    jobs, unreadable = store.jobs_apart()
     slugs: set[str] = set()
     pages = tuple(_base_page(base, variants, refusals, slugs) for base in sorted(bases, key=lambda b: (b.rank, b.candidate.ref.repo_id)))
     return Board(
@@ -179,6 +181,7 @@ def read_board(store: Store) -> Board:
         pages=pages,
         recipes=_recipe_pages(pages),
         jobs={state: tuple(j for j in jobs if j.state == state) for state in STATES},
+        unreadable=tuple(unreadable),
         refusals=tuple(refusals),
         protocols=_unique(record.job.protocol for record in jobs),
         environments=_unique(place for one in (*bases, *variants) for place in (one.environment, *one.environments.values())),

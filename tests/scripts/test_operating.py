@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from hub import owners
+from hub.errors import BadDocument
 from hub.store import Store
 
 from ..ports import free_port  # noqa: TID252
@@ -77,9 +78,10 @@ def test_status_shows_the_use_of_each_limit_that_is_set(busy: Press) -> None:
 
 def test_looking_reads_no_documents(busy: Press) -> None:
     with closing(sqlite3.connect(busy.folder / "modelpress.db")) as raw, raw:
-        raw.execute("update jobs set document = 'unreadable'")
+        raw.execute("update jobs set document = 'unreadable', expected = '{}'")
     assert "1 running" in busy.says("status")
     assert len(busy.json("jobs")["jobs"]) == len(busy.jobs)
+    assert busy.call("jobs", "show", busy.jobs["running"].id).exit_code == BadDocument.exit_code
 
 
 def test_a_job_of_a_process_that_was_killed_is_not_shown_as_running(busy: Press) -> None:

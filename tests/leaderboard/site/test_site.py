@@ -168,6 +168,9 @@ def test_jobs_show_class_reason_and_hint_but_no_log(full: Store, tmp_path: Path,
     assert full.file
     with closing(sqlite3.connect(full.file)) as database:
         assert database.execute("UPDATE jobs SET log_tail = 'a secret path' WHERE state = 'failed'").rowcount
+        assert database.execute("UPDATE jobs SET document = '{\"kinder\": 1}' WHERE state = 'running'").rowcount == 1
+        ((running,),) = database.execute("SELECT id FROM jobs WHERE state = 'running'")
+        assert database.execute("UPDATE jobs SET stages = '{' WHERE number = (SELECT min(number) FROM jobs WHERE state = 'done')").rowcount
         database.commit()
     out = built(full, tmp_path / "site", hub_url)
     text = (out / "jobs.html").read_text()
@@ -180,6 +183,8 @@ def test_jobs_show_class_reason_and_hint_but_no_log(full: Store, tmp_path: Path,
     ):
         assert words in text
     assert not [file for file in out.rglob("*") if file.is_file() and b"secret path" in file.read_bytes()]
+    assert 'Unreadable <span class="count">2</span>' in text, "one row that cannot be read stops no page"
+    assert f'<th scope="row">{running}</th><td>running</td><td class="why">the database&#39;s job {running} is not a valid Job: ' in text
     with closing(sqlite3.connect(full.file)) as database:
         assert database.execute("SELECT count(*) FROM jobs WHERE log_tail = 'a secret path'").fetchone() != (0,), "only the copy is cleared"
 
