@@ -84,6 +84,8 @@ def everything(session: Session, selection: Selection) -> dict[str, Any]:
         "jobs_failed": counts.failed,
         "jobs_retried": counts.retried,
         "jobs_cancelled": counts.cancelled,
+        "jobs_interrupted": counts.interrupted,
+        "jobs_lost": counts.lost,
         "jobs_not_started": dict(counts.not_started),
         "not_started_reasons": dict(counts.reasons),
         "refused_by_gate": [record.variant_id for record in gate_refused],

@@ -70,7 +70,7 @@ def helped(session: Session) -> tuple[Counts, list[str], list[Refused]]:
 
 def told(counts: Counts) -> dict[str, Any]:
     """Return what came of a dispatch as a document."""
-    numbers = {name: getattr(counts, name) for name in ("done", "failed", "retried", "cancelled", "lost")}
+    numbers = {name: getattr(counts, name) for name in ("done", "failed", "retried", "cancelled", "interrupted", "lost")}
     return {**numbers, "not_started": dict(counts.not_started), "reasons": dict(counts.reasons)}
 
 

@@ -44,7 +44,7 @@ def test_one_plans_any_number_help_and_who_takes_away_is_alone(tmp_path: Path, f
 def test_a_helper_works_beside_who_planned_and_takes_the_plan_as_it_is(folder: Folder) -> None:
     with session(folder.press, exclusive=True):
         assert folder.json("work", "--no-plan") == {
-            **dict.fromkeys(("done", "failed", "retried", "cancelled", "lost"), 0),
+            **dict.fromkeys(("done", "failed", "retried", "cancelled", "interrupted", "lost"), 0),
             "not_started": {},
             "reasons": {},
             "refused_by_gate": [],
