@@ -12,8 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from hub.domain import Failure
-from hub.errors import GateRefusal, HubCorrupt, HubNotFound, HubRefused, ModelPressError, PolicyRefusal, UsageError
+from hub.errors import GateRefusal, HubCorrupt, HubNotFound, HubRefused, PolicyRefusal, UsageError
 from hub.facts import Facts
 from hub.history import Audit, BaseRecord, Check, Release, VariantRecord
 from leaderboard import gate
@@ -23,7 +22,6 @@ from leaderboard.verify import CARD, Served, as_published, card_findings, served
 if TYPE_CHECKING:
     from hub.client import HubClient
 
-_OF_THE_MACHINE = ("hub", "out_of_memory", "timed_out", "disk", "killed", "gated")
 _GIT = (".gitattributes",)
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
@@ -114,13 +112,3 @@ def _same_hub(url: str, endpoint: str) -> bool:
     if there.hostname in _LOOPBACK and here.hostname in _LOOPBACK:
         return True
     return (there.scheme, there.netloc) == (here.scheme, here.netloc)
-
-
-def broke(failure: Failure, doing: str) -> ModelPressError:
-    """Return the error of a job that failed on a release: `GateRefusal` where the release is at fault, else the job's own."""
-    from hub import errors
-
-    if failure.category not in _OF_THE_MACHINE and failure.error != errors.Unavailable.__name__:
-        return GateRefusal(f"{doing} failed: {failure.reason}", hint=failure.hint)
-    kind = getattr(errors, failure.error, errors.JobDied)
-    return kind(f"{doing} failed here: {failure.reason}", hint=failure.hint)

@@ -23,6 +23,7 @@ from hub.packing import DENSE, FLOATS, Layer, Scheme
 from hub.policy import weight_bytes
 from leaderboard import configs, gate
 from leaderboard.card_reader import read
+from leaderboard.faults import lacking
 from leaderboard.findings import Finding, failed, of_check, passed, unchecked
 from leaderboard.verify import Served, card_findings, config_of
 
@@ -32,7 +33,6 @@ _MOST_MANIFEST = 64 << 20
 _TOKENIZERS = ("tokenizer.json", "tokenizer.model", "spiece.model", "vocab.txt", "vocab.json")
 _NO_NUMBERS = "its measurements lie in the database of whoever published it, not in this one"
 _NO_MANIFEST = f"there is no {MANIFEST} that says what it should be"
-_NO_LIBRARY = "Unavailable: "
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,8 +138,7 @@ def _not_like_base(promised: Promised) -> str:
 
 def _runs(facts: Facts) -> list[Finding]:
     """Whether it loads and writes; where a library is missing here that is nobody's fault."""
-    if facts.load_error.startswith(_NO_LIBRARY):
-        why = facts.load_error.removeprefix(_NO_LIBRARY)
+    if why := lacking(facts):
         return [unchecked("loads", why), unchecked("generates", why)]
     return [of_check(gate.loads(facts)), of_check(gate.generates(facts))]
 
@@ -148,7 +147,7 @@ def _config(there: Served, facts: Facts, config: Mapping[str, Any]) -> Finding:
     """Whether config.json agrees with the tensors; the files of llama.cpp need none."""
     if not config and not facts.config and _of_llama_cpp(there):
         if not facts.keys:
-            return unchecked("config", f"there is no config.json, and which of the {_GGUF} files is meant is not known")
+            return unchecked("config", f"there is no config.json, and the keys of no {_GGUF} file could be read")
         return of_check(gate.config_check(configs.faults(config, facts.outlines, keys=facts.keys)))
     wrong = configs.faults(config, facts.outlines, keys=facts.keys) if config else ["config.json is missing or no JSON object"]
     return of_check(gate.config_check(wrong))
@@ -225,5 +224,5 @@ def _files(there: Served, facts: Facts, unknown: str) -> Finding:
         missing.append("a tokenizer")
     if missing:
         return failed("files", f"{len(missing)} files are missing, 0 may be: {gate.listed(missing)}.")
-    there_are = "the GGUF files need no others" if alone else "config and tokenizer are there"
+    there_are = "GGUF files need none beside them" if alone else "config and tokenizer are there"
     return unchecked("files", f"{there_are}; which others belong there is not known, for {unknown}")

@@ -78,7 +78,9 @@ def loads(facts: Facts) -> Check:
         engine = f" with {facts.engine}" if facts.engine else ""
         detail = f"The checkpoint loads in a clean process{engine} and holds {facts.tensors} tensors."
         return Check(name="loads", passed=True, detail=detail)
-    return Check(name="loads", passed=False, detail=f"The checkpoint does not load: {facts.load_error or 'no reason was given'}.")
+    return Check(
+        name="loads", passed=False, detail=f"The checkpoint does not load: {facts.load_error.removesuffix('.') or 'no reason was given'}."
+    )
 
 
 def generates(facts: Facts) -> Check:
@@ -202,7 +204,7 @@ def _config(facts: Facts, recipe: Recipe | None) -> list[Check]:
 
 def config_check(faults: Sequence[str]) -> Check:
     """Judge the faults that `configs.faults` found."""
-    detail = f"config.json has {len(faults)} faults beside the recipe, the tensors, and the keys that loaders need; 0 may be."
+    detail = f"Compared with recipe, tensors, and the keys that loaders need, config.json has {len(faults)} faults; 0 may be."
     return Check(name="config", passed=not faults, detail=f"{detail} {_sentence(faults)}" if faults else detail)
 
 

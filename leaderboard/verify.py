@@ -14,12 +14,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hub.domain import Artifact, ArtifactFile, Candidate, Failure, Job, ModelRef
-from hub.errors import GateRefusal, HubNotFound, StoreError
+from hub.errors import HubNotFound, JobDied, StoreError, Unavailable
 from hub.facts import Facts
 from hub.history import Check, Release, VariantRecord, Verdict
 from hub.transfer import sums
 from leaderboard import claims, gate
 from leaderboard.card_reader import MAX_CARD
+from leaderboard.faults import broke, lacking
 from leaderboard.findings import Finding, checks, failed, passed, unchecked
 
 if TYPE_CHECKING:
@@ -65,8 +66,9 @@ class Verifier:
 
         The verdict is recorded, and the release marked as verified when it passed and is what those who download get, the head. `scratch`
         is emptied before and removed after; `commands` runs the card's own commands (None: they are not tried), which take the head and are
-        therefore tried only where that is the release; `sha` is the commit to look at (None: the head). Raises `GateRefusal` when the
-        inspection could not be made, `HubNotFound` where the repository is gone.
+        therefore tried only where that is the release; `sha` is the commit to look at (None: the head). Raises `GateRefusal` where the
+        files broke the inspection, `HubNotFound` where the repository is gone, and what hub or machine lacked otherwise: then nothing is
+        recorded.
         """
         release, base = record.release, next((base for base in self.store.bases() if base.candidate.ref == record.base), None)
         if release is None or base is None or record.artifact is None:
@@ -81,6 +83,8 @@ class Verifier:
         with served(self.client, release.repo_id, sha, scratch) as there:
             facts = inspected(self.farm, Job(kind="inspect", base=record.base, recipe=record.recipe, subject=sha), there)
             wrong = [file.path for file in record.artifact.files if not there.holds(file)]
+            if not wrong and (missing := lacking(facts)):
+                raise Unavailable(f"{release.repo_id} cannot be loaded here: {missing}", hint="install what is missing; modelpress doctor")
             facts = replace(facts, checksum_errors=tuple(dict.fromkeys((*wrong, *facts.checksum_errors))))
             at = datetime.now(UTC).isoformat(timespec="seconds")
             verdict = gate.judge(record, facts, base=base, stage="release", subject=sha, at=at)
@@ -115,13 +119,15 @@ def served(client: HubClient, repo_id: str, sha: str, scratch: Path) -> Iterator
 
 
 def inspected(farm: Farm, job: Job, there: Served) -> Facts:
-    """Return the facts on what is served, found in a clean process; raise `GateRefusal` where that gave none."""
+    """Return the facts on what is served, found in a clean process.
+
+    Where that gave none: `GateRefusal` if the files are at fault, else what hub or machine lacked.
+    """
     outcome = farm.run(job, folder=there.folder)
-    if isinstance(outcome, Failure) or outcome.facts is None:
-        reason, hint = (outcome.reason, outcome.hint) if isinstance(outcome, Failure) else ("the inspection gave no facts", "")
-        raise GateRefusal(
-            f"{there.repo_id} at {there.sha[:8]} could not be inspected: {reason}", hint=hint or "run modelpress verify again"
-        )
+    if isinstance(outcome, Failure):
+        raise broke(outcome, f"inspecting {there.repo_id} at {there.sha[:8]}")
+    if outcome.facts is None:
+        raise JobDied(f"the inspection of {there.repo_id} at {there.sha[:8]} gave no facts", hint="run modelpress verify again")
     return outcome.facts
 
 
@@ -141,7 +147,7 @@ def card_findings(there: Served, facts: Facts, *, manifest: Artifact | None, bas
     """Read the served card back and compare it with what lies beside it."""
     card = there.card
     if card is None:
-        return (unchecked("card_metadata", f"there is no {CARD} of a card's size"),)
+        return (unchecked("card_metadata", f"there is no {CARD}, or none that is as small as a card"),)
     return claims.compare(
         card.decode("utf-8", errors="replace"),
         repo_id=there.repo_id,

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hub.domain import Failure, Job
-from hub.errors import GateRefusal, HubConflict, HubUnreachable, JobDied, ModelPressError, OutOfDisk, StoreError, Unavailable
+from hub.errors import GateRefusal, HubConflict, JobDied, ModelPressError, StoreError, Unavailable
 from hub.history import Audit, BaseRecord, Check, Release, VariantRecord
 from modelpress.pipeline import Refused, now
 
@@ -22,11 +22,9 @@ if TYPE_CHECKING:
     from runners.card_commands import TrustedCard
     from runners.reproduction import Repeat
 
-_IN_A_ROW = 2
 _MOST_WORDS = 1000
 PATIENCE_S = 30.0
 _SUBJECT = "audit"
-_ENDING = (HubUnreachable, OutOfDisk)  # what keeps one release from being judged thus keeps all
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +42,7 @@ def audit(session: Session, *, most: int | None, retired: bool = False) -> Audit
     One that cannot be judged is left for another time, and the next one takes its place; where the hub is away the rest is not tried.
     """
     from leaderboard.audit import due
+    from leaderboard.faults import IN_A_ROW, ending
 
     published = session.store.published
     lying = {release.variant_id for release in published.current().values()}  # one of an older commit of its base may be replaced
@@ -52,10 +51,10 @@ def audit(session: Session, *, most: int | None, retired: bool = False) -> Audit
     wanted = len(records) if most is None else min(most, len(records))
     audits: list[Audit] = []
     left: list[Refused] = []
-    ending: list[ModelPressError] = []
+    row: list[ModelPressError] = []
     with session.report.phase("audit", wanted) as phase:
         for record in records:
-            if len(audits) == wanted or len(ending) == _IN_A_ROW:
+            if len(audits) == wanted or len(row) == IN_A_ROW:
                 break
             label = f"audit {record.release.repo_id if record.release else record.variant_id}"
             phase.begin(label)
@@ -63,14 +62,14 @@ def audit(session: Session, *, most: int | None, retired: bool = False) -> Audit
                 found = _Examination(session, record, bases.get(record.base)).find()
             except ModelPressError as error:
                 left.append(Refused(variant=record.variant_id, error=error.name, reason=error.message))
-                ending = [*ending, error] if isinstance(error, _ENDING) else []
+                row = ending(row, error)
                 phase.leave(label, f"not judged: {error.message}")
                 continue
             published.record_audit(found)
             audits.append(found)
-            ending = []
+            row = []
             phase.end(label) if found.passed else phase.fail(label, found.reason)
-    return Audited(audits=audits, left=left, ended=ending[-1] if len(ending) == _IN_A_ROW else None)
+    return Audited(audits=audits, left=left, ended=row[-1] if len(row) == IN_A_ROW else None)
 
 
 class _Examination:
@@ -154,13 +153,14 @@ class _Examination:
     def _judge(self, there: Served) -> None:
         """Put the gate on what is served, its card among it."""
         from leaderboard.audit import judge
+        from leaderboard.faults import lacking
 
         job = Job(kind="inspect", base=self.record.base, recipe=self.record.recipe, subject=there.sha)
         facts = self._job(job, there, "inspecting it").facts
         if facts is None:
             raise JobDied("the inspection gave no facts", hint="run modelpress audit again")
-        if facts.load_error.startswith(Unavailable.__name__):
-            raise Unavailable(f"it cannot be loaded here: {facts.load_error}", hint="install what is missing; modelpress doctor")
+        if missing := lacking(facts):
+            raise Unavailable(f"it cannot be loaded here: {missing}", hint="install what is missing; modelpress doctor")
         self._demand(judge(self.record, facts, base=self.base, there=there, at=now()))
 
     def _measure(self, there: Served) -> None:
@@ -197,7 +197,7 @@ class _Examination:
         self._demand([check])
 
     def _job(self, job: Job, there: Served, doing: str) -> JobResult:
-        from leaderboard.audit import broke
+        from leaderboard.faults import broke
 
         outcome = self.session.farm.run(job, folder=there.folder)
         if isinstance(outcome, Failure):

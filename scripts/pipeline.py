@@ -202,16 +202,26 @@ def failed_checks(verdict: Verdict) -> str:
 
 
 def verify(session: Session, *, again: bool = False) -> tuple[list[Verdict], list[Refused]]:
-    """Download each release to an empty cache and put the gate on those bytes; `again` also those verified before."""
+    """Download each release to an empty cache and put the gate on those bytes; `again` also those verified before.
+
+    Return the verdicts, and what did not pass or could not be judged; where hub or disk keep all from being judged the rest is not tried.
+    """
+    from leaderboard.faults import IN_A_ROW, OF_RELEASES, ending
     from leaderboard.verify import Verifier
     from modelpress.verifying import commands
 
     records = [record for record in session.store.variants() if record.release and (again or record.release.verified_at is None)]
+    if records and session.hub_busy:
+        session.report.say(f"{len(records)} releases are verified by a later run: {session.hub_busy}")
+        return [], []
     verifier = Verifier(store=session.store, client=session.client, farm=session.farm)
     verdicts: list[Verdict] = []
     refused: list[Refused] = []
+    row: list[ModelPressError] = []
     with session.report.phase("verify", len(records)) as phase:
         for record in records:
+            if len(row) == IN_A_ROW:
+                break
             assert record.release is not None
             label = f"verify {record.release.repo_id}"
             phase.begin(label)
@@ -220,8 +230,13 @@ def verify(session: Session, *, again: bool = False) -> tuple[list[Verdict], lis
                 verdict = verifier.verify(record, scratch=scratch, commands=commands(session, record))
             except ModelPressError as error:
                 refused.append(Refused(variant=record.variant_id, error=error.name, reason=error.message))
-                phase.fail(label, error.message)
+                if isinstance(error, OF_RELEASES):
+                    phase.fail(label, error.message)
+                else:
+                    phase.leave(label, f"not judged: {error.message}")
+                row = ending(row, error)
                 continue
+            row = []
             verdicts.append(verdict)
             if verdict.passed:
                 phase.end(label)

@@ -35,7 +35,8 @@ def verify(
 
 
 def _releases(session: Session, *, again: bool, as_json: bool) -> None:
-    from hub.errors import GateRefusal
+    from hub.errors import GateRefusal, Incomplete
+    from leaderboard.faults import OF_RELEASES
     from modelpress import pipeline
 
     verdicts, refused = pipeline.verify(session, again=again)
@@ -43,10 +44,12 @@ def _releases(session: Session, *, again: bool, as_json: bool) -> None:
         emit({"verdicts": verdicts, "refused": refused})
     else:
         echo(f"{sum(verdict.passed for verdict in verdicts)} releases verified, {len(refused)} not")
-    if refused:
+    if broken := [one for one in refused if one.error in {kind.__name__ for kind in OF_RELEASES}]:
         raise GateRefusal(
-            f"{len(refused)} releases did not verify; first: {refused[0].reason}", hint="the release stays marked as not verified"
+            f"{len(broken)} releases did not verify; first: {broken[0].reason}", hint="the release stays marked as not verified"
         )
+    if refused:
+        raise Incomplete(f"{len(refused)} releases could not be judged; first: {refused[0].reason}", hint="run modelpress verify again")
 
 
 def _repository(session: Session, repo: str, revision: str | None, *, as_json: bool) -> None:

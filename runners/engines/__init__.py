@@ -135,7 +135,7 @@ def for_folder(folder: Path) -> Engine:
     fitting = [info.name for info in available() if wanted in info.formats and not info.times_only]
     if not fitting:
         raise Unavailable(
-            f"{folder.name} is of the format {shown(wanted)}, which no engine here reads.", hint="Press it with another recipe."
+            f"The checkpoint is of the format {shown(wanted)}, which no engine here reads.", hint="Press it with another recipe."
         )
     return load("transformers" if "transformers" in fitting else fitting[0])
 

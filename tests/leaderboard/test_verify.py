@@ -14,7 +14,7 @@ import pytest
 
 from hub.client import HubClient
 from hub.domain import Failure, Job, JobOrder, JobResult, Workspace
-from hub.errors import ModelPressError
+from hub.errors import GateRefusal, HubUnreachable, ModelPressError, OutOfMemory, Unavailable
 from hub.history import Check, VariantRecord, Verdict
 from hub.local.process import LocalHub
 from hub.scheduling import Plan
@@ -244,6 +244,45 @@ def test_what_was_published_passes_both_gates(pressed: Pressed) -> None:
     assert {name for name, one in found.items() if one.state == "not checked"} == {
         "same_tokens", "measured", "kl_divergence", "perplexity_ratio", "same_top_token", "commands"
     }  # fmt: skip
+
+
+@dataclass
+class Lacking:
+    """A farm on a machine that lacks something: jobs end as they end there."""
+
+    farm: Here
+    failure: Failure | None = None
+    load_error: str = ""
+
+    def run(self, job: Job, *, folder: Path | None = None) -> JobResult | Failure:
+        if self.failure:
+            return self.failure
+        done = self.farm.run(job, folder=folder)
+        assert isinstance(done, JobResult)
+        assert done.facts
+        return replace(done, facts=replace(done.facts, loads=False, load_error=self.load_error, generated_ids=()))
+
+
+@pytest.mark.parametrize(
+    ("category", "error", "load_error", "raised"),
+    [
+        ("out_of_memory", "OutOfMemory", "", OutOfMemory),
+        ("hub", "HubUnreachable", "", HubUnreachable),
+        ("unsupported", "Unavailable", "", Unavailable),
+        ("bug", "KeyError", "", GateRefusal),
+        ("", "", "Unavailable: bitsandbytes is not installed", Unavailable),
+    ],
+)
+def test_what_the_machine_lacks_is_not_recorded_against_a_release(
+    pressed: Pressed, category: str, error: str, load_error: str, raised: type[ModelPressError]
+) -> None:
+    told = {"reason": "no", "hint": "", "log_tail": "", "seconds": 0.0, "retryable": False}
+    failure = Failure(job_id="x", error=error, category=category, **told) if error else None  # type: ignore[arg-type]
+    before = pressed.record
+    verifier = Verifier(store=pressed.store, client=pressed.client, farm=Lacking(pressed.farm, failure, load_error))
+    with pytest.raises(raised):
+        verifier.verify(before, scratch=pressed.scratch / "verify")
+    assert pressed.record == before
 
 
 @pytest.mark.parametrize("name", TAMPERED)

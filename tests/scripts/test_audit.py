@@ -22,7 +22,7 @@ from hub.local.process import LocalHub
 from hub.settings import load
 from hub.store import Store
 from leaderboard.audit import due
-from modelpress import auditing
+from modelpress import auditing, pipeline
 from modelpress.session import Session
 
 from .conftest import Folder, QuickRun
@@ -161,6 +161,9 @@ def test_audits_are_taken_in_turn_and_say_what_broke(catalogue: Catalogue, monke
     monkeypatch.setenv("MODELPRESS_HUB__ENDPOINT", "http://127.0.0.1:9")
     with Session(load(None)) as session:
         away = auditing.audit(session, most=None, retired=True)
+        monkeypatch.setattr(session.client, "_patience_s", 0.2)
+        verdicts, not_verified = pipeline.verify(session, again=True)
     assert (away.audits, [one.error for one in away.left]) == ([], ["HubUnreachable", "HubUnreachable"])
     assert isinstance(away.ended, HubUnreachable)
     assert catalogue.audits() == recorded
+    assert (verdicts, {one.error for one in not_verified}) == ([], {"HubUnreachable"})

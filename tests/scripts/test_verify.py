@@ -52,11 +52,18 @@ def test_models_of_others_are_judged_by_what_they_say_of_themselves(folder: Fold
 
         card = b"---\nbase_model: someone/else\nbase_model_relation: quantized\ntags: [4-bit, gptq]\n---\n# stories42M GPTQ\n"
         config = json.loads((shared / "models" / "stories260K" / "config.json").read_text())
-        config["quantization_config"] = {"quant_method": "gptq", "bits": 4}
+        config["quantization_config"] = {"quant_method": "gptq"}
         lying = push("stories42M-GPTQ", "stories260K", README__md=card, config__json=json.dumps(config).encode(), model__py=b"import os")
         found = states(look(session, lying, None))
         failed = {name for name, state in found.items() if state == "failed"}
         assert {"packed", "config", "no_code", "card_bits", "card_parameters"} <= failed, found
+        # Files for llama.cpp that lie as others lay them: two in one repository, one of which is none.
+        client.create(f"{owner}/two-GGUF")
+        client.commit(f"{owner}/two-GGUF", {"a.gguf": b"GGUF", "b.gguf": b"GGUF"}, message="by hand", parent=None)
+        report = look(session, f"{owner}/two-GGUF", None)
+        assert report.passed, report.findings
+        assert "there are 2 (a.gguf, b.gguf)" in next(one.detail for one in report.findings if one.name == "loads")
+        assert states(report)["loads"] == "not checked"
         with pytest.raises(HubNotFound):
             look(session, f"{owner}/nothing", None)
         sha = client.head(lying)
