@@ -20,7 +20,7 @@ from hub.licences import POLICIES, TEXTS, LicenceDemands
 from hub.transfer import sums
 from leaderboard import cards, changelog, gate
 from leaderboard.cards import Extras
-from leaderboard.supplements import is_supplement, supplements
+from leaderboard.supplements import fingerprint, is_supplement, supplements
 
 if TYPE_CHECKING:
     from hub.client import HubClient
@@ -166,8 +166,7 @@ def identity(artifact: Artifact) -> str:
 
 def content(artifact: Artifact, written: Mapping[str, bytes]) -> str:
     """Return what a commit is known by afterwards: the artifact, then a hash of all that was written beside it but the card."""
-    beside = sorted((path, hashlib.sha256(held).hexdigest()) for path, held in written.items() if path != CARD)
-    return f"{identity(artifact)}:{hashlib.sha256(repr(beside).encode()).hexdigest()[:16]}"
+    return f"{identity(artifact)}:{fingerprint({path: hashlib.sha256(held).hexdigest() for path, held in written.items()})}"
 
 
 def look(client: HubClient, repo_id: str, base: str) -> Head:

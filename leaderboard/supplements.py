@@ -6,11 +6,13 @@ which names may lie in a release, so it imports what makes the files, which asks
 
 from __future__ import annotations
 
+import hashlib
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from hub.history import BaseRecord, VariantRecord
+from hub.history import BaseRecord, Release, ReleaseChange, VariantRecord
+from leaderboard.findings import Finding, failed, passed, unchecked
 
 if TYPE_CHECKING:
     from leaderboard.cards import Extras
@@ -22,6 +24,23 @@ EVAL_RESULTS = re.compile(r"\.eval_results/[a-z0-9][a-z0-9_.-]{0,95}\.yaml\Z", r
 def is_supplement(path: str) -> bool:
     """Return whether a path in a release is one that `supplements` may give."""
     return path in PATHS or EVAL_RESULTS.match(path) is not None
+
+
+def fingerprint(sums: Mapping[str, str | None]) -> str:
+    """Return one hash of the supplements among some files, of which the SHA-256 are given by path."""
+    beside = sorted((path, found) for path, found in sums.items() if is_supplement(path))
+    return hashlib.sha256(repr(beside).encode()).hexdigest()[:16]
+
+
+def as_published(release: Release, changes: Sequence[ReleaseChange], sums: Mapping[str, str | None]) -> Finding:
+    """Return whether the supplements that are served are those that were published, by the newest of the `changes` of the repository."""
+    name = "supplements_unchanged"
+    artifact, _, noted = changes[-1].content.rpartition(":") if changes else ("", "", "")
+    if not noted or artifact != f"{release.variant_id}:{release.artifact_digest}":
+        return unchecked(name, "it was not noted what was published beside the card: its record was lost, or an older program made it")
+    found, paths = fingerprint(sums), ", ".join(sorted(filter(is_supplement, sums))) or "nothing"
+    detail = f"Beside the card there is {paths}, with the hash {found}, and {noted} was published; they must be the same."
+    return passed(name, detail) if found == noted else failed(name, detail)
 
 
 def supplements(

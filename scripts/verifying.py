@@ -21,6 +21,7 @@ RELEASE, MANIFEST, CONFIG = "the record of its release", "its own manifest", "it
 
 _NOT_ASKED = {
     "card_unchanged": "an older program, which did not note the card's checksum, published it",
+    "supplements_unchanged": "it was not noted what was published beside the card: its record was lost, or an older program made it",
     "commands": "the head, which they would take, is not the release; or it is not known that the card is ours; or its base is gated",
 }
 
