@@ -16,7 +16,8 @@ from hub.database import Database
 from hub.domain import Measurement
 from hub.errors import StoreError
 from hub.history import Audit, Release, ReleaseChange
-from hub.tables import AuditRow, ReleaseChangeRow, ReleaseRow, Variant
+from hub.release_tables import AuditRow, ReleaseChangeRow, ReleaseRow
+from hub.tables import Variant
 
 
 class Published:

@@ -18,6 +18,7 @@ from hub.domain import Job, ModelRef
 from hub.history import JobState
 from hub.overview import ANY, Blocked, JobDetail, JobLine, MadeArtifact, Overview, Try, Used, Wanted, Wish
 from hub.queue import PAUSED
+from hub.release_tables import ReleaseRow
 from hub.rows import stamp
 from hub.scheduling import Expectation
 from hub.tables import (
@@ -31,7 +32,6 @@ from hub.tables import (
     NeedRow,
     ProtocolRow,
     RefusalRow,
-    ReleaseRow,
     Variant,
 )
 

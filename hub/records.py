@@ -31,6 +31,7 @@ from hub.domain import (
 )
 from hub.errors import BadDocument
 from hub.history import BaseRecord, Check, JobRecord, JobState, Listing, MeasuredJob, Release, Stage, UnreadableJob, VariantRecord, Verdict
+from hub.release_tables import ReleaseRow, VerdictRow
 from hub.scheduling import Expectation
 from hub.tables import (
     ArtifactRow,
@@ -42,10 +43,8 @@ from hub.tables import (
     Popularity,
     ProtocolRow,
     RefusalRow,
-    ReleaseRow,
     ScoresRow,
     Variant,
-    VerdictRow,
 )
 
 T = TypeVar("T")

@@ -22,6 +22,7 @@ from hub.plans import forget_jobs, record_plan
 from hub.published import Published
 from hub.queue import LEASE_S, NO_FAILURE, NO_OWNER, AttemptedRow, Queue, held, note, settle, take
 from hub.reader import Reader
+from hub.release_tables import CheckRow, ReleaseRow, VerdictRow
 from hub.rows import (
     add_artifact,
     add_layer_errors,
@@ -37,20 +38,7 @@ from hub.rows import (
 )
 from hub.scheduling import NOTHING_SPENT, Plan, Spent
 from hub.screening import screen
-from hub.tables import (
-    ArtifactRow,
-    CheckRow,
-    FileRow,
-    HubWriteRow,
-    JobRow,
-    LayerErrorRow,
-    MeasurementRow,
-    RefusalRow,
-    ReleaseRow,
-    ScoresRow,
-    Variant,
-    VerdictRow,
-)
+from hub.tables import ArtifactRow, FileRow, HubWriteRow, JobRow, LayerErrorRow, MeasurementRow, RefusalRow, ScoresRow, Variant
 
 NO_SCORES: Mapping[str, float] = MappingProxyType({})
 
