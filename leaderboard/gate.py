@@ -136,10 +136,11 @@ def generated_before(record: VariantRecord) -> str | None:
 
 def finite(facts: Facts) -> Check:
     """Judge whether tensors and logits are all finite."""
+    looked_at = "" if facts.looked_at is None else f" {facts.looked_at} hold numbers or scales that could be, and were looked at."
     if facts.non_finite:
-        detail = f"{len(facts.non_finite)} of {facts.tensors} tensors hold NaN or infinity, 0 may: {listed(facts.non_finite)}."
+        detail = f"{len(facts.non_finite)} of {facts.tensors} tensors hold NaN or infinity, 0 may: {listed(facts.non_finite)}.{looked_at}"
         return Check(name="finite", passed=False, detail=detail)
-    return Check(name="finite", passed=True, detail=f"None of {facts.tensors} tensors holds NaN or infinity.")
+    return Check(name="finite", passed=True, detail=f"None of {facts.tensors} tensors holds NaN or infinity.{looked_at}")
 
 
 def _packed(record: VariantRecord, facts: Facts) -> Check:

@@ -13,7 +13,7 @@ from typing import Any, cast
 from hub.domain import Recipe, Step, StepRecord
 from hub.packing import decoder_layer
 from runners.checkpoint import Linear, ModelShape
-from runners.headers import Stored, Tensor, stored_tensors
+from runners.headers import BLOCKS, Stored, Tensor, stored_tensors
 from runners.method import Promise
 
 ZERO_TOLERANCE = 0.01
@@ -140,18 +140,30 @@ _FLOATS = {
     "F8_E5M2": ("u1", 0x7F, 0x7C),
     "F8_E4M3": ("u1", 0x7F, 0x7F),
 }
+_POWERS = {"F8_E8M0": ("u1", 0xFF)}  # of two, without sign or zero; the last one stands for NaN
+# Where in a block of llama.cpp's lie the scales (and minima) in half precision, in bytes; what is not named here holds none that is told by
+# its place (IQ1_M spreads it over the others, MXFP4's has no NaN). The layouts are those of ggml-common.h.
+_HALVES = {
+    "Q4_0": (0,), "Q4_1": (0, 2), "Q5_0": (0,), "Q5_1": (0, 2), "Q8_0": (0,),
+    "Q2_K": (80, 82), "Q3_K": (108,), "Q4_K": (0, 2), "Q5_K": (0, 2), "Q6_K": (208,),
+    "IQ1_S": (0,), "IQ2_XXS": (0,), "IQ2_XS": (0,), "IQ2_S": (0,), "IQ3_XXS": (0,), "IQ3_S": (0,), "IQ4_NL": (0,), "IQ4_XS": (0,),
+    "TQ1_0": (52,), "TQ2_0": (64,),
+}  # fmt: skip
 
 
 _CHUNK = 2**24  # words looked at together, so that a look at a large tensor takes no memory of its size
 
 
-def _chunks(stored: Stored) -> Iterator[Any]:
+def _chunks(stored: Stored, kind: str, width: int = 1) -> Iterator[Any]:
+    """Yield a tensor's words, `width` of them (a block) in a row where that is more than 1."""
     import numpy as np
 
-    kind: Any = np.dtype(_FLOATS[stored.tensor.dtype][0])
-    words = np.memmap(stored.path, dtype=kind, mode="r", offset=stored.start, shape=(stored.tensor.numel,))
-    for start in range(0, len(words), _CHUNK):
-        yield words[start : start + _CHUNK]
+    dtype: Any = np.dtype(kind)
+    rows = (stored.end - stored.start) // (dtype.itemsize * width)
+    words = np.memmap(stored.path, dtype=dtype, mode="r", offset=stored.start, shape=(rows, width) if width > 1 else (rows,))
+    step = max(1, _CHUNK // width)
+    for start in range(0, rows, step):
+        yield words[start : start + step]
 
 
 def zero_share(stored: Stored) -> float:
@@ -160,16 +172,29 @@ def zero_share(stored: Stored) -> float:
 
     if stored.tensor.dtype not in _FLOATS or not stored.tensor.numel:
         return 0.0
-    magnitude = _FLOATS[stored.tensor.dtype][1]
-    return 1.0 - sum(int(np.count_nonzero(words & magnitude)) for words in _chunks(stored)) / stored.tensor.numel
+    kind, magnitude, _ = _FLOATS[stored.tensor.dtype]
+    return 1.0 - sum(int(np.count_nonzero(words & magnitude)) for words in _chunks(stored, kind)) / stored.tensor.numel
+
+
+def can_be_non_finite(dtype: str) -> bool:
+    """Whether a tensor's numbers, or the scales of its blocks, can be NaN or infinite, and are looked at by `non_finite`."""
+    return dtype in _FLOATS or dtype in _POWERS or dtype in _HALVES
 
 
 def non_finite(folder: Path) -> tuple[str, ...]:
-    """Return the names of floating-point tensors that hold an infinity or a NaN."""
-    found = []
-    for name, stored in stored_tensors(folder).items():
-        if stored.tensor.dtype in _FLOATS and stored.tensor.numel:
-            exponent = _FLOATS[stored.tensor.dtype][2]
-            if any(((words & exponent) == exponent).any() for words in _chunks(stored)):
-                found.append(name)
-    return tuple(found)
+    """Return the names of the tensors that hold an infinity or a NaN, in their numbers or in the scales of llama.cpp's blocks."""
+    return tuple(name for name, stored in stored_tensors(folder).items() if stored.tensor.numel and _holds_non_finite(stored))
+
+
+def _holds_non_finite(stored: Stored) -> bool:
+    dtype = stored.tensor.dtype
+    if dtype in _HALVES:
+        kind, _, exponent = _FLOATS["F16"]
+        blocks = _chunks(stored, "u1", BLOCKS[dtype][1])
+        return any(
+            ((rows[:, place : place + 2].copy().view(kind) & exponent) == exponent).any() for rows in blocks for place in _HALVES[dtype]
+        )
+    if not can_be_non_finite(dtype):
+        return False
+    kind, exponent = _POWERS[dtype] if dtype in _POWERS else (_FLOATS[dtype][0], _FLOATS[dtype][2])
+    return any(((words & exponent) == exponent).any() for words in _chunks(stored, kind))

@@ -59,6 +59,7 @@ def inspect(folder: Path, recipe: Recipe | None, base_folder: Path | None) -> Fa
         generated_ids=ids,
         generated_text=text,
         engine=engine,
+        looked_at=sum(formats.can_be_non_finite(one.tensor.dtype) for one in stored.values()),
         template_fault=template_fault,
     )
 

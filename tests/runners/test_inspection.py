@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from hub.domain import Artifact, ModelRef
 from hub.errors import BadCheckpoint
-from runners import chat_template, checkpoint, headers, recipes, secrets, unsafe
+from runners import chat_template, checkpoint, formats, headers, recipes, secrets, unsafe
 from runners.inspection import inspect
 from runners.readers import gguf
 
@@ -149,6 +150,58 @@ def test_numbers_that_are_not_finite(variant: Path, base: Path) -> None:
     facts = inspect(variant, RECIPE, base)
     assert facts.loads
     assert set(facts.non_finite) == {name, "logits"}
+    assert facts.looked_at == facts.tensors
+
+
+def test_scales_of_blocks_that_are_not_finite(tmp_path: Path) -> None:
+    """Every type of llama.cpp's, as its own Python reads it: a place of a scale is one that spoils the block."""
+    import gguf as library
+    import numpy as np
+
+    chance = np.random.default_rng(5)
+    wrong, types = set(), [name for name in headers.BLOCKS if formats.can_be_non_finite(name)]
+    assert set(headers.BLOCKS) - set(types) == {"IQ1_M", "MXFP4"}
+    writer = library.GGUFWriter(tmp_path / "model.gguf", "llama")
+    for name in types:
+        kind = library.GGMLQuantizationType[name]
+        sound = chance.integers(0, 256, (3, headers.BLOCKS[name][1]), dtype=np.uint8)
+        places = [at for at in range(sound.shape[1] - 1) if spoils(sound, at, kind)]
+        for at in places:
+            sound[:, at : at + 2] = (0, 0x38)  # 0.5
+        assert np.isfinite(library.quants.dequantize(sound, kind)).all()
+        writer.add_tensor(f"{name}.sound", sound, raw_dtype=kind)
+        for at in places:
+            spoilt = sound.copy()
+            spoilt[1, at : at + 2] = (0, 0x7C)
+            writer.add_tensor(f"{name}.{at}", spoilt, raw_dtype=kind)
+            wrong.add(f"{name}.{at}")
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    assert len(wrong) >= len(types)
+    assert set(formats.non_finite(tmp_path)) == wrong
+
+    header = b'{"w":{"dtype":"F8_E8M0","shape":[3],"data_offsets":[0,3]}}'
+    weights = tmp_path / "model.safetensors"
+    weights.write_bytes(len(header).to_bytes(8, "little") + header + b"\x00\x7f\xfe")
+    assert formats.non_finite(tmp_path) == ()
+    weights.write_bytes(len(header).to_bytes(8, "little") + header + b"\x00\x7f\xff")
+    assert formats.non_finite(tmp_path) == ("w",)
+
+
+def spoils(blocks: Any, at: int, kind: Any) -> bool:
+    """Whether an infinity in two bytes of the blocks makes weights of them that are not finite, and a half does not."""
+    import gguf as library
+    import numpy as np
+
+    finite = []
+    for high in (0x7C, 0x38):
+        changed = blocks & 0x3F  # no other pair of bytes is an infinity
+        changed[:, at : at + 2] = (0, high)
+        with np.errstate(invalid="ignore"):
+            finite.append(bool(np.isfinite(library.quants.dequantize(changed, kind)).all()))
+    return finite == [False, True]
 
 
 def test_a_cut_file_does_not_load_and_raises_nothing(variant: Path, base: Path) -> None:
