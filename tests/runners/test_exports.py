@@ -95,7 +95,7 @@ def divergence(wanted: Any, found: Any) -> float:
 
 def clean(code: str, *arguments: object) -> Any:
     """Run code in a process of its own, in which nothing of ours is imported; return the JSON that it prints last."""
-    done = subprocess.run([sys.executable, "-c", code, *map(str, arguments)], capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run([sys.executable, "-c", code, *map(str, arguments)], capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
     return json.loads(done.stdout.splitlines()[-1])
 
@@ -158,7 +158,7 @@ def test_the_lines_on_the_card_write_what_the_engine_writes(pressed: Pressed, tm
     # What it would download lies in MODEL already.
     code = code.replace('Llama.from_pretrained("x/y", filename="model.gguf"', 'Llama("MODEL/model.gguf"')
     (tmp_path / "MODEL").symlink_to(folder)
-    done = subprocess.run([sys.executable, "-P", "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run([sys.executable, "-P", "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
 
     tokenizer = AutoTokenizer.from_pretrained(folder)

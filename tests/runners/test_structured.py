@@ -289,7 +289,7 @@ def test_the_result_loads_with_transformers_alone_and_its_config_is_true(make: M
         "assert not any(info[key] for key in ('missing_keys', 'unexpected_keys', 'mismatched_keys')), info; c = m.config;"
         "print(c.hidden_size, c.intermediate_size, c.num_attention_heads, c.num_key_value_heads, c.head_dim, m.dtype)"
     )
-    done = subprocess.run([sys.executable, "-c", code, str(made)], capture_output=True, text=True, timeout=120, check=True)
+    done = subprocess.run([sys.executable, "-c", code, str(made)], capture_output=True, text=True, timeout=300, check=True)
     assert done.stdout.split() == ["32", "64", "2", "1", "16", "torch.bfloat16"]
 
 

@@ -107,7 +107,7 @@ def ask(hub: LocalHub, method: str, body: Mapping[str, object] | None = None) ->
     data = json.dumps(body).encode() if body else None
     headers = {"Authorization": f"Bearer {hub.write_token}"}
     request = urllib.request.Request(f"{hub.endpoint}/api/_faults", data, headers, method=method)
-    with urllib.request.urlopen(request, timeout=10) as answer:
+    with urllib.request.urlopen(request, timeout=60) as answer:
         rules: list[dict[str, object]] = json.loads(answer.read())
     return rules
 
@@ -173,15 +173,15 @@ class Running:
     def end(self, timeout: float = 400) -> int:
         """Wait for the end; return the exit code."""
         code = self.process.wait(timeout)
-        self._reader.join(10)
+        self._reader.join(60)
         return code
 
     def kill(self, number: signal.Signals = signal.SIGKILL) -> int:
         """Send a signal to the command alone, wait for its end, and see that nothing it started lives on; return the exit code."""
         family = self.family()
         self.process.send_signal(number)
-        code = self.end(60)
-        _, alive = psutil.wait_procs(family, timeout=20)
+        code = self.end(120)
+        _, alive = psutil.wait_procs(family, timeout=120)
         assert not alive, f"still alive after their parent's end: {[one.cmdline() for one in alive]}"
         return code
 

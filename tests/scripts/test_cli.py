@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import subprocess
 import sys
-import time
 import tomllib
 from pathlib import Path
 from types import SimpleNamespace
@@ -81,20 +81,24 @@ def test_help_needs_nothing_heavy(command: str) -> None:
         "assert result.exit_code == 0, result.output\n"
         "print(sorted({'torch', 'transformers', 'huggingface_hub', 'sqlalchemy', 'numpy'} & set(sys.modules)))"
     )
-    done = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == "[]"
 
 
 def test_help_takes_little_more_than_python_itself() -> None:
-    """As a ratio against an interpreter that imports the command-line library alone, best of three each."""
+    """As a ratio against an interpreter that imports the command-line library alone, best of three each, in processor time."""
+
+    def used() -> float:
+        children = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return children.ru_utime + children.ru_stime
 
     def best(*command: str) -> float:
         times = []
         for _ in range(3):
-            began = time.perf_counter()
+            before = used()
             subprocess.run([sys.executable, *command], capture_output=True, check=True)
-            times.append(time.perf_counter() - began)
+            times.append(used() - before)
         return min(times)
 
     ratio = best("-m", "modelpress.cli", "run", "--help") / best("-c", "import typer, rich.console, pydantic")

@@ -28,7 +28,7 @@ def clean_bin(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run(binaries: Path, *words: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([binaries / "modelpress", *words], cwd=cwd, capture_output=True, text=True, timeout=120, check=False)
+    return subprocess.run([binaries / "modelpress", *words], cwd=cwd, capture_output=True, text=True, timeout=300, check=False)
 
 
 def test_the_commands_answer_without_torch(clean_bin: Path, tmp_path: Path) -> None:

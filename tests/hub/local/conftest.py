@@ -97,7 +97,7 @@ def raw(hub: LocalHub) -> Callable[..., tuple[int, dict[str, str], bytes]]:
         method: str, path: str, body: Any = None, headers: dict[str, str] | None = None, token: str = ""
     ) -> tuple[int, dict[str, str], bytes]:
         address = urlsplit(hub.endpoint)
-        connection = http.client.HTTPConnection(address.hostname or "", address.port, timeout=10)
+        connection = http.client.HTTPConnection(address.hostname or "", address.port, timeout=60)
         data = body if isinstance(body, bytes) or body is None else json.dumps(body).encode()
         sent = dict(headers or {}) | ({"Authorization": f"Bearer {token}"} if token else {})
         connection.putrequest(method, path, skip_accept_encoding=True)

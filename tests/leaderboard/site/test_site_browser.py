@@ -64,7 +64,7 @@ def browser() -> Iterator[Any]:
     playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
     with playwright.sync_playwright() as started:
         flags = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
-        chromium = started.chromium.launch(executable_path=program, args=flags)
+        chromium = started.chromium.launch(executable_path=program, args=flags, timeout=300_000)
         yield chromium
         chromium.close()
 
@@ -73,6 +73,7 @@ def browser() -> Iterator[Any]:
 def page(browser: Any) -> Iterator[Any]:
     """A page whose console errors, exceptions and requests to other hosts fail the test."""
     context = browser.new_context(viewport={"width": 1440, "height": 900})
+    context.set_default_timeout(120_000)
     opened = context.new_page()
     wrong: list[str] = []
     opened.on("console", lambda message: wrong.append(message.text) if message.type in ("error", "warning") else None)
@@ -213,6 +214,7 @@ def test_a_link_to_a_folded_variant_opens_it(page: Any, crowded: str) -> None:
 
 def test_works_without_javascript(browser: Any, address: str) -> None:
     context = browser.new_context(java_script_enabled=False, viewport={"width": 375, "height": 812})
+    context.set_default_timeout(120_000)
     page = context.new_page()
     page.goto(address)
     assert page.locator("table.board tr.row").count() == 21
