@@ -18,7 +18,7 @@ from hub.errors import HubNotFound, JobDied, StoreError, Unavailable
 from hub.facts import Facts
 from hub.history import Check, Release, VariantRecord, Verdict
 from hub.transfer import sums
-from leaderboard import claims, gate
+from leaderboard import claims, gate, supplements
 from leaderboard.card_reader import MAX_CARD
 from leaderboard.faults import broke, lacking
 from leaderboard.findings import Finding, checks, failed, passed, unchecked
@@ -88,7 +88,9 @@ class Verifier:
             facts = replace(facts, checksum_errors=tuple(dict.fromkeys((*wrong, *facts.checksum_errors))))
             at = datetime.now(UTC).isoformat(timespec="seconds")
             verdict = gate.judge(record, facts, base=base, stage="release", subject=sha, at=at)
-            found = [as_published(release, there), *card_findings(there, facts, manifest=record.artifact, base=base.candidate)]
+            changes = self.store.published.changes(release.repo_id)
+            beside = supplements.as_published(release, changes, {path: sha256 for path, (_, sha256) in there.files.items()})
+            found = [as_published(release, there), beside, *card_findings(there, facts, manifest=record.artifact, base=base.candidate)]
             more = [_commit(release, sha), *checks(found), *tried(release, there, commands if downloaded else None)]
         verdict = replace(verdict, checks=(*verdict.checks, *more))
         self.store.record_verdict(verdict)

@@ -88,9 +88,9 @@ def rehearse(session: Session) -> Rehearsal:
     stale = [record for record in known if publisher.is_stale(record)]
     found.as_they_should_be = len(known) - len(stale)
     coming: list[HubWrite] = []
-    for record in [*ready, *stale]:
+    for place, record in enumerate([*ready, *stale]):
         try:
-            if record in ready:
+            if place < len(ready):
                 lost.bring(session, record)
             _rehearse_one(publisher, publisher.preview(record), coming, found)
         except ModelPressError as error:

@@ -648,6 +648,14 @@ def test_how_long_the_hub_asks_to_wait() -> None:
         assert asked(nothing) is None
 
 
+def test_the_waits_of_the_librarys_own_threads_do_not_add_up_for_ever() -> None:
+    with ThreadPoolExecutor(1) as pool:  # a thread that knows no call
+        for seconds in ("40", "40", "40"):
+            pool.submit(transport._not_for_ever, httpx.Response(429, headers={"Retry-After": seconds})).result()
+        with pytest.raises(transport._TooLong):
+            pool.submit(transport._not_for_ever, httpx.Response(503, headers={"Retry-After": "61"})).result()
+
+
 @pytest.mark.parametrize("path", ["^/api/models/[^/]+/[^/]+$", "/tree/", "/api/validate-yaml", "/preupload/"])
 def test_a_wait_that_is_asked_for_is_taken_or_refused_at_once(
     client: HubClient, published: ModelRef, fault: Callable[..., None], hub: LocalHub, path: str
