@@ -339,7 +339,7 @@ def test_an_inspection_that_fails_leaves_the_release_unverified(world: World) ->
     world.farm.failure = Failure(
         job_id="x", error="JobDied", reason="it was killed", hint="try again", log_tail="", seconds=1.0, retryable=True
     )
-    with pytest.raises(GateRefusal, match="inspecting .* failed: it was killed"):
+    with pytest.raises(GateRefusal, match=r"inspecting .* failed: it was killed"):
         world.verify(record)
     found = world.read(record).release
     assert found is not None
