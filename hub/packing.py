@@ -21,8 +21,8 @@ WORDS = "words"  # 32 bits each, in an order that the header does not show
 FLOATS = frozenset(("F64", "F32", "F16", "BF16"))
 _WORD = 32
 _MOST_FORM, _MOST_REPEATS, _MOST_PARTS, _MOST_WORDS = 300, 3, 64, 10_000
-_IN_LAYER = re.compile(r"(?:^|\.)(?:layers|h|blocks|block|layer)\.\d+\.")
-_LAYER = re.compile(r"^(.*?(?:^|\.)(?:layers|h|blocks|block|layer)\.\d+)\.")
+_IN_LAYER = re.compile(r"(?:^|\.)(?:layers|h|blocks|block|blk|layer)\.\d+\.")
+_LAYER = re.compile(r"^(.*?(?:^|\.)(?:layers|h|blocks|block|blk|layer)\.\d+)\.")
 # Towers that read pictures or sound beside the decoder; their layers are numbered as its are, and quantizers leave them alone.
 _TOWER = re.compile(r"(?:^|\.)(?:visual|vision|vit|audio|speech|image)(?:_\w+)?\.")
 # What no quantizer packs although it is a matrix: routers of experts, convolutions, tables of positions.

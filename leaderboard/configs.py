@@ -93,7 +93,7 @@ def _against_recipe(scheme: Scheme, recipe: Recipe) -> Iterator[str]:
 
 
 def _against_tensors(scheme: Scheme, found: tuple[Layer, ...]) -> Iterator[str]:
-    packed = [layer for layer in found if layer.method != DENSE]
+    packed = [layer for layer in found if layer.method not in (DENSE, "gguf")]  # the files of llama.cpp speak for themselves
     if scheme.method == DENSE:
         if packed:
             yield f"config.json says nothing of quantization, yet {len(packed)} layers are packed ({packed[0].name})"

@@ -12,11 +12,11 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from fnmatch import fnmatchcase
 
 from hub.codec import content_id
-from hub.domain import Measurement, Recipe, Thresholds
+from hub.domain import Artifact, Candidate, Measurement, Recipe, Thresholds
 from hub.facts import CODE, LINK, STRAY, Facts
 from hub.history import BaseRecord, Check, Stage, VariantRecord, Verdict
 from hub.licences import LicenceDemands, demands
@@ -28,6 +28,7 @@ SIZE_TOLERANCE = 0.03
 # What publishing adds beside the artifact's own files, licence texts of the base apart.
 NOTICES = ("NOTICE", "NOTICE.modelpress")
 PUBLISHED_BESIDE = frozenset({".gitattributes", "README.md", "modelpress.json", *NOTICES})
+AGREEMENT = ("LICENSE", "LICENCE", "COPYING")
 SHOWN = 5
 GENERATES = "generates"
 
@@ -53,7 +54,7 @@ def judge(
         _packed(record, facts),
         size(facts.tensor_bytes_found, facts.tensor_bytes_expected),
         *_config(facts, record.recipe),
-        _files(facts, base if stage == "release" else None),
+        _files(facts, record.artifact, base if stage == "release" else None),
         *unsafe(facts),
         _like_base(facts),
         _checksums(facts),
@@ -214,15 +215,26 @@ def _sentence(faults: Sequence[str]) -> str:
     return f"{words[0].upper()}{words[1:]}."
 
 
-def _files(facts: Facts, released: BaseRecord | None) -> Check:
-    strays = _reasoned(facts, STRAY)
+def _files(facts: Facts, artifact: Artifact | None, released: BaseRecord | None) -> Check:
+    strays, missing = _reasoned(facts, STRAY), list(facts.missing_files)
     if released:
         demanded = demands(released.candidate.license, released.candidate.license_name)
+        missing += _not_passed_on(demanded, released.candidate, {file.path for file in artifact.files} if artifact else set(), strays)
         strays = [name for name in strays if not _published_beside(name, demanded)]
-    parts = [f"{len(facts.missing_files)} files are missing and {len(strays)} are unexpected; both must be 0."]
-    parts += [f"Missing: {listed(facts.missing_files)}."] if facts.missing_files else []
+    parts = [f"{len(missing)} files are missing and {len(strays)} are unexpected; both must be 0."]
+    parts += [f"Missing: {listed(missing)}."] if missing else []
     parts += [f"Unexpected: {listed(strays)}."] if strays else []
-    return Check(name="files", passed=not facts.missing_files and not strays, detail=" ".join(parts))
+    return Check(name="files", passed=not missing and not strays, detail=" ".join(parts))
+
+
+def _not_passed_on(demanded: LicenceDemands, base: Candidate, own: Collection[str], beside: Collection[str]) -> list[str]:
+    """Name what the base's licence wants passed on and is neither an artifact's own file (which is missed by itself) nor beside it."""
+    lacking = [file.path for file in base.files if is_licence_file(file.path, demanded) and file.path not in (*own, *beside)]
+    if demanded.agreement and not any(path.upper().startswith(AGREEMENT) for path in (*own, *beside, *lacking)):
+        lacking.append(f"a copy of the licence {demanded.license}")
+    if demanded.notice and not any(name in beside for name in NOTICES):
+        lacking.append(f"{NOTICES[0]} with the words of the licence {demanded.license}")
+    return lacking
 
 
 def unsafe(facts: Facts) -> tuple[Check, Check]:

@@ -316,7 +316,7 @@ def _licence_files(order: Order, client: HubClient) -> dict[str, Content]:
     if wanted:
         folder = client.download(candidate.ref, patterns=wanted)
         files.update({path: (folder / path).read_bytes() for path in wanted})
-    if demanded.agreement and not any(path.upper().startswith(("LICENSE", "LICENCE", "COPYING")) for path in (*held, *files)):
+    if demanded.agreement and not any(path.upper().startswith(gate.AGREEMENT) for path in (*held, *files)):
         raise PolicyRefusal(
             f"{order.repo_id} is not published: its licence {demanded.license} must be passed on as a copy, and no LICENSE file is there",
             hint="add the base to policy.banned, or publish it by hand with its licence",

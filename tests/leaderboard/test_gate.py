@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from hub.domain import HubFile
 from hub.facts import Facts
 from hub.history import Check, VariantRecord, Verdict
 from leaderboard.gate import judge, least_same_top_token
@@ -170,6 +171,22 @@ def test_a_release_must_generate_what_the_artifact_generated(make: SimpleNamespa
     changed = release(make, record, generated_ids=(12, 44, 8, 301))
     assert [item.name for item in changed.checks if not item.passed] == ["same_tokens"]
     assert not check(release(make, record, prompt="import "), "same_tokens").passed
+
+
+def test_a_release_passes_on_what_the_licence_of_its_base_demands(make: SimpleNamespace) -> None:
+    record, base = make.judged(make.variant()), make.base()
+    policy = HubFile(path="USE_POLICY.md", size=1, sha256="0" * 64, blob_id="0" * 40)
+    strict = replace(base, candidate=replace(base.candidate, license="llama3.2", license_name=None, files=(*base.candidate.files, policy)))
+
+    def files(*beside: str) -> Check:
+        facts = make.facts(unexpected_files=tuple(f"{name}: not in the manifest" for name in ("README.md", *beside)))
+        return check(judged(make, record, facts, base=strict, stage="release", subject="f" * 40), "files")
+
+    assert files("LICENSE", "NOTICE.modelpress", "USE_POLICY.md").passed
+    bare = files()
+    assert not bare.passed
+    assert bare.detail.startswith("3 files are missing and 0 are unexpected; both must be 0. Missing: USE_POLICY.md, a copy of the licence")
+    assert bare.detail.endswith("NOTICE with the words of the licence llama3.2.")
 
 
 def test_a_release_without_a_verdict_on_its_artifact_fails(make: SimpleNamespace) -> None:
