@@ -23,7 +23,7 @@ from hub.domain import Failure, Job, JobOrder, JobResult, Workspace
 from hub.errors import JobDied, ModelPressError, OutOfMemory, TimedOut
 from runners import economy as sparing
 from runners import failures, work
-from runners.farm.processes import MemoryWatch, kill_tree
+from runners.farm.processes import MemoryWatch, end, kill_tree
 
 _LOOK_S = 0.25
 _START_S = 300.0
@@ -201,14 +201,7 @@ class _Parent:
 
     def close(self) -> None:
         """End the process; it kills its children first."""
-        with suppress(OSError):
-            assert self._process.stdin is not None
-            self._process.stdin.close()
-        try:
-            self._process.wait(_END_S)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
+        end(self._process, _END_S)
 
     def _started(self, answers: queue.SimpleQueue[dict[str, Any]]) -> int:
         try:

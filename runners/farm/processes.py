@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 import signal
+import subprocess
 from contextlib import suppress
 from pathlib import Path
 
@@ -37,6 +38,18 @@ def kill_tree(pid: int) -> None:
     for process in others:  # psutil compares start times, so a number used again is left alone
         with suppress(psutil.Error):
             process.kill()
+
+
+def end(process: subprocess.Popen[bytes], patience_s: float) -> None:
+    """Close the stdin of a process that ends with it, and wait for that; kill it where it takes longer than `patience_s`."""
+    with suppress(OSError):
+        assert process.stdin is not None
+        process.stdin.close()
+    try:
+        process.wait(patience_s)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
 
 
 class MemoryWatch:

@@ -28,6 +28,7 @@ from runners.farm.artifacts import Depot
 from runners.farm.demand import Demand
 from runners.farm.driver import on_request
 from runners.farm.node import Answer, Task, looks_at_artifact, version
+from runners.farm.processes import end
 
 if TYPE_CHECKING:
     from hub.settings import FarmSettings
@@ -244,14 +245,7 @@ class _Link:
 
     def close(self) -> None:
         """End the process; it ends its actors first."""
-        with suppress(OSError):
-            assert self._process.stdin is not None
-            self._process.stdin.close()
-        try:
-            self._process.wait(_END_S)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
+        end(self._process, _END_S)
 
     def _greet(self) -> None:
         """Take the driver's first words; raise what it says, or `Unavailable` where it says nothing for long."""

@@ -36,6 +36,8 @@ from hub.scheduling import Plan
 from hub.store import Store
 from leaderboard.exports import copy_sqlite
 
+from ..conftest import UNITS  # noqa: TID252
+
 AT = "2026-11-20T10:{:02d}:00+00:00"
 HUB = "http://127.0.0.1:8757"
 PROTOCOL = Protocol(
@@ -54,20 +56,6 @@ MACHINE = Environment(
     python="3.11.9",
     libraries={"torch": "2.13.0", "transformers": "5.17.0", "gptqmodel": "7.6.0", "compressed-tensors": "0.19.0"},
 )
-UNITS = {
-    "perplexity": ("1", False),
-    "perplexity_ratio": ("1", False),
-    "kl_divergence": ("nat/token", False),
-    "same_top_token": ("1", True),
-    "prefill_tokens_per_second": ("token/s", True),
-    "decode_tokens_per_second": ("token/s", True),
-    "prefill_speedup": ("1", True),
-    "decode_speedup": ("1", True),
-    "load_time": ("s", False),
-    "peak_memory": ("B", False),
-    "disk_size": ("B", False),
-    "bits_per_weight": ("bit", False),
-}
 
 
 def recipe(name: str, title: str, summary: str, checkpoint_format: str, *steps: tuple[str, str], track: str = "serving") -> Recipe:
