@@ -161,12 +161,13 @@ class HubClient:
 
     # -- downloading
 
-    def download(self, ref: ModelRef, *, patterns: Sequence[str] | None = None, into: Path | None = None) -> Path:
+    def download(self, ref: ModelRef, *, patterns: Sequence[str] | None = None, into: Path | None = None, linked: bool = False) -> Path:
         """Return a folder with the files of a commit (those that fit one of `patterns`), each verified against the Hub's listing.
 
-        The folder is the cache's own, to be read only; `into` makes a plain copy instead, whole or not at all. Files verified
-        before are not asked for again. Raises `PolicyRefusal` for a name in the tree that is not let in, `OutOfDisk` before anything is
-        fetched, `HubCorrupt` for bytes that came wrong twice (they are deleted).
+        The folder is the cache's own, to be read only; `into` makes a plain copy instead, whole or not at all, or where it is `linked`
+        the cache's files by other names, to be read only too. Files verified before are not asked for again. Raises `PolicyRefusal` for a
+        name in the tree that is not let in, `OutOfDisk` before anything is fetched or copied, `HubCorrupt` for bytes that came wrong twice
+        (they are deleted).
         """
         _require_commit(ref)
         subject = f"the files of {ref.repo_id}"
@@ -181,7 +182,7 @@ class HubClient:
             raise HubNotFound(f"{ref.repo_id} has no file that fits {', '.join(patterns or ['*'])}", hint=f"It has {len(listed)} others.")
         with calling(self.endpoint, subject, secret=self._token):
             self._fetch(ref, files, marks, listed)
-            return transfer.copy_out(self._snapshot(ref), files, into) if into else self._snapshot(ref)
+            return transfer.copy_out(self._snapshot(ref), files, into, linked=linked) if into else self._snapshot(ref)
 
     def dataset_file(self, repo_id: str, revision: str | None, path: str) -> tuple[str, Path]:
         """Return the commit of a dataset's revision (None: the default branch) and one of its files at it, verified; to be read only."""

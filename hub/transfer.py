@@ -8,7 +8,7 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -148,17 +148,32 @@ def sweep(blobs: Path) -> None:
                 path.unlink()
 
 
-def copy_out(snapshot: Path, files: Iterable[HubFile], into: Path) -> Path:
-    """Copy files of a snapshot to a folder of their own, which appears whole or not at all; it must not hold anything yet."""
+def _link(source: Path, target: Path) -> bool:
+    """Give a file another name; False where the two lie on different disks, or the file system has no such names."""
+    try:
+        os.link(source.resolve(), target)
+    except OSError:
+        return False
+    return True
+
+
+def copy_out(snapshot: Path, files: Sequence[HubFile], into: Path, *, linked: bool = False) -> Path:
+    """Copy files of a snapshot to a folder of their own, which appears whole or not at all; it must not hold anything yet.
+
+    `linked`: its files are the cache's own by another name, where the disk can do that, and take no room; then neither may be changed.
+    """
     if into.exists() and (not into.is_dir() or any(into.iterdir())):
         raise UsageError(f"{into} is not an empty folder", hint="Name a folder that does not exist yet.")
+    if not linked:
+        require_room(into.parent, sum(max(file.size, 0) for file in files), f"the copy {into.name}")
     into.parent.mkdir(parents=True, exist_ok=True)
     unfinished = Path(tempfile.mkdtemp(prefix=f".{into.name}.", dir=into.parent))
     try:
         for file in files:
             target = unfinished / file.path
             target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(snapshot / file.path, target)
+            if not (linked and _link(snapshot / file.path, target)):
+                shutil.copyfile(snapshot / file.path, target)
         unfinished.chmod(0o755)
         unfinished.replace(into)
     except BaseException:

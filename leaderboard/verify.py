@@ -111,7 +111,7 @@ def served(client: HubClient, repo_id: str, sha: str, scratch: Path) -> Iterator
     try:
         reader = copy.copy(client)
         reader.cache_dir = scratch / "cache"
-        folder = reader.download(ModelRef(repo_id=repo_id, sha=sha), into=scratch / "checkpoint")
+        folder = reader.download(ModelRef(repo_id=repo_id, sha=sha), into=scratch / "checkpoint", linked=True)
         shutil.rmtree(reader.cache_dir, ignore_errors=True)  # nothing is looked at there again
         paths = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
         found = {name: sums(path) for name, path in paths.items()}

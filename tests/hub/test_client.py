@@ -6,6 +6,7 @@ import errno
 import hashlib
 import json
 import os
+import shutil
 import socket
 import threading
 import time
@@ -234,6 +235,10 @@ def test_patterns_and_a_copy_of_its_own(client: HubClient, published: ModelRef, 
     assert sorted(path.name for path in into.iterdir()) == ["README.md", "config.json", "tokenizer.json"]
     assert not any(path.is_symlink() for path in into.iterdir())
     assert not (reader.download(published, patterns=["*.json"]) / "model.safetensors").exists()
+    assert {path.stat().st_nlink for path in into.iterdir()} == {1}
+    assert reader.download(published, patterns=["*.json"], into=tmp_path / "linked", linked=True) == tmp_path / "linked"
+    assert {(path.is_symlink(), path.stat().st_nlink) for path in (tmp_path / "linked").iterdir()} == {(False, 2)}
+    assert (tmp_path / "linked" / "config.json").read_bytes() == (into / "config.json").read_bytes()
     with pytest.raises(UsageError, match="not an empty folder"):
         reader.download(published, into=into)
     with pytest.raises(HubNotFound, match=r"no file that fits \*\.gguf"):
@@ -628,6 +633,11 @@ def test_a_full_disk_is_told_and_leaves_nothing_half_made(
     def full(_source: object, _target: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "copy")
 
+    usage = shutil.disk_usage(tmp_path)
+    with monkeypatch.context() as small:
+        small.setattr("shutil.disk_usage", lambda _: usage._replace(free=1000))
+        with pytest.raises(OutOfDisk, match="the copy copy needs"):
+            reader.download(published, into=tmp_path / "copy")
     monkeypatch.setattr("shutil.copyfile", full)
     with pytest.raises(OutOfDisk):
         reader.download(published, into=tmp_path / "copy")
