@@ -43,10 +43,10 @@ def from_json(kind: type[T], text: str | bytes, *, where: str = "JSON") -> T:
     return value
 
 
-def readable(kind: type[T], text: str | None, *, where: str = "JSON") -> T | None:
+def readable(kind: type[T], text: str | None) -> T | None:
     """Read a domain type from JSON where nothing is lost but what it tells; None for no document, or one that another version wrote."""
     try:
-        return from_json(kind, text, where=where) if text else None
+        return from_json(kind, text) if text else None
     except BadDocument:
         return None
 

@@ -11,7 +11,7 @@ from typing import Any, TypeVar, cast
 from sqlalchemy import ColumnElement, Row, Select, func, or_, select
 from sqlalchemy.orm import Session, joinedload, selectinload
 
-from hub.codec import from_json
+from hub.codec import from_json, readable
 from hub.domain import (
     Artifact,
     ArtifactFile,
@@ -236,7 +236,7 @@ def job(row: JobRow) -> JobRecord:
         cancel=row.cancel,
         owner=row.owner,
         lease_until=row.lease_until,
-        expected=from_json(Expectation, row.expected, where=f"the database's job {row.id}") if row.expected else None,
+        expected=readable(Expectation, row.expected),
     )
 
 
