@@ -194,19 +194,22 @@ def look(client: HubClient, repo_id: str, base: str) -> Head:
 def propose(order: Order, head: Head, client: HubClient, store: Store, *, at: str) -> Proposal:
     """Set what is wanted beside the head.
 
-    Raises `BadCheckpoint` where a file that must go up is not the one that was judged, and `PolicyRefusal` where a file that ModelPress
-    did not publish would go away or be written over.
+    Raises `BadCheckpoint` where a file that must go up is not the one that was judged, and `PolicyRefusal` where another artifact would
+    take away, or write over, a file that ModelPress did not publish.
 
-    Where the artifact lies there whole, the rest of the repository is kept: card and supplements are all that a commit would change.
+    Where this artifact lies there already, what others put beside it is kept; where it lies there whole, card and supplements are all that
+    a commit would change.
     """
-    whole = order.holds_ours(head) and (order.is_recorded(head) or lies_whole(order, head, client))
+    ours = order.holds_ours(head)
+    whole = ours and (order.is_recorded(head) or lies_whole(order, head, client))
     change = _change(order, head, store, whole=whole, at=at)
     fixed = _manifest_alone(order, head) if whole else {**_artifact_files(order), **_licence_files(order, client)}
     wanted: dict[str, Content] = {**fixed, **order.written(change)}
     card = wanted[CARD]
     assert isinstance(card, bytes)
-    states = sorted([*_wanted_states(wanted, head), *_other_states(wanted, head, kept=whole)], key=lambda state: state.path)
-    head.require_ours(order.repo_id, paths=[state.path for state in states if state.state in ("changed", "deleted")])
+    states = sorted([*_wanted_states(wanted, head), *_other_states(wanted, head, kept=ours)], key=lambda state: state.path)
+    if not ours:
+        head.require_ours(order.repo_id, paths=[state.path for state in states if state.state in ("changed", "deleted")])
     differing = {state.path for state in states if state.state in ("new", "changed")}
     sent = {path: held for path, held in wanted.items() if path in differing}
     return Proposal(order=order, head=head, change=change, card=card.decode(), sent=sent, states=tuple(states))

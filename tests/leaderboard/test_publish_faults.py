@@ -105,6 +105,19 @@ def test_a_hub_that_asks_to_wait_long_is_left_alone_and_the_rest_comes_later(wor
         one_release(world, record)
 
 
+def test_a_release_that_somebody_changed_is_put_right_and_what_they_added_stays(world: World) -> None:
+    record = world.press()
+    release = world.publish(record)
+    theirs = {"config.json": b"{}", "notes.txt": b"mine"}
+    world.client.commit(release.repo_id, theirs, message="theirs", parent=release.sha)
+    world.store.published.retire(record.variant_id, at=AT, why="so that there is something to say")
+    assert len(publishing.refresh(world.session()).cards) == 1
+    assert "put right" in world.store.published.changes(release.repo_id)[-1].what
+    assert len(publishing.refresh(world.session()).cards) == 1, "then what was to be said"
+    one_release(world, record, commits=4)
+    assert world.client.read_text(release.repo_id, world.client.head(release.repo_id) or "", "notes.txt") == "mine"
+
+
 # Where a publisher is killed: before the hub has done the work (delay), or after it, before the answer (hold).
 KILLS = [("hold", "POST", "/api/repos/create"), ("delay", "PUT", ""), ("delay", "POST", "/commit/"), ("hold", "POST", "/commit/")]
 
