@@ -81,7 +81,8 @@ class ReleaseChange:
 class Audit:
     """A published release looked at again: downloaded at `sha`, loaded with the `libraries` of that day, a sample of it measured again.
 
-    `reason` says what broke, empty where all passed; `measurements` are those taken again.
+    `reason` says what broke, empty where all passed; `measurements` are those taken again, and with the condition `of` = `record` what the
+    record gives for that sample.
     """
 
     variant_id: str

@@ -19,7 +19,7 @@ from hub.protocol import Protocol
 from leaderboard import card_chart, card_tables, frontmatter, notices, points, stats, steps, text, words
 from leaderboard import siblings as kin
 from leaderboard.card_tables import Row
-from leaderboard.gate import artifact_verdict
+from leaderboard.gate import artifact_verdict, least_same_top_token
 from leaderboard.stats import Comparison
 from leaderboard.text import Markdown, code, link, markdown
 
@@ -43,7 +43,8 @@ class Extras:
     """What is known at publishing beside the record.
 
     `protocol` is the card's own in full, `further` are the others under which the variant was measured; `changes` the changelog, newest
-    first; `sibling_repos` where each variant (by its id) is or will be; `audit` the newest look at the release.
+    first; `sibling_repos` where each variant (by its id) is or will be; `audit` the newest look at the release; `recommended` are the
+    variants (by id) that can be downloaded and are not known to be broken, None where that is not asked.
     """
 
     protocol: Protocol | None = None
@@ -51,6 +52,7 @@ class Extras:
     changes: tuple[Change, ...] = ()
     sibling_repos: tuple[tuple[str, str], ...] = ()
     audit: Audit | None = None
+    recommended: frozenset[str] | None = None
 
     @property
     def protocols(self) -> dict[str, Protocol]:
@@ -159,14 +161,15 @@ def _family(
 ) -> dict[str, object]:
     """What the card says of the variants of the same base."""
     members = kin.family(record, others)
+    offered = kin.offered(members, extras.recommended)
     shown = kin.shortlist(record, base, members, protocol)
     address = kin.addresses(base, members, dict(extras.sibling_repos), hub_url)
     return {
         "siblings": kin.table(record, base, shown, protocol, address),
         "family_size": len(members),
         "shortened": len(shown) < len(members),
-        "advice": words.advice(base, kin.offered(members), protocol),
-        "ladder": kin.ladder_rows(record, base, kin.offered(members), protocol, address),
+        "advice": words.advice(base, offered, protocol),
+        "ladder": kin.ladder_rows(record, base, offered, protocol, address),
     }
 
 
@@ -185,6 +188,7 @@ def _quality(record: VariantRecord, base: BaseRecord, beside: Comparison, extras
         "protocol": beside.protocol,
         "protocol_words": words.protocol_words(extras.protocol, beside.protocol),
         "samples": divergence.samples if divergence else None,
+        "least_same_top": f"{100 * least:.3g} %" if (least := least_same_top_token(record.recipe.thresholds)) else "",
         "layers": steps.error_words(record.layers),
         "intervals": card_tables.intervals(record, beside.protocol),
     }

@@ -5,13 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from hub import names
+from hub.domain import Measurement
 from hub.errors import PolicyRefusal
 from hub.history import Audit, Release, ReleaseChange, VariantRecord
 from leaderboard import stats, text, words
 from leaderboard.card_tables import NAMES, value
 from leaderboard.text import Markdown, code, link, markdown
 
-_AGAIN = ("kl_divergence", "perplexity_ratio", "decode_speedup")
+RECORDED = {"of": "record"}
+"""Condition of a number that an audit did not take but found on record, for the very sample that it measured again."""
+
+_AGAIN = ("perplexity_ratio", "kl_divergence", "same_top_token")
 
 
 def standing(record: VariantRecord) -> Release | None:
@@ -24,8 +28,21 @@ def newest(record: VariantRecord, audits: Sequence[Audit], changes: Sequence[Rel
     """Return the last audit of what is released now; one of an artifact that another has replaced since says nothing of this one."""
     if standing(record) is None:
         return None
-    since = max((change.at for change in changes if change.kind in ("released", "replaced")), default="")
+    since = _since(changes)
     return max((audit for audit in audits if audit.at >= since), key=lambda audit: audit.at, default=None)
+
+
+def sound(record: VariantRecord, audits: Sequence[Audit], changes: Sequence[ReleaseChange]) -> bool:
+    """Return whether what is released now has passed the last look at it, audit or verification; true where there was none yet."""
+    since = _since(changes)
+    looks = [(audit.at, audit.passed) for audit in audits]
+    looks += [(verdict.judged_at, verdict.passed) for verdict in record.verdicts if verdict.stage == "release"]
+    return max((look for look in looks if look[0] >= since), default=("", True))[1]
+
+
+def _since(changes: Sequence[ReleaseChange]) -> str:
+    """Return when what lies in a repository now was put there."""
+    return max((change.at for change in changes if change.kind in ("released", "replaced")), default="")
 
 
 def successor(record: VariantRecord) -> str | None:
@@ -62,16 +79,24 @@ def audit_words(record: VariantRecord, audit: Audit | None) -> list[Markdown]:
         return []
     libraries = ", ".join(f"{name} {audit.libraries[name]}" for name in words.needed(record) if name in audit.libraries)
     loaded = f" with {markdown(libraries)}" if libraries else ""
-    day, looked_at = markdown(audit.at[:10]), f"commit {code(audit.sha)} was downloaded"
+    day = f"{markdown(audit.at[:10])}, commit {code(audit.sha)}"
     if not audit.passed:
-        return [Markdown(f"Audited on {day}: {looked_at} and failed: {_ended(audit.reason)}")]
-    told = [f"Last verified on {day}: {looked_at}, loaded{loaded}, and passed."]
+        return [Markdown(f"Audited on {day}: {_ended(audit.reason)}")]
+    told = [f"Last verified on {day}: it was downloaded, loaded{loaded}, and passed."]
     for one in audit.measurements:
-        before = stats.find(record.measurements, one.metric, one.protocol)
         if one.metric in _AGAIN and not one.conditions:
-            then = f" (before: {markdown(value(before))})" if before else ""
-            told.append(f"Measured again, {NAMES[one.metric]}: {markdown(value(one))}{then}.")
+            then = _on_record(record, audit, one)
+            before = f" (before: {markdown(value(then))})" if then else ""
+            told.append(f"Measured again under {code(one.protocol)}, {NAMES[one.metric]}: {markdown(value(one))}{before}.")
     return [Markdown(sentence) for sentence in told]
+
+
+def _on_record(record: VariantRecord, audit: Audit, now: Measurement) -> Measurement | None:
+    """Return what was on record for a number that an audit took again; for a sample the audit itself holds it."""
+    for one in audit.measurements:
+        if one.metric == now.metric and one.conditions == RECORDED:
+            return one
+    return stats.find(record.measurements, now.metric, now.protocol)
 
 
 def _ended(sentence: str) -> Markdown:

@@ -148,7 +148,7 @@ class Publisher:
         """
         held = record.release.artifact_digest if record.release else None
         same = record.artifact is not None and record.artifact.digest == held
-        order = self._released_order(record) if same else self._new_order(record)
+        order = self._released_order(record, coming=True) if same else self._new_order(record)
         head = look(self._client, order.repo_id, record.base.repo_id)
         landed = self._landed(order, head)
         order = replace(order, changes=(*order.changes, replace(landed, sha=head.sha))) if landed else order
@@ -159,16 +159,17 @@ class Publisher:
 
     # How
 
-    def _released_order(self, record: VariantRecord) -> Order:
+    def _released_order(self, record: VariantRecord, *, coming: bool = False) -> Order:
         if record.release is None or record.artifact is None:
             raise StoreError(f"variant {record.variant_id} has no release", hint="publish it first")
         base = self._base(record)
-        return self._order(record, record.artifact, base, repo_id=record.release.repo_id, gated=base.candidate.gated is not None)
+        gated = base.candidate.gated is not None
+        return self._order(record, record.artifact, base, repo_id=record.release.repo_id, gated=gated, coming=coming)
 
     def _new_order(self, record: VariantRecord) -> Order:
         artifact, base = _passed(record), self._base(record)
         gated = self._is_gated(record, base)
-        return self._order(record, artifact, base, repo_id=self._named(record), gated=gated)
+        return self._order(record, artifact, base, repo_id=self._named(record), gated=gated, coming=True)
 
     def _base(self, record: VariantRecord) -> BaseRecord:
         base = self._bases.get(record.base)
@@ -176,7 +177,8 @@ class Publisher:
             raise StoreError(f"the database does not hold {record.base.repo_id} as the Hub listed it", hint="run modelpress discover")
         return base
 
-    def _order(self, record: VariantRecord, artifact: Artifact, base: BaseRecord, *, repo_id: str, gated: bool) -> Order:
+    def _order(self, record: VariantRecord, artifact: Artifact, base: BaseRecord, *, repo_id: str, gated: bool, coming: bool) -> Order:
+        """Return what is to be placed; its card recommends siblings that are up, and where they are `coming` those that will be."""
         siblings = [other for other in self.records if other.base == record.base and self.names.of(other) not in self._withdrawn]
         return Order(
             record=record,
@@ -186,7 +188,7 @@ class Publisher:
             repo_id=repo_id,
             gated=gated,
             folder=self._artifacts / record.variant_id,
-            extras=self._extras(record, base, siblings, repo_id),
+            extras=replace(self._extras(record, base, siblings, repo_id), recommended=self._recommended(siblings, coming=coming)),
             known=self._store.published.at(repo_id),
             changes=self._store.published.changes(repo_id),
             hub_url=self._client.endpoint,
@@ -229,6 +231,18 @@ class Publisher:
             sibling_repos=tuple((other.variant_id, self.names.of(other)) for other in siblings if gate.let_through(other)),
             audit=notices.newest(record, published.audits(record.variant_id), published.changes(repo_id)),
         )
+
+    def _recommended(self, siblings: Sequence[VariantRecord], *, coming: bool) -> frozenset[str]:
+        """Return the ids of those that can be downloaded and of which neither audit nor verification found since that they are broken."""
+        published = self._store.published
+        up = {release.variant_id: release for release in published.current().values()}
+        found = {record.variant_id for record in self.ready()} if coming else set()
+        for other in siblings:
+            release = up.get(other.variant_id)
+            if release and other.artifact and release.artifact_digest == other.artifact.digest:
+                sound = notices.sound(other, published.audits(other.variant_id), published.changes(release.repo_id))
+                found |= {other.variant_id} if sound else set()
+        return frozenset(found)
 
     def _place(self, order: Order, *, must_exist: bool = False) -> Release:
         """Return the release once the repository holds all of it: at the head, where it lies there already, otherwise in a new commit."""

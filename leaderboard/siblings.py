@@ -6,7 +6,7 @@ All of them are set beside the base under the card's one protocol: numbers of tw
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from hub.history import BaseRecord, VariantRecord
@@ -26,9 +26,9 @@ def family(record: VariantRecord, siblings: Sequence[VariantRecord]) -> list[Var
     return sorted({**others, record.variant_id: record}.values(), key=_order)
 
 
-def offered(members: Sequence[VariantRecord]) -> list[VariantRecord]:
-    """Return those of the members that are not deprecated: what may be recommended."""
-    return [item for item in members if not _deprecated(item)]
+def offered(members: Sequence[VariantRecord], recommended: Collection[str] | None = None) -> list[VariantRecord]:
+    """Return what a card may recommend: those of the members that are not deprecated, and among `recommended` (ids; None: all)."""
+    return [item for item in members if not _deprecated(item) and (recommended is None or item.variant_id in recommended)]
 
 
 def _deprecated(item: VariantRecord) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -165,6 +165,7 @@ class _Examination:
 
     def _measure(self, there: Served) -> None:
         """Measure a sample of what is on record again; numbers that do not agree are what broke."""
+        from leaderboard.notices import RECORDED
         from runners.reproduction import repeats
         from runners.spot_check import spot_check
 
@@ -176,7 +177,8 @@ class _Examination:
         job = Job(kind="measure", base=self.record.base, recipe=self.record.recipe, protocol=spot.protocol, subject=_SUBJECT)
         result = self._job(job, there, "measuring a sample of it")
         metrics = {one.metric for one in spot.expected}
-        self.measurements = tuple(one for one in result.measurements if one.metric in metrics and not one.conditions)
+        again = tuple(one for one in result.measurements if one.metric in metrics and not one.conditions)
+        self.measurements = (*again, *(replace(one, conditions=RECORDED) for one in spot.expected))
         wrong = [one for one in repeats(spot.expected, result.measurements) if not one.agrees]
         if wrong:
             told = "; ".join(_told(one) for one in wrong)

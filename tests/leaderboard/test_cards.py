@@ -189,7 +189,9 @@ def released(record: VariantRecord, *, why: str | None = None, newer: str | None
 
 
 def audit(make: SimpleNamespace, record: VariantRecord, reason: str = "") -> Audit:
-    """An audit that measured the divergence again."""
+    """An audit that measured the divergence again, on a sample."""
+    sample = "stdlib-heldout@512[16 of 96 windows]"
+    again, before = (replace(make.measured("kl_divergence", found, 0.0009), protocol=sample) for found in (0.0124, 0.0125))
     return Audit(
         variant_id=record.variant_id,
         repo_id="modelpress/x",
@@ -198,7 +200,7 @@ def audit(make: SimpleNamespace, record: VariantRecord, reason: str = "") -> Aud
         passed=not reason,
         reason=reason,
         libraries={"torch": "2.14.0", "transformers": "5.18.0", "nncf": "3.5.0"},
-        measurements=() if reason else (make.measured("kl_divergence", 0.0124, 0.0009),),
+        measurements=() if reason else (again, replace(before, conditions=notices.RECORDED)),
     )
 
 
@@ -640,14 +642,15 @@ def test_what_an_audit_found_is_told(make: SimpleNamespace) -> None:
     record = awq(make)
     card = render(make, record, extras=Extras(audit=audit(make, record)))
     assert (
-        f"Last verified on 2026-12-24: commit `{'9' * 40}` was downloaded, loaded with torch 2.14.0, transformers 5.18.0, and passed."
+        f"Last verified on 2026-12-24, commit `{'9' * 40}`: it was downloaded, loaded with torch 2.14.0, transformers 5.18.0, and passed."
         in card
     )
-    assert "Measured again, KL divergence from the base: 0.0124 ± 0.0009 nats/token (before: 0.0123 ± 0.0008 nats/token)." in card
+    sample = "`stdlib-heldout@512[16 of 96 windows]`, KL divergence from the base: 0.0124 ± 0.0009 nats/token"
+    assert f"Measured again under {sample} (before: 0.0125 ± 0.0009 nats/token)." in card
     assert "nncf" not in card
     broken = render(make, record, extras=Extras(audit=audit(make, record, reason=HOSTILE)))
     assert "> **The audit of 2026-12-24 found this release broken**: x \\| y" in broken.split("## Which")[0]
-    assert "was downloaded and failed: x \\| y" in broken
+    assert f"Audited on 2026-12-24, commit `{'9' * 40}`: x \\| y" in broken
     assert "Last verified" not in broken
 
 

@@ -16,6 +16,7 @@ import pytest
 from hub.codec import to_json
 from hub.domain import ArtifactFile, Failure, ModelRef
 from hub.errors import BadCheckpoint, GateRefusal, HubConflict, HubRefused, PolicyRefusal
+from hub.history import Audit, Release
 from hub.local.process import LocalHub
 from hub.published import Published
 from hub.settings import Settings
@@ -107,11 +108,11 @@ def test_publishing_stops_at_the_hubs_limits_and_goes_on_later(world: World) -> 
 
     assert [len(part) for part in parts(publish_with(storage_gib=1e-9))] == [0, 0, 0, 2]
     done = publish_with(repos_per_day=1)
-    assert [len(part) for part in parts(done)] == [1, 0, 0, 1]
+    assert [len(part) for part in parts(done)] == [1, 1, 0, 1], "a card recommends no sibling that did not come after all"
     assert done.left[0].reason == "it is left for a later run: 1 repositories were made on the Hub in the last 24 hours, and 1 are allowed"
-    assert [len(part) for part in parts(publish_with(repos_per_day=2, commits_per_day=2))] == [1, 0, 0, 0]
+    assert [len(part) for part in parts(publish_with(repos_per_day=2, commits_per_day=4))] == [1, 1, 0, 0]
     assert len(world.store.releases()) == 2
-    assert not any(parts(publish_with(commits_per_day=2))), "nothing is left to do, so no limit is in the way"
+    assert not any(parts(publish_with(commits_per_day=4))), "nothing is left to do, so no limit is in the way"
 
     # A repository that is to be made again, and a commit that is tried again, count as what they are.
     waiting = world.press("gptq-w4a16-g32", params=32)
@@ -362,6 +363,30 @@ def test_a_card_is_renewed_when_it_would_say_another_thing_and_else_left_alone(w
     assert now.sha == world.client.head(first.repo_id)
     assert not any(parts(publishing.publish(stage))), "once is enough"
 
+    # What an audit or a verification found broken since is recommended by no card, until it passes again.
+    other = done.released[0]
+
+    def advises(release: Release) -> bool:
+        text = world.client.read_text(release.repo_id, release.sha, "README.md") or ""
+        return "gptq-w4a16-g64" in text.split("## Which variant to take")[1].split("|")[0]
+
+    assert advises(now)
+    looked = Audit(
+        variant_id=other.variant_id,
+        repo_id=other.repo_id,
+        sha=other.sha,
+        at="2999-01-01T00:00:00+00:00",
+        passed=False,
+        reason="gone",
+        libraries={},
+    )
+    world.store.published.record_audit(looked)
+    done = publishing.refresh(stage)
+    assert {one.repo_id for one in done.cards} == {first.repo_id, other.repo_id}
+    assert not any(advises(one) for one in done.cards)
+    world.store.published.record_audit(replace(looked, at="2999-01-02T00:00:00+00:00", passed=True, reason=""))
+    assert len(publishing.refresh(stage).cards) == 2
+
     world.store.mark_verified(record.variant_id, AT)
     world.store.published.retire(record.variant_id, at=AT, why="a better one is there")
     done = publishing.refresh(stage, first.repo_id)
@@ -369,7 +394,7 @@ def test_a_card_is_renewed_when_it_would_say_another_thing_and_else_left_alone(w
     card = world.client.read_text(first.repo_id, done.cards[0].sha, "README.md") or ""
     assert "deprecated: a better one is there" in card
     assert world.store.published.current()[first.repo_id].verified_at == AT, "the bytes are those that were verified"
-    assert [change.kind for change in world.store.published.changes(first.repo_id)] == ["released", "card", "retired"]
+    assert [change.kind for change in world.store.published.changes(first.repo_id)] == ["released", *["card"] * 3, "retired"]
     assert len(publishing.refresh(stage).cards) == 1, "the sibling's card recommends it no longer"
     assert not publishing.refresh(stage).cards
     world.store.published.retire(record.variant_id, at=AT, why="")

@@ -22,6 +22,7 @@ from hub.local.process import LocalHub
 from hub.settings import load
 from hub.store import Store
 from leaderboard.audit import due
+from leaderboard.notices import RECORDED
 from modelpress import auditing, pipeline
 from modelpress.session import Session
 
@@ -108,7 +109,9 @@ def test_audits_are_taken_in_turn_and_say_what_broke(catalogue: Catalogue, monke
     assert (good["repo_id"], good["passed"], good["reason"]) == (second.repo_id, True, "")
     assert good["libraries"]["transformers"] == here
     assert catalogue.verified_at(second) == good["at"]
-    assert {"perplexity", "kl_divergence", "same_top_token"} <= {one["metric"] for one in good["measurements"]}
+    taken, known = ({one["metric"]: one for one in good["measurements"] if one["conditions"] == how} for how in ({}, RECORDED))
+    assert {"perplexity", "kl_divergence", "same_top_token"} <= taken.keys() == known.keys()
+    assert all(taken[name]["protocol"] == known[name]["protocol"] for name in taken)
 
     # A repository that is gone broke; a card that asks for what nobody installed here was not judged.
     catalogue.publish_card(second, lambda text: text.replace("pip install ", "pip install no-such-package-anywhere "))
