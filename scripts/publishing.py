@@ -47,8 +47,7 @@ def publish(session: Session) -> Publication:
     rest is left for a later run. Without a write token all that waits is refused.
     """
     done = Publication()
-    waiting = [record for record in session.store.variants() if let_through(record) and not released(record)]
-    publisher = _publisher(session, done, waiting)
+    publisher = _publisher(session, done, lambda record: let_through(record) and not released(record))
     if publisher is None:
         return done
     ready = publisher.ready()
@@ -65,8 +64,7 @@ def refresh(session: Session, *repo_ids: str) -> Publication:
     Without a write token all of them are refused.
     """
     done = Publication()
-    wanted = [record for record in succession.on_the_hub(session.store) if _among(record, repo_ids)]
-    publisher = _publisher(session, done, wanted)
+    publisher = _publisher(session, done, lambda record: _among(record, repo_ids))
     return _cards(session, publisher, done, only=repo_ids) if publisher else done
 
 
@@ -116,8 +114,8 @@ def anything(session: Session) -> bool:
     return any(record.release or let_through(record) for record in session.store.variants())
 
 
-def _publisher(session: Session, done: Publication, waiting: Sequence[VariantRecord]) -> Publisher | None:
-    """Return who publishes; None where there is nothing to publish, or nobody may, for which all that waits is refused."""
+def _publisher(session: Session, done: Publication, waits: Callable[[VariantRecord], bool]) -> Publisher | None:
+    """Return who publishes; None where there is nothing to publish, or nobody may: then all that waits is refused."""
     if not anything(session):
         return None
     from leaderboard.publish import Publisher
@@ -125,7 +123,8 @@ def _publisher(session: Session, done: Publication, waiting: Sequence[VariantRec
     try:
         return Publisher(store=session.store, client=session.publisher, settings=session.settings, artifacts_dir=session.artifacts)
     except ModelPressError as error:
-        done.refused += [Refused(variant=record.variant_id, error=error.name, reason=error.message) for record in waiting]
+        waiting = [record.variant_id for record in session.store.variants() if waits(record)]
+        done.refused += [Refused(variant=variant, error=error.name, reason=error.message) for variant in waiting]
         return None
 
 
