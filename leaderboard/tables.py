@@ -86,8 +86,9 @@ def _released(variant: VariantRecord, row: Row) -> str:
     if row.published:
         return "yes"
     if row.state.code == "held":
-        newest = max(variant.verdicts, key=lambda verdict: (verdict.stage == "release", verdict.judged_at))
-        return "no: " + ", ".join(check.name.replace("_", " ") for check in newest.checks if not check.passed)
+        newest = max(variant.verdicts, key=lambda verdict: (verdict.stage == "release", verdict.judged_at), default=None)
+        failed = [check.name.replace("_", " ") for check in newest.checks if not check.passed] if newest else []
+        return f"no: {', '.join(failed) or row.state.detail}"
     if row.state.code == "failed" and variant.failure:
         return f"no: {variant.failure.error}: {variant.failure.reason}"
     return f"no: {row.state.word.lower()}"

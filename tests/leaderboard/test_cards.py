@@ -17,11 +17,12 @@ from markdown_it import MarkdownIt
 
 from hub.domain import Calibration, Measurement, Recipe, Step, StepRecord, Thresholds
 from hub.errors import PolicyRefusal
-from hub.history import Audit, Release, ReleaseChange, VariantRecord
+from hub.history import Audit, Release, ReleaseChange, VariantRecord, Verdict
 from hub.local import cards as hub_cards
 from hub.protocol import Memory, Protocol, Quality, Speed, Tasks, Text
 from leaderboard import cards, families, frontmatter, notices, overtaking, siblings, words
 from leaderboard.cards import Change, Extras
+from leaderboard.rows import State, state_of
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 LOCAL = "http://127.0.0.1:8757"
@@ -652,6 +653,20 @@ def test_what_an_audit_found_is_told(make: SimpleNamespace) -> None:
     assert "> **The audit of 2026-12-24 found this release broken**: x \\| y" in broken.split("## Which")[0]
     assert f"Audited on 2026-12-24, commit `{'9' * 40}`: x \\| y" in broken
     assert "Last verified" not in broken
+
+
+def test_what_an_audit_found_broken_is_held_back_until_it_passes_again(make: SimpleNamespace) -> None:
+    record = released(awq(make), newer=None)
+    found = audit(make, record, reason="it is gone")
+    assert state_of(record, found) == State(code="held", word="Held back", detail="audited 2026-12-24: it is gone")
+    assert state_of(record, replace(found, passed=True, reason="")) == state_of(record)
+    assert record.release
+    replaced = replace(record, release=replace(record.release, released_at="2026-12-25T00:00:00+00:00"))
+    assert state_of(replaced, found) == state_of(replaced), "what was audited was replaced"
+    again = Verdict(variant_id=record.variant_id, stage="release", subject="f" * 40, checks=(), judged_at="2026-12-25T00:00:00+00:00")
+    assert state_of(replace(record, verdicts=(again,)), found).code != "held"
+    assert not notices.sound(record, (found,), ())
+    assert notices.sound(replace(record, verdicts=(again,)), (found,), ())
 
 
 def test_an_audit_of_what_was_replaced_says_nothing_of_what_is_there(make: SimpleNamespace) -> None:
