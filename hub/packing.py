@@ -44,6 +44,8 @@ LAYOUTS: Mapping[str, frozenset[str]] = {
     "low-rank": frozenset(("low-rank",)),
 }
 """How the layers of a method that is known here may lie on disk, by `Layer.method`."""
+_INSTEAD = {"IQ4_NL": (1, 2, 3), "Q4_0": (1, 2), "Q4_1": (3,), "Q5_0": (4,), "Q8_0": (6,)}  # of types that want blocks of 256
+_SUPERBLOCK = 256
 _DTYPES = {"float32": 32, "float16": 16, "bfloat16": 16, "float64": 64}
 
 
@@ -260,7 +262,7 @@ def _layer(name: str, parts: Tensors, widths: frozenset[int]) -> Layer | None:
         return made("low-rank", [], None, None)
     if ".weight" in parts and len(shape(".weight")) == 2 and not _NEVER.search(name):
         dtype = parts[".weight"][0]
-        bits = [8 * BLOCKS[dtype][1] // BLOCKS[dtype][0]] if dtype in BLOCKS else [BITS.get(dtype, 0)]
+        bits = [_named_bits(dtype)] if dtype in BLOCKS else [BITS.get(dtype, 0)]
         if dtype in FLOATS:
             return made(DENSE, bits, None, prod(shape(".weight")))
         if dtype == "U8" and ".weight_scale_2" in parts:  # NVFP4, two weights a byte
@@ -306,6 +308,25 @@ def decoder_layer(name: str) -> str:
     """Return the decoder layer that a linear layer is of (`model.layers.3`), or the name itself where it is of none."""
     match = _LAYER.match(f"{name}.")
     return match.group(1) if match else name
+
+
+def gguf_bits(tensors: Tensors) -> tuple[set[int], set[int]]:
+    """Return the bits of the packed matrices in a GGUF file's decoder layers, those of experts included, and such as it may stand for.
+
+    Where 256 does not divide a matrix's rows, llama.cpp takes another type than the one asked for, mostly a wider one
+    (`tensor_type_fallback` of its src/llama-quant.cpp, and what stood there before): the second set has the bits asked for then.
+    """
+    found, asked = set[int](), set[int]()
+    for name, (dtype, shape) in tensors.items():
+        if dtype in BLOCKS and len(shape) > 1 and _IN_LAYER.search(name):
+            found.add(_named_bits(dtype))
+            asked.update(_INSTEAD.get(dtype, ()) if shape[-1] % _SUPERBLOCK else ())
+    return found, asked
+
+
+def _named_bits(block: str) -> int:
+    """Return the bits in the name of one of llama.cpp's types; its scales come on top (Q4_1 takes 5 in all)."""
+    return int(next(sign for sign in block if sign.isdigit()))
 
 
 def dtype_bits(config: Mapping[str, Any]) -> int | None:

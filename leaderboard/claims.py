@@ -155,12 +155,15 @@ def _bits(subject: Subject) -> Finding:
         return unchecked(name, "name, title and tags speak of no bits")
     if subject.unknown:
         return unchecked(name, f"how the format {names.shown(subject.scheme.method)} packs weights is not known here")
-    actual = subject.bits or {bits for layer in subject.layers for bits in layer.bits}
+    packed, asked = packing.gguf_bits(subject.tensors)
+    actual = subject.bits | packed or {bits for layer in subject.layers for bits in layer.bits}
     if not actual:
         return unchecked(name, "the tensors do not show how many bits a weight has")
-    wrong = [words for bits, words in claimed.items() if bits not in actual]
+    wrong = [words for bits, words in claimed.items() if bits not in actual | asked]
     found = " and ".join(str(bits) for bits in sorted(actual))
     detail = f"Name, title and tags say {_quoted(claimed.values())}; the weights have {found} bits."
+    if not wrong and not actual.issuperset(claimed):
+        detail += " Where 256 does not divide the rows, llama.cpp takes these types for those."
     return failed(name, f"{detail} {_quoted(wrong)} is not so.") if wrong else passed(name, detail)
 
 

@@ -157,6 +157,32 @@ def test_cards_of_others_on_packed_weights(quantization: dict, tensors: Tensors,
     assert lies(front(tags=f"[{said}]"), f"org/model-{said}", config, tensors) == wrong
 
 
+@pytest.mark.parametrize(
+    ("said", "rows", "types", "wrong"),
+    [
+        # Rows as in Qwen2.5-0.5B (896, in the down projections 4,864), with the types that llama.cpp takes for them.
+        ("Q3_K_M", 896, "IQ4_NL Q4_K", set()),
+        ("Q2_K", 896, "IQ4_NL Q3_K", set()),
+        ("Q4_K_M", 896, "Q5_0 Q8_0", set()),
+        ("Q6_K", 896, "Q8_0 Q8_0", set()),
+        ("Q5_K_M", 896, "Q5_1 Q8_0", set()),
+        ("Q4_1", 896, "Q4_1 Q4_1", set()),
+        ("Q4_K_M", 896, "Q8_0 Q8_0", {"card_bits"}),  # that is Q6_K's and Q8_0's
+        ("Q2_K", 896, "Q5_0 Q4_K", {"card_bits"}),
+        ("Q4_K_M", 1024, "Q5_0 Q8_0", {"card_bits"}),
+        ("Q3_K_M", 1024, "IQ4_NL Q4_K", {"card_bits"}),
+        ("4-bit", 1024, "Q8_0 Q8_0", {"card_bits"}),
+        ("Q4_K_M", 1024, "F16 F32", {"card_bits"}),
+        ("Q2_K_XL", 1024, "Q4_K Q8_0 Q2_K", set()),  # the last are the experts, of three dimensions
+    ],
+)
+def test_bits_of_llama_cpp_s_mixtures(said: str, rows: int, types: str, wrong: set[str]) -> None:
+    names = {"blk.0.attn_q": (256, rows), "blk.0.ffn_down": (256, 4864), "blk.0.ffn_up_exps": (8, 256, rows)}
+    tensors: Tensors = {f"{name}.weight": (dtype, size) for (name, size), dtype in zip(names.items(), types.split(), strict=False)}
+    tensors = {**tensors, "token_embd.weight": ("Q4_K", (100, 1024))}
+    assert lies(front(tags="[gguf]"), f"org/model-{said}-GGUF", {}, tensors, files={"model.gguf": (1, None)}) == wrong
+
+
 def test_words_are_read_as_people_write_them() -> None:
     said = ["W4A16 NVFP4 MXFP4A16 q8_0 Q4_K_M 3-bit 2bits INT8 nf4 fp8_dynamic", "8B 7b v1.5 2of4 4096 w3.5 b4 x4bit"]
     assert set(bits_in(said)) == {2, 3, 4, 8}
