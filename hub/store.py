@@ -237,7 +237,10 @@ class Store:
     # Writes: verdicts and releases
 
     def record_verdict(self, verdict: Verdict) -> None:
-        """Record the gate's answer on some bytes; a later answer on the same bytes replaces it, the same answer changes nothing."""
+        """Record the gate's answer on some bytes; a later answer on the same bytes replaces it, the same answer changes nothing.
+
+        Of a release the same answer is given anew: what else was found since (an audit, another commit) holds no more.
+        """
         with self._database.writing() as session:
             self._demand(session, verdict.variant_id)
             row = session.scalar(select(VerdictRow).filter_by(variant_id=verdict.variant_id, stage=verdict.stage, subject=verdict.subject))
@@ -246,14 +249,16 @@ class Store:
                 row = VerdictRow(variant_id=verdict.variant_id, stage=verdict.stage, subject=verdict.subject)
                 session.add(row)
             elif checks == [(check.name, check.passed, check.detail) for check in row.checks]:
+                if verdict.stage == "release":
+                    row.judged_at = verdict.judged_at
                 return
             row.passed, row.judged_at = verdict.passed, verdict.judged_at
             row.checks.clear()
             session.flush()
             row.checks.extend(CheckRow(position=i, name=n, passed=p, detail=d) for i, (n, p, d) in enumerate(checks))
 
-    def mark_verified(self, variant_id: str, at: str) -> None:
-        """Note that the published bytes of a variant passed the gate at the time `at`."""
+    def mark_verified(self, variant_id: str, at: str | None) -> None:
+        """Note that the published bytes of a variant passed the gate at the time `at`; None: that nothing says so any more."""
         with self._database.writing() as session:
             row = session.get(ReleaseRow, variant_id)
             if row is None:

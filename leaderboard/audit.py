@@ -10,20 +10,18 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
 
-from hub.errors import GateRefusal, HubCorrupt, HubNotFound, HubRefused, PolicyRefusal, UsageError
+from hub.errors import GateRefusal, HubCorrupt, HubNotFound, HubRefused, PolicyRefusal
 from hub.facts import Facts
 from hub.history import Audit, BaseRecord, Check, Release, VariantRecord
 from leaderboard import gate
 from leaderboard.findings import checks
-from leaderboard.verify import CARD, Served, as_published, card_findings, served
+from leaderboard.verify import CARD, Served, card_findings, card_unchanged, require_same_hub, served
 
 if TYPE_CHECKING:
     from hub.client import HubClient
 
 _GIT = (".gitattributes",)
-_LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
 def due(records: Iterable[VariantRecord], audits: Sequence[Audit], *, retired: bool = False) -> list[VariantRecord]:
@@ -48,9 +46,7 @@ def at_head(release: Release, client: HubClient, scratch: Path, *, gated: bool) 
     Raises `GateRefusal` where there is nothing that could be downloaded, or strangers are turned away though it is not to be `gated`;
     `UsageError` where `client` speaks to another hub than that on which it was published.
     """
-    if not _same_hub(release.url, client.endpoint):
-        where = f"it was published at {release.url}, and the hub is {client.endpoint} now"
-        raise UsageError(f"{release.repo_id} is not looked for: {where}", hint="set hub.endpoint to that hub")
+    require_same_hub(release, client)
     with ExitStack() as opened:
         try:
             head = client.head(release.repo_id)
@@ -73,7 +69,7 @@ def ours(record: VariantRecord, release: Release, client: HubClient, there: Serv
     others = [path for path in _changed_since(release, client, there) if path not in (*wrong, CARD, *_GIT)]
     return (
         _none("checksums", wrong, "of the artifact's files are gone or differ from their SHA-256"),
-        *checks([as_published(release, there)]),
+        *checks([card_unchanged(release, there)]),
         _none("unchanged", others, "other files were changed by a commit that ModelPress did not make"),
     )
 
@@ -104,11 +100,3 @@ def _changed_since(release: Release, client: HubClient, there: Served) -> list[s
 def _none(name: str, paths: Sequence[str], what: str) -> Check:
     found = f" They are: {gate.listed(paths)}." if paths else ""
     return Check(name=name, passed=not paths, detail=f"{len(paths)} {what}; 0 may.{found}")
-
-
-def _same_hub(url: str, endpoint: str) -> bool:
-    """Whether a page's address is on this hub; the embedded one may have another port today."""
-    there, here = urlsplit(url), urlsplit(endpoint)
-    if there.hostname in _LOOPBACK and here.hostname in _LOOPBACK:
-        return True
-    return (there.scheme, there.netloc) == (here.scheme, here.netloc)

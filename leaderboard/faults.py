@@ -1,6 +1,6 @@
 """Whose fault it is that a look at a release came to nothing: the release's own, or that of hub, network and machine.
 
-Only what is the release's fault is recorded against it, by verification and audits alike.
+Only what is the release's fault is recorded against it, by verification and audits alike: it is not verified any more.
 """
 
 from __future__ import annotations
@@ -25,6 +25,8 @@ def broke(failure: Failure, doing: str) -> ModelPressError:
     if failure.category not in _OF_THE_MACHINE and failure.error != Unavailable.__name__:
         return GateRefusal(f"{doing} failed: {failure.reason}", hint=failure.hint)
     kind = getattr(errors, failure.error, errors.JobDied)
+    if issubclass(kind, OF_RELEASES):
+        kind = errors.JobDied  # something else that the job wanted is gone: its files were there before it began
     return kind(f"{doing} failed here: {failure.reason}", hint=failure.hint)
 
 

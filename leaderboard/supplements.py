@@ -32,7 +32,7 @@ def fingerprint(sums: Mapping[str, str | None]) -> str:
     return hashlib.sha256(repr(beside).encode()).hexdigest()[:16]
 
 
-def as_published(release: Release, changes: Sequence[ReleaseChange], sums: Mapping[str, str | None]) -> Finding:
+def supplements_unchanged(release: Release, changes: Sequence[ReleaseChange], sums: Mapping[str, str | None]) -> Finding:
     """Return whether the supplements that are served are those that were published, by the newest of the `changes` of the repository."""
     name = "supplements_unchanged"
     artifact, _, noted = changes[-1].content.rpartition(":") if changes else ("", "", "")

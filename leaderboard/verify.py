@@ -12,15 +12,16 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from hub.domain import Artifact, ArtifactFile, Candidate, Failure, Job, ModelRef
-from hub.errors import HubNotFound, JobDied, StoreError, Unavailable
+from hub.errors import HubNotFound, JobDied, ModelPressError, StoreError, Unavailable, UsageError
 from hub.facts import Facts
-from hub.history import Check, Release, VariantRecord, Verdict
+from hub.history import BaseRecord, Check, Release, VariantRecord, Verdict
 from hub.transfer import sums
 from leaderboard import claims, gate, supplements
 from leaderboard.card_reader import MAX_CARD
-from leaderboard.faults import broke, lacking
+from leaderboard.faults import OF_RELEASES, broke, lacking
 from leaderboard.findings import Finding, checks, failed, passed, unchecked
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from hub.store import Store
 
 CARD = "README.md"
+_LOOPBACK = ("127.0.0.1", "localhost", "::1")
 Commands = Callable[[bytes, str], Check]
 """Runs what a card of ours prints, given its bytes and the SHA-256 that they must have, and says what came of it."""
 
@@ -64,39 +66,76 @@ class Verifier:
     def verify(self, record: VariantRecord, *, scratch: Path, commands: Commands | None = None, sha: str | None = None) -> Verdict:
         """Judge what the Hub serves for a release: downloaded to an empty cache, inspected in a clean process, its card read and tried.
 
-        The verdict is recorded, and the release marked as verified when it passed and is what those who download get, the head. `scratch`
-        is emptied before and removed after; `commands` runs the card's own commands (None: they are not tried), which take the head and are
-        therefore tried only where that is the release; `sha` is the commit to look at (None: the head). Raises `GateRefusal` where the
-        files broke the inspection, `HubNotFound` where the repository is gone, and what hub or machine lacked otherwise: then nothing is
-        recorded.
+        The verdict on the head, which is what those who download get, is recorded: from then on the release is verified, or is not any
+        more. `scratch` is emptied before and removed after; `commands` runs the card's own commands (None: they are not tried), which take
+        the head and are therefore tried only where that is the release; `sha` is the commit to look at (None: the head). Raises
+        `GateRefusal` where the files broke the inspection, `HubNotFound` where the repository is gone, and the others of
+        `faults.OF_RELEASES`, which are recorded too; `UsageError` where it was published on another hub, and what hub or machine lacked:
+        then nothing is.
         """
         release, base = record.release, next((base for base in self.store.bases() if base.candidate.ref == record.base), None)
         if release is None or base is None or record.artifact is None:
             raise StoreError(
                 f"the database holds no base, no artifact or no release of the variant {record.variant_id}", hint="run modelpress discover"
             )
+        require_same_hub(release, self.client)
         head = self.client.head(release.repo_id)
-        if head is None:
-            raise HubNotFound(f"the repository {release.repo_id} is gone from {self.client.endpoint}, or hidden")
-        sha = sha or head
-        downloaded = sha == head == release.sha
+        if sha and head and sha != head:
+            return self._judged(record, base, sha, scratch, commands=None)
+        try:
+            if head is None:
+                raise HubNotFound(f"the repository {release.repo_id} is gone from {self.client.endpoint}, or hidden")
+            tried_with = commands if head == release.sha else None
+            verdict = self._judged(record, base, head, scratch, commands=tried_with)
+        except OF_RELEASES as error:
+            self._record(_refused(record, head or release.sha, error))
+            raise
+        self._record(verdict)
+        return verdict
+
+    def _record(self, verdict: Verdict) -> None:
+        """Note what the head was found to be; killed in between, a release is looked at once more, never trusted for what it was."""
+        self.store.mark_verified(verdict.variant_id, None)
+        self.store.record_verdict(verdict)
+        if verdict.passed:
+            self.store.mark_verified(verdict.variant_id, verdict.judged_at)
+
+    def _judged(self, record: VariantRecord, base: BaseRecord, sha: str, scratch: Path, *, commands: Commands | None) -> Verdict:
+        release, artifact = record.release, record.artifact
+        assert release is not None
+        assert artifact is not None
         with served(self.client, release.repo_id, sha, scratch) as there:
             facts = inspected(self.farm, Job(kind="inspect", base=record.base, recipe=record.recipe, subject=sha), there)
-            wrong = [file.path for file in record.artifact.files if not there.holds(file)]
+            wrong = [file.path for file in artifact.files if not there.holds(file)]
             if not wrong and (missing := lacking(facts)):
                 raise Unavailable(f"{release.repo_id} cannot be loaded here: {missing}", hint="install what is missing; modelpress doctor")
             facts = replace(facts, checksum_errors=tuple(dict.fromkeys((*wrong, *facts.checksum_errors))))
-            at = datetime.now(UTC).isoformat(timespec="seconds")
-            verdict = gate.judge(record, facts, base=base, stage="release", subject=sha, at=at)
+            verdict = gate.judge(record, facts, base=base, stage="release", subject=sha, at=_now())
             changes = self.store.published.changes(release.repo_id)
-            beside = supplements.as_published(release, changes, {path: sha256 for path, (_, sha256) in there.files.items()})
-            found = [as_published(release, there), beside, *card_findings(there, facts, manifest=record.artifact, base=base.candidate)]
-            more = [_commit(release, sha), *checks(found), *tried(release, there, commands if downloaded else None)]
-        verdict = replace(verdict, checks=(*verdict.checks, *more))
-        self.store.record_verdict(verdict)
-        if verdict.passed and downloaded:
-            self.store.mark_verified(record.variant_id, verdict.judged_at)
-        return verdict
+            beside = supplements.supplements_unchanged(release, changes, {path: sha256 for path, (_, sha256) in there.files.items()})
+            found = [card_unchanged(release, there), beside, *card_findings(there, facts, manifest=artifact, base=base.candidate)]
+            more = [_commit(release, sha), *checks(found), *tried(release, there, commands)]
+        return replace(verdict, checks=(*verdict.checks, *more))
+
+
+def require_same_hub(release: Release, client: HubClient) -> None:
+    """Raise `UsageError` where a release was published on another hub: that it is not on this one says nothing of it."""
+    there, here = urlsplit(release.url), urlsplit(client.endpoint)
+    if there.hostname in _LOOPBACK and here.hostname in _LOOPBACK:
+        return  # the embedded one may have another port today
+    if (there.scheme, there.netloc) != (here.scheme, here.netloc):
+        where = f"it was published at {release.url}, and the hub is {client.endpoint} now"
+        raise UsageError(f"{release.repo_id} is not looked for: {where}", hint="set hub.endpoint to that hub")
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def _refused(record: VariantRecord, sha: str, error: ModelPressError) -> Verdict:
+    """Return the verdict on a release that is itself at fault that it could not be examined."""
+    check = Check(name="examined", passed=False, detail=error.message)
+    return Verdict(variant_id=record.variant_id, stage="release", subject=sha, checks=(check,), judged_at=_now())
 
 
 def _commit(release: Release, sha: str) -> Check:
@@ -133,7 +172,7 @@ def inspected(farm: Farm, job: Job, there: Served) -> Facts:
     return outcome.facts
 
 
-def as_published(release: Release, there: Served) -> Finding:
+def card_unchanged(release: Release, there: Served) -> Finding:
     """Return whether the card that is served is the very one that was published."""
     name, card = "card_unchanged", there.card
     if card is None:

@@ -43,10 +43,10 @@ def audit(session: Session, *, most: int | None, retired: bool = False) -> Audit
     """
     from leaderboard.audit import due
     from leaderboard.faults import IN_A_ROW, ending
+    from leaderboard.succession import on_the_hub
 
     published = session.store.published
-    lying = {release.variant_id for release in published.current().values()}  # one of an older commit of its base may be replaced
-    records = [record for record in due(session.store.variants(), published.audits(), retired=retired) if record.variant_id in lying]
+    records = due(on_the_hub(session.store), published.audits(), retired=retired)
     bases = {base.candidate.ref: base for base in session.store.bases()}
     wanted = len(records) if most is None else min(most, len(records))
     audits: list[Audit] = []

@@ -207,10 +207,11 @@ def verify(session: Session, *, again: bool = False) -> tuple[list[Verdict], lis
     Return the verdicts, and what did not pass or could not be judged; where hub or disk keep all from being judged the rest is not tried.
     """
     from leaderboard.faults import IN_A_ROW, OF_RELEASES, ending
+    from leaderboard.succession import on_the_hub
     from leaderboard.verify import Verifier
     from modelpress.verifying import commands
 
-    records = [record for record in session.store.variants() if record.release and (again or record.release.verified_at is None)]
+    records = [record for record in on_the_hub(session.store) if record.release and (again or record.release.verified_at is None)]
     if records and session.hub_busy:
         session.report.say(f"{len(records)} releases are verified by a later run: {session.hub_busy}")
         return [], []

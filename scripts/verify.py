@@ -45,9 +45,7 @@ def _releases(session: Session, *, again: bool, as_json: bool) -> None:
     else:
         echo(f"{sum(verdict.passed for verdict in verdicts)} releases verified, {len(refused)} not")
     if broken := [one for one in refused if one.error in {kind.__name__ for kind in OF_RELEASES}]:
-        raise GateRefusal(
-            f"{len(broken)} releases did not verify; first: {broken[0].reason}", hint="the release stays marked as not verified"
-        )
+        raise GateRefusal(f"{len(broken)} releases did not verify; first: {broken[0].reason}", hint="they are marked as not verified")
     if refused:
         raise Incomplete(f"{len(refused)} releases could not be judged; first: {refused[0].reason}", hint="run modelpress verify again")
 

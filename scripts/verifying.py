@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from hub.domain import Artifact, Candidate, Job, ModelRef
 from hub.errors import HubNotFound, HubRefused, TimedOut, Unavailable, UsageError
-from hub.history import Check, Release, VariantRecord
+from hub.history import Check, VariantRecord
 from modelpress.pipeline import now
 
 if TYPE_CHECKING:
@@ -44,14 +44,18 @@ class Report:
 def look(session: Session, repo_id: str, revision: str | None) -> Report:
     """Put the gate on what the hub serves of a repository at a revision (None: the head), in an empty cache and a clean process.
 
-    Of a release of this database the verdict is recorded. Raises `HubNotFound` where there is no such repository or revision,
-    `PolicyRefusal` where its files have names that are not let in, `GateRefusal` where no inspection could be made.
+    Of what a repository holds by this database the verdict on the head is recorded. Raises `HubNotFound` where there is no such
+    repository or revision, `PolicyRefusal` where its files have names that are not let in, `GateRefusal` where no inspection could be made.
     """
-    sha = session.client.candidate(repo_id, revision).ref.sha
+    from leaderboard.succession import on_the_hub
+
+    record = next((one for one in on_the_hub(session.store) if one.release and one.release.repo_id == repo_id), None)
     with session.report.phase(f"verify {repo_id}", 0):
-        for record in session.store.variants():
-            if record.release and record.release.repo_id == repo_id and (revision is None or sha == record.release.sha):
-                return _ours(session, record.release, record, sha)
+        if record and record.release and revision is None:
+            return _ours(session, record, None)
+        sha = session.client.candidate(repo_id, revision).ref.sha
+        if record and record.release and sha == record.release.sha:
+            return _ours(session, record, sha)
         return _anybodys(session, ModelRef(repo_id=repo_id, sha=sha))
 
 
@@ -88,7 +92,7 @@ def needed(artifact: Artifact) -> int:
     return artifact.bytes + 4 * artifact.parameters + (4 << 30)
 
 
-def _ours(session: Session, release: Release, record: VariantRecord, sha: str) -> Report:
+def _ours(session: Session, record: VariantRecord, sha: str | None) -> Report:
     from leaderboard.findings import of_check, unchecked
     from leaderboard.verify import Verifier
 
@@ -98,7 +102,8 @@ def _ours(session: Session, release: Release, record: VariantRecord, sha: str) -
     findings = [of_check(check) for check in verdict.checks]
     asked = {finding.name for finding in findings}
     findings += [unchecked(name, why) for name, why in _NOT_ASKED.items() if name not in asked]
-    return Report(repo_id=release.repo_id, sha=sha, promised_by=RELEASE, findings=findings)
+    assert record.release is not None
+    return Report(repo_id=record.release.repo_id, sha=verdict.subject, promised_by=RELEASE, findings=findings)
 
 
 def _anybodys(session: Session, ref: ModelRef) -> Report:

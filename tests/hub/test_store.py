@@ -304,6 +304,9 @@ class TestRecords:
         published = replace(verdict, stage="release", subject="commit")
         filled.record_verdict(published)
         assert set(one(filled).verdicts) == {changed, published}
+        again = replace(published, judged_at="2026-01-04T00:00:00+00:00")
+        filled.record_verdict(again)
+        assert set(one(filled).verdicts) == {changed, again}, "a release was looked at once more, and is as it was"
 
     def test_a_variant_is_released_once(self, filled: Store, url: str) -> None:
         record = filled.variants()[0]

@@ -15,14 +15,14 @@ import pytest
 
 from hub.codec import to_json
 from hub.domain import ArtifactFile, Failure, ModelRef
-from hub.errors import BadCheckpoint, GateRefusal, HubConflict, HubRefused, PolicyRefusal
+from hub.errors import BadCheckpoint, GateRefusal, HubConflict, HubNotFound, HubRefused, PolicyRefusal, UsageError
 from hub.history import Audit, Release
 from hub.local.process import LocalHub
 from hub.published import Published
 from hub.settings import Settings
 from leaderboard import gate
 from leaderboard.supplements import is_supplement
-from modelpress import collecting, publishing
+from modelpress import collecting, pipeline, prune, publishing, verifying
 from modelpress import publish as command
 from runners.farm.artifacts import Depot
 
@@ -334,9 +334,42 @@ def test_published_bytes_that_are_not_the_artifacts_do_not_verify(world: World) 
     assert world.read(record).release == release
 
 
+def test_a_release_that_breaks_is_verified_no_more(world: World) -> None:
+    record = world.press()
+    release = world.publish(record)
+    assert world.verify(record).passed
+    assert prune.why_useless(world.read(record)) == "the Hub has it, verified"
+
+    def broke() -> list[str]:
+        found = world.read(record)
+        assert found.release
+        assert found.release.verified_at is None
+        assert prune.why_useless(found) == ""
+        last = max((one for one in found.verdicts if one.stage == "release"), key=lambda one: (one.judged_at, not one.passed))
+        return [f"{check.name}: {check.detail}" for check in last.checks if not check.passed]
+
+    world.client.commit(release.repo_id, {"notes.txt": b"mine"}, message="mine", parent=None)
+    assert not world.verify(record).passed
+    assert [failure.split(":")[0] for failure in broke()] == ["files", "commit"]
+    world.store.mark_verified(record.variant_id, AT)
+    assert world.verify(record, sha=release.sha).passed
+    assert world.read(record).release == replace(release, verified_at=AT), "of what is not the head nothing is noted"
+    world.client.delete(release.repo_id)
+    with pytest.raises(HubNotFound):
+        world.verify(record)
+    gone = f"the repository {release.repo_id} is gone from {world.hub.endpoint}, or hidden"
+    assert broke() == [f"examined: {gone}"]
+    world.store.mark_verified(record.variant_id, AT)
+    world.store.published.settle(replace(release, url=f"https://huggingface.co/{release.repo_id}"))
+    with pytest.raises(UsageError, match="the hub is http"):
+        world.verify(record)
+    assert (world.read(record).release or release).verified_at == AT, "it is looked for on another hub"
+
+
 def test_an_inspection_that_fails_leaves_the_release_unverified(world: World) -> None:
     record = world.press()
     world.publish(record)
+    world.verify(record)
     world.farm.failure = Failure(
         job_id="x", error="JobDied", reason="it was killed", hint="try again", log_tail="", seconds=1.0, retryable=True
     )
@@ -406,7 +439,7 @@ def test_a_card_is_renewed_when_it_would_say_another_thing_and_else_left_alone(w
     assert len(publishing.refresh(stage).cards) == 2, "a card needs no weights on this disk"
 
 
-def test_a_new_revision_takes_the_place_of_the_old_one_and_says_why(world: World) -> None:
+def test_a_new_revision_takes_the_place_of_the_old_one_and_says_why(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     old = world.press(kl=0.0123)
     first = world.publish(old)
     revision = world.upload(world.base.ref.repo_id)
@@ -426,6 +459,16 @@ def test_a_new_revision_takes_the_place_of_the_old_one_and_says_why(world: World
     ) in card
     assert world.store.published.current()[first.repo_id].variant_id == new.variant_id
     assert world.publisher().ready() == [], "the old one does not come back"
+
+    # What lies there no more is looked for by nobody.
+    session = world.session()
+    monkeypatch.setattr(verifying, "commands", lambda *_: None)  # bytes that are made up load nowhere
+    assert [verdict.passed for verdict in pipeline.verify(session)[0]] == [True]
+    verdicts, refused = pipeline.verify(session, again=True)
+    assert ([verdict.variant_id for verdict in verdicts], refused) == ([new.variant_id], [])
+    found = verifying.look(session, first.repo_id, None)
+    assert (found.sha, found.passed) == (done.released[0].sha, True), found.findings
+    assert verifying.look(session, first.repo_id, first.sha).promised_by != verifying.RELEASE
     assert not any(parts(publishing.publish(world.session())))
     assert len(world.published(first.repo_id)) == 2
 

@@ -280,9 +280,14 @@ def test_what_the_machine_lacks_is_not_recorded_against_a_release(
     failure = Failure(job_id="x", error=error, category=category, **told) if error else None  # type: ignore[arg-type]
     before = pressed.record
     verifier = Verifier(store=pressed.store, client=pressed.client, farm=Lacking(pressed.farm, failure, load_error))
-    with pytest.raises(raised):
+    with pytest.raises(raised) as caught:
         verifier.verify(before, scratch=pressed.scratch / "verify")
-    assert pressed.record == before
+    if raised is not GateRefusal:
+        assert pressed.record == before
+        return
+    assert pressed.record.release == replace(before.release, verified_at=None)  # type: ignore[type-var]
+    told = [check.detail for verdict in pressed.record.verdicts for check in verdict.checks if check.name == "examined"]
+    assert told == [caught.value.message]
 
 
 @pytest.mark.parametrize("name", TAMPERED)

@@ -195,13 +195,17 @@ class World:
             "client": self.client,
             "artifacts": self.artifacts,
             "report": Reporter(),
+            "farm": self.farm,
+            "folder": self.folder,
+            "endpoint": self.hub.endpoint,
+            "memory_bytes": 4 << 30,
             "hub_busy": "",
         }
         return SimpleNamespace(settings=settings or self.settings, **parts)  # type: ignore[return-value]
 
-    def verify(self, record: VariantRecord) -> Verdict:
+    def verify(self, record: VariantRecord, *, sha: str | None = None) -> Verdict:
         verifier = Verifier(store=self.store, client=self.client, farm=self.farm)  # type: ignore[arg-type]
-        return verifier.verify(self.read(record), scratch=self.folder / "scratch" / record.variant_id)
+        return verifier.verify(self.read(record), scratch=self.folder / "scratch" / record.variant_id, sha=sha)
 
     def commits(self, repo_id: str) -> list[str]:
         with urllib.request.urlopen(f"{self.hub.endpoint}/api/models/{repo_id}/commits/main") as answer:
