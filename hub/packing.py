@@ -7,10 +7,10 @@ import re
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from functools import lru_cache
 from math import prod
 from typing import Any
 
+from hub import patterns
 from hub.headers import BITS, BLOCKS
 
 Tensors = Mapping[str, tuple[str, tuple[int, ...]]]
@@ -20,7 +20,7 @@ DENSE = "dense"
 WORDS = "words"  # 32 bits each, in an order that the header does not show
 FLOATS = frozenset(("F64", "F32", "F16", "BF16"))
 _WORD = 32
-_MOST_FORM, _MOST_REPEATS, _MOST_PARTS, _MOST_WORDS = 300, 3, 64, 10_000
+_MOST_FORM, _MOST_PARTS, _MOST_WORDS = 300, 64, 10_000
 _IN_LAYER = re.compile(r"(?:^|\.)(?:layers|h|blocks|block|blk|layer)\.\d+\.")
 _LAYER = re.compile(r"^(.*?(?:^|\.)(?:layers|h|blocks|block|blk|layer)\.\d+)\.")
 # Towers that read pictures or sound beside the decoder; their layers are numbered as its are, and quantizers leave them alone.
@@ -69,8 +69,10 @@ class Scheme:
 
     @property
     def untried(self) -> tuple[str, ...]:
-        """The patterns that are not tried, because that might take for ever or they are none."""
-        return tuple(entry for entry in (*self.exempt, *self.only) if _form(entry) is not None and _compiled(entry) is None)
+        """The patterns that are not tried, because they are none or of a form that `hub.patterns` does not try."""
+        return tuple(
+            entry for entry in (*self.exempt, *self.only) if (form := _form(entry)) is not None and patterns.compiled(form) is None
+        )
 
     def spares(self, name: str) -> bool:
         """Whether the config lets a linear layer stay dense."""
@@ -100,9 +102,9 @@ def _names(pattern: str, name: str) -> bool:
     """Whether an entry of a list means a layer: a whole name, a part of its path, one with `*`, or `re:` and a pattern."""
     if len(name) > _MOST_FORM:
         return False
-    if _form(pattern) is not None:
-        compiled = _compiled(pattern)
-        return compiled is not None and compiled.match(name) is not None
+    if (form := _form(pattern)) is not None:
+        compiled = patterns.compiled(form)
+        return compiled is not None and compiled.match(name)
     if any(sign in pattern for sign in "*?[") and len(pattern) <= _MOST_FORM:
         return fnmatchcase(f".{name}.", f"*.{pattern}.*")
     return f".{pattern.strip('.')}." in f".{name}."
@@ -111,18 +113,6 @@ def _names(pattern: str, name: str) -> bool:
 def _form(entry: str) -> str | None:
     """Return the regular expression of an entry, None where it is none."""
     return entry.split(":", 1)[1] if entry.startswith(("re:", "-:")) else None
-
-
-@lru_cache(maxsize=256)
-def _compiled(entry: str) -> re.Pattern[str] | None:
-    """Return an entry's regular expression where it cannot take long: without groups that repeat, and with few parts that do."""
-    form = _form(entry) or ""
-    if len(form) > _MOST_FORM or len(re.findall(r"[*+{]", form)) > _MOST_REPEATS or re.search(r"\)[*+{?]", form):
-        return None
-    try:
-        return re.compile(form)
-    except (re.error, RecursionError, OverflowError):
-        return None
 
 
 def scheme(config: Mapping[str, Any]) -> Scheme:
