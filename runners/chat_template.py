@@ -10,16 +10,19 @@ import json
 import os
 import signal
 import sys
+import time
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from hub.errors import JobDied
+from hub.errors import JobDied, TimedOut
 from runners.confined import Limits, run_confined
 
-# One message renders in milliseconds and takes no memory to speak of; the time is for a busy machine that must first import the renderer,
-# the memory is many times what that import holds (about 65 MB).
+# One message renders in milliseconds and takes no memory to speak of. The time is the processor's, from when the renderer is imported: what
+# else a busy machine does is not the template's fault. The memory is many times what that import holds (about 65 MB).
 SECONDS = 60.0
+# In so long even a machine that does much else imports the renderer and gives a template its time; past it nothing is known of that.
+WAIT_S = 1800.0
 MEMORY_BYTES = 2**30
 # The prompts of real templates have a few thousand characters; one of this length alone would keep a model busy for hours.
 CHARACTERS = 2**18
@@ -27,9 +30,11 @@ CHARACTERS = 2**18
 _NO_MEMORY, _TOO_LONG = 77, 78
 # What a template's own error means is not asked here: some want a system message, some tools, and say so.
 _RENDER = """
-import json, sys
+import json, signal, sys
 from transformers.utils.chat_template_utils import render_jinja_template
 told = json.load(open(sys.argv[1], encoding="utf-8"))
+signal.signal(signal.SIGPROF, signal.SIG_DFL)  # ends Python wherever it is
+signal.setitimer(signal.ITIMER_PROF, told["seconds"])
 for template in told["templates"]:
     try:
         made = render_jinja_template(conversations=[told["messages"]], chat_template=template, add_generation_prompt=True, **told["tokens"])
@@ -47,7 +52,8 @@ def fault(folder: Path) -> str:
     """Return in a sentence which limit was broken when a folder's chat templates rendered one user message; empty where none was.
 
     All templates share `SECONDS` and `MEMORY_BYTES`. Only a broken limit is a fault, not a template that ends with an error; so is one that
-    brings Python down. Raises `JobDied` where the process could not do its work, which is not the template's fault.
+    brings Python down. What is not the template's fault is raised: `TimedOut` where the machine was too busy to try it in `WAIT_S`,
+    `JobDied` where the process could not do its work.
     """
     config = _json(folder / "tokenizer_config.json")
     templates = [*_files(folder), *_named(config), *_named(_json(folder / "chat_template.json"))]
@@ -55,16 +61,24 @@ def fault(folder: Path) -> str:
         return ""
     tokens = {name: _text(value) for name, value in config.items() if name.endswith("_token")}
     with TemporaryDirectory(prefix="modelpress-template-") as scratch:
-        told, limits = Path(scratch, "told.json"), {"characters": CHARACTERS, "no_memory": _NO_MEMORY, "too_long": _TOO_LONG}
-        told.write_text(json.dumps({"templates": templates, "messages": _MESSAGES, "tokens": tokens, **limits}), encoding="utf-8")
+        told, allowed = (
+            Path(scratch, "told.json"),
+            {"characters": CHARACTERS, "no_memory": _NO_MEMORY, "too_long": _TOO_LONG, "seconds": SECONDS},
+        )
+        told.write_text(json.dumps({"templates": templates, "messages": _MESSAGES, "tokens": tokens, **allowed}), encoding="utf-8")
         place = {"PATH": os.environ.get("PATH", os.defpath), "HOME": scratch, "HF_HOME": scratch, "HF_HUB_OFFLINE": "1"}
+        limits = Limits.until(WAIT_S, MEMORY_BYTES)
         end = run_confined(
             [sys.executable, "-I", "-c", _RENDER, str(told)],
             cwd=Path(scratch),
             environment=place,
-            limits=Limits.until(SECONDS, MEMORY_BYTES),
+            limits=limits,
             logs=Path(scratch),
         )
+    if end.exit_code == -signal.SIGPROF:
+        return f"It took longer than the {SECONDS:g} s of the processor that are allowed, and was ended."
+    if end.excess and time.monotonic() > limits.deadline:
+        raise TimedOut(f"the chat template could not be tried within {WAIT_S:g} s", hint="Run the command again when less else runs here.")
     if end.excess or end.exit_code == 0:
         return end.excess
     if end.exit_code == _NO_MEMORY:

@@ -168,8 +168,9 @@ def _unsafe(folder: Path) -> tuple[str, ...]:
     """Name the files that could run code or that lie elsewhere, with the reason; of the others the first bytes are looked at."""
     found = []
     for name, path in _files(folder).items():
-        if path.is_symlink() and not _in_cache(path, folder) and path.suffix.lower() not in unsafe.SUFFIXES:
-            found.append(f"{name}: {LINK}")
+        if path.is_symlink() and not _in_cache(path, folder):  # what lies elsewhere is not read
+            code = path.suffix.lower() in unsafe.SUFFIXES and path.name not in readers.OPENVINO
+            found.append(f"{name}: {CODE if code else LINK}")
         elif unsafe.could_run(path):
             found.append(f"{name}: {CODE}")
     return tuple(found)

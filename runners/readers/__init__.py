@@ -28,13 +28,18 @@ def engine_file(folder: Path) -> Path | None:
 
 
 def require_one(folder: Path) -> None:
-    """Raise `Unavailable` for a folder of several GGUF files, variants or parts of a model: nothing says which one is meant."""
+    """Raise `Unavailable` for GGUF files of which none is the model's: several variants or parts of it, or one in a folder of its own."""
     found = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*.gguf"))
-    if found and not any(folder.glob("*.safetensors")) and engine_file(folder) is None:
+    if not found or any(folder.glob("*.safetensors")) or engine_file(folder) is not None:
+        return
+    if len(found) == 1:
+        what = f"the only GGUF file lies in a folder of its own ({found[0]}), where the engines here do not look"
+        if "/" not in found[0]:
+            what = f"which file is meant is not said: beside {found[0]} there is one for another engine"
+    else:
         some = ", ".join(found[:3]) + (", …" if len(found) > 3 else "")
-        raise Unavailable(
-            f"which GGUF file is meant is not said: there are {len(found)} ({some})", hint="Put one alone into a repository or folder."
-        )
+        what = f"which GGUF file is meant is not said: there are {len(found)} ({some})"
+    raise Unavailable(what, hint="Put one alone into a repository or folder.")
 
 
 def require_beside(folder: Path) -> None:

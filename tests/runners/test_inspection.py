@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from hub.domain import Artifact, ModelRef
-from hub.errors import BadCheckpoint
-from runners import chat_template, checkpoint, formats, headers, recipes, secrets, unsafe
+from hub.errors import BadCheckpoint, TimedOut, Unavailable
+from runners import chat_template, checkpoint, formats, headers, readers, recipes, secrets, unsafe
 from runners.inspection import inspect
 from runners.readers import gguf
 
@@ -76,14 +76,19 @@ def test_files_that_should_not_be_there_and_files_that_should(variant: Path, bas
         (variant / name).write_bytes(head)
     (variant / "run.sh").write_text("")
     (variant / "link.json").symlink_to("/etc/hostname")
+    (variant / "openvino_model.xml").write_text("<net/>")
+    (variant / "openvino_model.bin").symlink_to("/etc/hostname")
+    (variant / "link.bin").symlink_to("/etc/hostname")
     (variant / "LICENSE").unlink()
     (variant / "tokenizer_config.json").write_text("{}")
     facts = inspect(variant, RECIPE, base)
     assert facts.missing_files == ("LICENSE",)
-    code = ("a.json", "b.txt", "c.model", "d", "e.safetensors", "f.dat", "modeling_x.py", "run.sh", "weights.bin")
+    code = ("a.json", "b.txt", "c.model", "d", "e.safetensors", "f.dat", "link.bin", "modeling_x.py", "run.sh", "weights.bin")
     assert set(facts.unexpected_files) == {
         *(f"{name}: pickle or code" for name in code),
         "link.json: symbolic link",
+        "openvino_model.bin: symbolic link",
+        "openvino_model.xml: not in the manifest",
         "license.evil: not in the manifest",
         "notes.txt: not in the manifest",
     }
@@ -92,6 +97,18 @@ def test_files_that_should_not_be_there_and_files_that_should(variant: Path, bas
         "tokenizer_config.json: not the bytes that the manifest lists",
     }
     assert facts.unlike_base == ("tokenizer_config.json",)
+
+
+def test_which_gguf_file_is_meant(tmp_path: Path) -> None:
+    (tmp_path / "deep").mkdir()
+    (tmp_path / "deep" / "a.gguf").write_bytes(b"GGUF")
+    with pytest.raises(Unavailable, match=r"^the only GGUF file lies in a folder of its own \(deep/a\.gguf\)"):
+        readers.require_one(tmp_path)
+    (tmp_path / "b.gguf").write_bytes(b"GGUF")
+    readers.require_one(tmp_path)
+    (tmp_path / "c.gguf").write_bytes(b"GGUF")
+    with pytest.raises(Unavailable, match=r"there are 3 \(b\.gguf, c\.gguf, deep/a\.gguf\)"):
+        readers.require_one(tmp_path)
 
 
 def test_weights_of_every_format_are_no_code(tmp_path: Path) -> None:
@@ -132,11 +149,17 @@ def test_a_chat_template_that_never_ends_or_takes_all_memory_is_a_fault(
     (tmp_path / "tokenizer_config.json").unlink()
     (tmp_path / "chat_template.jinja").write_text("{{ 'x' * 10 ** 15 }}")
     assert "more memory than there is" in chat_template.fault(tmp_path)
-    monkeypatch.setattr(chat_template, "SECONDS", 3.0)
+    (tmp_path / "chat_template.jinja").write_text("{{ messages[0].content }}")
+    with monkeypatch.context() as busy:
+        busy.setattr(chat_template, "WAIT_S", 0.01)
+        with pytest.raises(TimedOut, match="could not be tried within"):
+            chat_template.fault(tmp_path)
+    monkeypatch.setattr(chat_template, "SECONDS", 0.2)  # much less than the import of what renders it takes, which does not count
+    assert chat_template.fault(tmp_path) == ""
     (variant / "chat_template.jinja").write_text(bomb.replace("{{ 'x' * 99999 }}", ""))
     facts = inspect(variant, RECIPE, base)
     assert facts.loads
-    assert "longer than the 3 s" in facts.template_fault
+    assert "longer than the 0.2 s" in facts.template_fault
 
 
 def test_numbers_that_are_not_finite(variant: Path, base: Path) -> None:
