@@ -14,7 +14,7 @@ from typing import Any
 from hub import packing
 from hub.codec import from_json
 from hub.domain import Artifact, Candidate
-from hub.errors import BadDocument
+from hub.errors import BadDocument, PolicyRefusal
 from hub.facts import Facts
 from hub.headers import BITS
 from hub.history import BaseRecord, VariantRecord
@@ -47,6 +47,17 @@ class Promised:
     def exact(self) -> bool:
         """Whether it is judged by manifest and base, and not by config.json and card alone."""
         return self.manifest is not None and self.base is not None and not self.fault
+
+
+def require_size(listed: Candidate, max_bytes: float) -> None:
+    """Raise `PolicyRefusal` for a repository whose files, as the hub lists them, have more than `max_bytes`; before any is fetched."""
+    size = sum(max(file.size, 0) for file in listed.files)
+    if size > max_bytes:
+        raise PolicyRefusal(
+            f"{listed.ref.repo_id} is not looked at: its {len(listed.files)} files have {size:.3g} bytes, and policy.max_bytes allows"
+            f" {max_bytes:.3g}",
+            hint="Nothing of it was fetched. Raise policy.max_bytes in modelpress.toml to have all of it fetched.",
+        )
 
 
 def manifest_of(there: Served) -> Promised:

@@ -45,7 +45,8 @@ def look(session: Session, repo_id: str, revision: str | None) -> Report:
     """Put the gate on what the hub serves of a repository at a revision (None: the head), in an empty cache and a clean process.
 
     Of what a repository holds by this database the verdict on the head is recorded. Raises `HubNotFound` where there is no such
-    repository or revision, `PolicyRefusal` where its files have names that are not let in, `GateRefusal` where no inspection could be made.
+    repository or revision, `PolicyRefusal` where its files have names that are not let in or, of anybody's, more than `policy.max_bytes`,
+    `GateRefusal` where no inspection could be made.
     """
     from leaderboard.succession import on_the_hub
 
@@ -53,10 +54,10 @@ def look(session: Session, repo_id: str, revision: str | None) -> Report:
     with session.report.phase(f"verify {repo_id}", 0):
         if record and record.release and revision is None:
             return _ours(session, record, None)
-        sha = session.client.candidate(repo_id, revision).ref.sha
-        if record and record.release and sha == record.release.sha:
-            return _ours(session, record, sha)
-        return _anybodys(session, ModelRef(repo_id=repo_id, sha=sha))
+        listed = session.client.candidate(repo_id, revision)
+        if record and record.release and listed.ref.sha == record.release.sha:
+            return _ours(session, record, listed.ref.sha)
+        return _anybodys(session, listed)
 
 
 def commands(session: Session, record: VariantRecord) -> Commands | None:
@@ -106,10 +107,12 @@ def _ours(session: Session, record: VariantRecord, sha: str | None) -> Report:
     return Report(repo_id=record.release.repo_id, sha=verdict.subject, promised_by=RELEASE, findings=findings)
 
 
-def _anybodys(session: Session, ref: ModelRef) -> Report:
+def _anybodys(session: Session, listed: Candidate) -> Report:
     from leaderboard import foreign
     from leaderboard.verify import inspected, served
 
+    ref = listed.ref
+    foreign.require_size(listed, session.settings.policy.max_bytes)
     with served(session.client, ref.repo_id, ref.sha, session.folder / "scratch" / "verify") as there:
         promised = foreign.with_base(
             there,

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from hub.errors import GateRefusal, HubNotFound
+from hub.errors import GateRefusal, HubNotFound, PolicyRefusal
 from hub.settings import FarmSettings, HubSettings, PressSettings, Settings
 from modelpress.session import Session
 from modelpress.verifying import CONFIG, Report, look
@@ -25,7 +25,7 @@ def states(report: Report) -> dict[str, str]:
     return {finding.name: finding.state for finding in report.findings}
 
 
-def test_models_of_others_are_judged_by_what_they_say_of_themselves(folder: Folder, shared: Path) -> None:
+def test_models_of_others_are_judged_by_what_they_say_of_themselves(folder: Folder, shared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = Settings(
         press=PressSettings(work_dir=folder.press), hub=HubSettings(port=folder.port), farm=FarmSettings(threads=1, workers=1)
     )
@@ -66,6 +66,12 @@ def test_models_of_others_are_judged_by_what_they_say_of_themselves(folder: Fold
         assert states(report)["loads"] == "not checked"
         with pytest.raises(HubNotFound):
             look(session, f"{owner}/nothing", None)
+        narrow = settings.model_copy(update={"policy": settings.policy.model_copy(update={"max_bytes": 1e5})})
+        with monkeypatch.context() as limited:
+            limited.setattr(session, "settings", narrow)
+            limited.setattr(type(session.client), "download", None)
+            with pytest.raises(PolicyRefusal, match=r"its \d+ files have .* bytes, and policy\.max_bytes allows 1e\+05$"):
+                look(session, lying, None)
         sha = client.head(lying)
 
     done = folder.run("verify", lying, str(sha))
