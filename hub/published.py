@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from datetime import datetime, timedelta
@@ -87,6 +88,15 @@ class Published:
         with self._database.reading() as session:
             rows = select(ReleaseChangeRow).where(ReleaseChangeRow.repo_id == repo_id, ReleaseChangeRow.sha.is_not(None))
             return tuple(_change(row) for row in session.scalars(rows.order_by(ReleaseChangeRow.id)))
+
+    def histories(self) -> Mapping[str, tuple[ReleaseChange, ...]]:
+        """Return the changelog of every repository by its id, each as `changes` gives it."""
+        found: defaultdict[str, list[ReleaseChange]] = defaultdict(list)
+        with self._database.reading() as session:
+            rows = select(ReleaseChangeRow).where(ReleaseChangeRow.sha.is_not(None)).order_by(ReleaseChangeRow.id)
+            for row in session.scalars(rows):
+                found[row.repo_id].append(_change(row))
+        return {repo_id: tuple(changes) for repo_id, changes in found.items()}
 
     # Releases
 

@@ -63,22 +63,24 @@ def title(repo_id: str) -> str:
     return f"{safe}{_ENDING}"
 
 
-def shelves(records: Sequence[VariantRecord], bases: Sequence[BaseRecord]) -> list[Shelf]:
+def shelves(records: Sequence[VariantRecord], bases: Sequence[BaseRecord], broken: AbstractSet[str] = frozenset()) -> list[Shelf]:
     """Return what the collection of each base model with releases is to hold, oldest base first.
 
-    `records` are the variants that repositories hold now.
+    `records` are the variants that repositories hold now, `broken` the ids of those that did not pass the last look at them.
     """
     known = {base.candidate.ref: base for base in bases}
     families: dict[str, list[tuple[VariantRecord, Release]]] = {}
     for record in records:
         if record.release:
             families.setdefault(record.base.repo_id, []).append((record, record.release))
-    return [_shelf(base, family, known) for base, family in families.items()]
+    return [_shelf(base, family, known, broken) for base, family in families.items()]
 
 
-def _shelf(base: str, family: Sequence[tuple[VariantRecord, Release]], known: Mapping[ModelRef, BaseRecord]) -> Shelf:
+def _shelf(
+    base: str, family: Sequence[tuple[VariantRecord, Release]], known: Mapping[ModelRef, BaseRecord], broken: AbstractSet[str]
+) -> Shelf:
     newest = max((release for _, release in family), key=lambda release: (release.released_at, release.repo_id))
-    shown = [(record, release) for record, release in family if release.retired_at is None and not _failed(record, release)]
+    shown = [(record, release) for record, release in family if release.retired_at is None and record.variant_id not in broken]
     shown.sort(key=lambda pair: (pair[0].recipe.track != "serving", -_bytes(pair[0]), pair[1].repo_id))
     return Shelf(
         base=base,
@@ -86,13 +88,6 @@ def _shelf(base: str, family: Sequence[tuple[VariantRecord, Release]], known: Ma
         places={release.repo_id: note(record, known.get(record.base)) for record, release in shown},
         ours=frozenset(release.repo_id for _, release in family),
     )
-
-
-def _failed(record: VariantRecord, release: Release) -> bool:
-    """Whether the gate's last word on the published bytes was no."""
-    verdicts = [verdict for verdict in record.verdicts if verdict.stage == "release" and verdict.subject == release.sha]
-    newest = max(verdicts, key=lambda verdict: verdict.judged_at, default=None)
-    return newest is not None and not newest.passed
 
 
 def _bytes(record: VariantRecord) -> int:

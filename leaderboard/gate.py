@@ -219,7 +219,7 @@ def _files(facts: Facts, artifact: Artifact | None, released: BaseRecord | None)
     strays, missing = _reasoned(facts, STRAY), list(facts.missing_files)
     if released:
         demanded = demands(released.candidate.license, released.candidate.license_name)
-        missing += _not_passed_on(demanded, released.candidate, {file.path for file in artifact.files} if artifact else set(), strays)
+        missing += not_passed_on(demanded, released.candidate, {file.path for file in artifact.files} if artifact else set(), strays)
         strays = [name for name in strays if not _published_beside(name, demanded)]
     parts = [f"{len(missing)} files are missing and {len(strays)} are unexpected; both must be 0."]
     parts += [f"Missing: {listed(missing)}."] if missing else []
@@ -227,7 +227,7 @@ def _files(facts: Facts, artifact: Artifact | None, released: BaseRecord | None)
     return Check(name="files", passed=not missing and not strays, detail=" ".join(parts))
 
 
-def _not_passed_on(demanded: LicenceDemands, base: Candidate, own: Collection[str], beside: Collection[str]) -> list[str]:
+def not_passed_on(demanded: LicenceDemands, base: Candidate, own: Collection[str], beside: Collection[str]) -> list[str]:
     """Name what the base's licence wants passed on and is neither an artifact's own file (which is missed by itself) nor beside it."""
     lacking = [file.path for file in base.files if is_licence_file(file.path, demanded) and file.path not in (*own, *beside)]
     if demanded.agreement and not any(path.upper().startswith(AGREEMENT) for path in (*own, *beside, *lacking)):

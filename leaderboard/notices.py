@@ -10,6 +10,7 @@ from hub.errors import PolicyRefusal
 from hub.history import Audit, Release, ReleaseChange, VariantRecord
 from leaderboard import stats, text, words
 from leaderboard.card_tables import NAMES, value
+from leaderboard.looks import put_there
 from leaderboard.text import Markdown, code, link, markdown
 
 RECORDED = {"of": "record"}
@@ -28,21 +29,8 @@ def newest(record: VariantRecord, audits: Sequence[Audit], changes: Sequence[Rel
     """Return the last audit of what is released now; one of an artifact that another has replaced since says nothing of this one."""
     if standing(record) is None:
         return None
-    since = _since(changes)
+    since = put_there(changes)
     return max((audit for audit in audits if audit.at >= since), key=lambda audit: audit.at, default=None)
-
-
-def sound(record: VariantRecord, audits: Sequence[Audit], changes: Sequence[ReleaseChange]) -> bool:
-    """Return whether what is released now has passed the last look at it, audit or verification; true where there was none yet."""
-    since = _since(changes)
-    looks = [(audit.at, audit.passed) for audit in audits]
-    looks += [(verdict.judged_at, verdict.passed) for verdict in record.verdicts if verdict.stage == "release"]
-    return max((look for look in looks if look[0] >= since), default=("", True))[1]
-
-
-def _since(changes: Sequence[ReleaseChange]) -> str:
-    """Return when what lies in a repository now was put there."""
-    return max((change.at for change in changes if change.kind in ("released", "replaced")), default="")
 
 
 def successor(record: VariantRecord) -> str | None:

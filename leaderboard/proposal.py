@@ -203,7 +203,9 @@ def propose(order: Order, head: Head, client: HubClient, store: Store, *, at: st
     ours = order.holds_ours(head)
     whole = ours and (order.is_recorded(head) or lies_whole(order, head, client))
     change = _change(order, head, store, whole=whole, at=at)
-    fixed = _manifest_alone(order, head) if whole else {**_artifact_files(order), **_licence_files(order, client)}
+    fixed = _manifest_alone(order, head) if whole else _artifact_files(order)
+    if not whole or _lacks_licence(order, head):
+        fixed |= _licence_files(order, client)
     wanted: dict[str, Content] = {**fixed, **order.written(change)}
     card = wanted[CARD]
     assert isinstance(card, bytes)
@@ -304,6 +306,13 @@ def _artifact_files(order: Order) -> dict[str, Content]:
     if found.digest != artifact.digest or not is_regular(manifest):
         raise BadCheckpoint(f"{MANIFEST} of variant {artifact.variant_id} names artifact {found.digest}, not {artifact.digest}", hint=hint)
     return {**{file.path: folder / file.path for file in artifact.files}, MANIFEST: manifest}
+
+
+def _lacks_licence(order: Order, head: Head) -> bool:
+    """Whether the head lacks what the base's licence wants passed on, as the gate's `files` asks for it."""
+    candidate = order.base.candidate
+    demanded = policy.demands(candidate.license, candidate.license_name)
+    return bool(gate.not_passed_on(demanded, candidate, {file.path for file in order.artifact.files}, set(head.by_path)))
 
 
 def _licence_files(order: Order, client: HubClient) -> dict[str, Content]:

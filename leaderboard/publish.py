@@ -16,17 +16,18 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hub import headers, policy
+from hub import headers
 from hub.budget import DAY, hub_refusal
 from hub.domain import Artifact, ModelRef
-from hub.errors import BadCheckpoint, GateRefusal, HubConflict, HubNotFound, OverBudget, PolicyRefusal, StoreError
+from hub.errors import BadCheckpoint, GateRefusal, HubConflict, HubNotFound, OverBudget, StoreError
 from hub.history import BaseRecord, HubWrite, Release, ReleaseChange, VariantRecord
 from hub.protocol import Protocol
-from leaderboard import claims, gate, notices, stats
+from leaderboard import claims, gate, looks, notices, stats
 from leaderboard.cards import Extras
 from leaderboard.naming import Names
 from leaderboard.proposal import CARD, Head, Order, Proposal, identity, lies_whole, look, propose, unchanged
 from leaderboard.retirement import withdrawn_as
+from leaderboard.rights import gated_today
 
 if TYPE_CHECKING:
     from hub.client import HubClient
@@ -34,8 +35,6 @@ if TYPE_CHECKING:
     from hub.store import Store
 
 _TRIES = 3
-# Of the rules for what is pulled, those that say what may be given on; the others say what is worth pulling.
-_RIGHTS = ("banned", "private", "gated", "license")
 
 
 class Publisher:
@@ -57,6 +56,9 @@ class Publisher:
         self._protocols = {job.job.protocol.name: job.job.protocol for job in self._store.jobs() if job.job.protocol}
         self.names = Names(self.records, bases, self.namespace)
         self._withdrawn = frozenset(map(withdrawn_as, self.records))
+        broken = looks.broken(self._store, self.records)
+        self._sound = frozenset(record.variant_id for record in self.released() if record.variant_id not in broken)
+        self._coming = frozenset(record.variant_id for record in self.ready())
 
     @cached_property
     def namespace(self) -> str:
@@ -99,9 +101,12 @@ class Publisher:
             and record.artifact.digest == current[record.variant_id].artifact_digest
         ]
 
-    def is_stale(self, record: VariantRecord) -> bool:
-        """Whether a released variant's card or supplements may differ from what is up; the Hub is not asked."""
-        return record.release is not None and record.artifact is not None and not unchanged(self._released_order(record))
+    def is_stale(self, record: VariantRecord, *, coming: bool = False) -> bool:
+        """Whether a released variant's card or supplements may differ from what is up; the Hub is not asked.
+
+        With `coming`: once what is ready is published.
+        """
+        return record.release is not None and record.artifact is not None and not unchanged(self._released_order(record, coming=coming))
 
     def limit(self, *, size: int, repository: bool, coming: Sequence[HubWrite] = ()) -> str:
         """Return which daily limit keeps a commit from the Hub now, after those that are `coming`; empty where none does.
@@ -168,7 +173,7 @@ class Publisher:
 
     def _new_order(self, record: VariantRecord) -> Order:
         artifact, base = _passed(record), self._base(record)
-        gated = self._is_gated(record, base)
+        gated = gated_today(record, base, self._client, self._settings)
         return self._order(record, artifact, base, repo_id=self._named(record), gated=gated, coming=True)
 
     def _base(self, record: VariantRecord) -> BaseRecord:
@@ -178,8 +183,12 @@ class Publisher:
         return base
 
     def _order(self, record: VariantRecord, artifact: Artifact, base: BaseRecord, *, repo_id: str, gated: bool, coming: bool) -> Order:
-        """Return what is to be placed; its card recommends siblings that are up, and where they are `coming` those that will be."""
+        """Return what is to be placed.
+
+        Its card recommends what can be downloaded and did not fail the last look at it; where they are `coming`, also what will be up.
+        """
         siblings = [other for other in self.records if other.base == record.base and self.names.of(other) not in self._withdrawn]
+        recommended = self._sound | self._coming if coming else self._sound
         return Order(
             record=record,
             artifact=artifact,
@@ -188,27 +197,11 @@ class Publisher:
             repo_id=repo_id,
             gated=gated,
             folder=self._artifacts / record.variant_id,
-            extras=replace(self._extras(record, base, siblings, repo_id), recommended=self._recommended(siblings, coming=coming)),
+            extras=replace(self._extras(record, base, siblings, repo_id), recommended=recommended),
             known=self._store.published.at(repo_id),
             changes=self._store.published.changes(repo_id),
             hub_url=self._client.endpoint,
         )
-
-    def _is_gated(self, record: VariantRecord, base: BaseRecord) -> bool:
-        """Return whether the base is gated now; refuse where its rights, of today or of the variant's commit, allow no release."""
-        what = f"{record.recipe.name} of {record.base.repo_id} is not published"
-        try:
-            today = self._client.candidate(record.base.repo_id)
-        except HubNotFound as error:
-            raise PolicyRefusal(
-                f"{what}: its base is gone from the Hub, or private, so nobody can say what its rights are now",
-                hint="modelpress publish tries again once the base is there",
-            ) from error
-        unknown = [rule for rule in policy.RULES if rule not in _RIGHTS]
-        for candidate in (today, replace(base.candidate, gated=today.gated, private=today.private)):
-            if refusal := policy.screen(candidate, self._settings, unknown=unknown):
-                raise PolicyRefusal(f"{what}: {refusal.reason}", hint="what may be published stands under [policy] in modelpress.toml")
-        return today.gated is not None
 
     def _named(self, record: VariantRecord) -> str:
         """Return where a variant is to be published; refuse where it is released elsewhere."""
@@ -232,18 +225,6 @@ class Publisher:
             audit=notices.newest(record, published.audits(record.variant_id), published.changes(repo_id)),
         )
 
-    def _recommended(self, siblings: Sequence[VariantRecord], *, coming: bool) -> frozenset[str]:
-        """Return the ids of those that can be downloaded and of which neither audit nor verification found since that they are broken."""
-        published = self._store.published
-        up = {release.variant_id: release for release in published.current().values()}
-        found = {record.variant_id for record in self.ready()} if coming else set()
-        for other in siblings:
-            release = up.get(other.variant_id)
-            if release and other.artifact and release.artifact_digest == other.artifact.digest:
-                sound = notices.sound(other, published.audits(other.variant_id), published.changes(release.repo_id))
-                found |= {other.variant_id} if sound else set()
-        return frozenset(found)
-
     def _place(self, order: Order, *, must_exist: bool = False) -> Release:
         """Return the release once the repository holds all of it: at the head, where it lies there already, otherwise in a new commit."""
         for left in reversed(range(_TRIES)):
@@ -261,7 +242,7 @@ class Publisher:
             if known and proposal.empty and known.variant_id == order.record.variant_id:
                 if order.gated:
                     self._client.create(order.repo_id, gated="auto")
-                return known if known.sha == head.sha else self._settle(order, head.sha or "", known.released_at, known.card_sha256)
+                return known if known.sha == head.sha else self._found(proposal, known)
             try:
                 return self._send(proposal)
             except HubConflict:
@@ -269,6 +250,13 @@ class Publisher:
                 if not left:
                     raise
         raise AssertionError("unreachable")
+
+    def _found(self, proposal: Proposal, known: Release) -> Release:
+        """Record that all that is wanted lies at another commit than was known: somebody added a file, or our own record was older."""
+        order = proposal.order
+        if not order.changes or order.changes[-1].content != proposal.change.content:
+            self._store.published.begin(proposal.change)
+        return self._settle(order, proposal.head.sha or "", known.released_at, _sha256(proposal.card))
 
     def _caught_up(self, order: Order, head: Head) -> Order:
         """Settle what had landed although nobody could note it: a change begun before, or a release of which the record was lost."""
@@ -283,7 +271,7 @@ class Publisher:
         if landed is None or head.artifact is None or store.variant(head.artifact.variant_id) is None:
             return order
         card = self._client.read_text(order.repo_id, head.sha or "", CARD, listed=head.files)
-        card_sha256 = hashlib.sha256(card.encode()).hexdigest() if card is not None else None
+        card_sha256 = _sha256(card) if card is not None else None
         there = replace(order, record=replace(order.record, variant_id=head.artifact.variant_id), artifact=head.artifact)
         self._settle(there, head.sha or "", landed.at, card_sha256)
         return replace(order, known=store.published.at(order.repo_id), changes=store.published.changes(order.repo_id))
@@ -313,7 +301,7 @@ class Publisher:
             parent = made.sha
         store.record_hub_write("commit", order.repo_id, proposal.size)
         sha = client.commit(order.repo_id, proposal.sent, message=proposal.message, parent=parent, deleted=proposal.deleted)
-        return self._settle(order, sha, proposal.change.at, hashlib.sha256(proposal.card.encode()).hexdigest())
+        return self._settle(order, sha, proposal.change.at, _sha256(proposal.card))
 
     def _require_room(self, size: int, *, repository: bool) -> None:
         if over := self.limit(size=size, repository=repository):
@@ -373,6 +361,10 @@ def _json(text: str | None) -> dict[str, Any]:
     except ValueError as error:
         raise BadCheckpoint(f"config.json is not valid JSON: {error}", hint="press the variant again") from error
     return found if isinstance(found, dict) else {}
+
+
+def _sha256(card: str) -> str:
+    return hashlib.sha256(card.encode()).hexdigest()
 
 
 def _now() -> str:

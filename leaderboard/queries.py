@@ -10,11 +10,12 @@ from typing import TypeVar
 
 from hub.codec import content_id
 from hub.domain import Environment, Measurement, Recipe, Refusal
-from hub.history import Audit, BaseRecord, JobRecord, JobState, UnreadableJob, VariantRecord
+from hub.history import BaseRecord, JobRecord, JobState, UnreadableJob, VariantRecord
 from hub.protocol import Protocol
 from hub.store import Store
 from leaderboard.choices import Choice, choose
 from leaderboard.families import FAMILIES, TITLES, family
+from leaderboard.looks import Look, lasts
 from leaderboard.rows import Row, base_row, ranked, safe_name, variant_row
 from leaderboard.stats import QUALITY, Estimate, headlines, pareto_front
 
@@ -175,9 +176,9 @@ def read_board(store: Store) -> Board:
     bases, variants, refusals = store.bases(), store.variants(), store.refusals()
     jobs, unreadable = store.jobs_apart()
     slugs: set[str] = set()
-    audits = {audit.variant_id: audit for audit in store.published.audits()}  # of each the newest
+    looks = lasts(store, variants)
     pages = tuple(
-        _base_page(base, variants, refusals, slugs, audits) for base in sorted(bases, key=lambda b: (b.rank, b.candidate.ref.repo_id))
+        _base_page(base, variants, refusals, slugs, looks) for base in sorted(bases, key=lambda b: (b.rank, b.candidate.ref.repo_id))
     )
     return Board(
         as_of=max(_times(bases, variants, jobs), default=""),
@@ -203,7 +204,7 @@ def _slug(base: BaseRecord, taken: set[str]) -> str:
 
 
 def _base_page(
-    base: BaseRecord, variants: Sequence[VariantRecord], refusals: Iterable[Refusal], slugs: set[str], audits: Mapping[str, Audit]
+    base: BaseRecord, variants: Sequence[VariantRecord], refusals: Iterable[Refusal], slugs: set[str], looks: Mapping[str, Look]
 ) -> BasePage:
     mine = tuple(v for v in variants if v.base == base.candidate.ref)
     slug = _slug(base, slugs)
@@ -211,7 +212,7 @@ def _base_page(
         record=base,
         slug=slug,
         variants=mine,
-        groups=tuple(_group(base, mine, protocol, slug, audits, main=index == 0) for index, protocol in enumerate(_protocols(base, mine))),
+        groups=tuple(_group(base, mine, protocol, slug, looks, main=index == 0) for index, protocol in enumerate(_protocols(base, mine))),
         refusals=tuple(r for r in refusals if r.repo_id == base.candidate.ref.repo_id and r.recipe),
     )
 
@@ -235,13 +236,13 @@ def _measurements(base: BaseRecord, variants: Sequence[VariantRecord]) -> list[M
 
 
 def _group(
-    base: BaseRecord, variants: Sequence[VariantRecord], protocol: str | None, slug: str, audits: Mapping[str, Audit], *, main: bool
+    base: BaseRecord, variants: Sequence[VariantRecord], protocol: str | None, slug: str, looks: Mapping[str, Look], *, main: bool
 ) -> Group:
     here = _under(base, protocol)
     rows = [base_row(here, protocol, slug)]
     for variant in variants:
         if protocol in {m.protocol for m in headlines(variant.measurements)} or (main and not headlines(variant.measurements)):
-            rows.append(variant_row(_under(variant, protocol), here, protocol, slug, audits.get(variant.variant_id)))
+            rows.append(variant_row(_under(variant, protocol), here, protocol, slug, looks.get(variant.variant_id)))
     rows = _with_front(ranked(rows))
     return Group(protocol=protocol, rows=tuple(rows), choices=choose(rows))
 

@@ -9,9 +9,10 @@ from typing import Literal
 
 from hub.codec import content_id
 from hub.domain import Environment, Measurement, ModelRef, Recipe
-from hub.history import Audit, BaseRecord, Release, VariantRecord, Verdict
+from hub.history import BaseRecord, Release, VariantRecord, Verdict
 from hub.names import DEVICES
 from leaderboard.families import families, family
+from leaderboard.looks import Look, failures
 from leaderboard.stats import Comparison, Estimate, compare, find, other_engine, ranks
 from leaderboard.text import percent_change, quantity, size, uncertain
 from leaderboard.words import as_large, same_work
@@ -194,8 +195,8 @@ def base_row(base: BaseRecord, protocol: str | None, slug: str) -> Row:
     )
 
 
-def variant_row(variant: VariantRecord, base: BaseRecord, protocol: str | None, slug: str, audit: Audit | None = None) -> Row:
-    """Return the row of a variant, `audit` being its newest; both records hold the measurements of one protocol only."""
+def variant_row(variant: VariantRecord, base: BaseRecord, protocol: str | None, slug: str, look: Look | None = None) -> Row:
+    """Return the row of a variant, `look` being the last at its release; both records hold the measurements of one protocol only."""
     beside = compare(variant, base)
     disk = find(variant.measurements, "disk_size")
     size_on_disk = disk.value if disk else float(variant.artifact.bytes) if variant.artifact else None
@@ -216,7 +217,7 @@ def variant_row(variant: VariantRecord, base: BaseRecord, protocol: str | None, 
         title=variant.recipe.title,
         recipe=variant.recipe,
         protocol=protocol,
-        state=state_of(variant, audit),
+        state=state_of(variant, look),
         cells=cells,
         bytes=size_on_disk,
         loss=beside.perplexity_ratio,
@@ -238,34 +239,26 @@ def ranked(rows: Sequence[Row]) -> list[Row]:
     return sorted(placed, key=lambda row: (not row.is_base, row.rank or len(rows) + 1, row.bytes or float("inf"), row.name))
 
 
-def state_of(variant: VariantRecord, audit: Audit | None = None) -> State:
-    """Say how far a variant has come: the newest verdict on the newest stage decides, or of a release the audit where that is newer."""
-    newest = max(variant.verdicts, key=lambda verdict: (verdict.stage == "release", verdict.judged_at), default=None)
-    if audit and _speaks(audit, variant, newest):
-        return State(code="held", word="Held back", detail=f"audited {audit.at[:10]}: {audit.reason}")
-    if newest and not newest.passed:
-        where = "the published bytes" if newest.stage == "release" else "the artifact"
-        detail = f"{where}: " + "; ".join(f"{check.name}: {check.detail.removesuffix('.')}" for check in newest.checks if not check.passed)
-        return State(code="held", word="Held back", detail=detail)
+def state_of(variant: VariantRecord, look: Look | None = None) -> State:
+    """Say how far a variant has come: of a release the last look at it decides, else the newest verdict on the artifact."""
+    judged = max((one for one in variant.verdicts if one.stage == "artifact"), key=lambda one: one.judged_at, default=None)
+    if variant.release and look and not look.passed:
+        return State(code="held", word="Held back", detail=look.broke)
+    if look is None and judged and not judged.passed:
+        return State(code="held", word="Held back", detail=f"the artifact: {failures(judged)}")
     if variant.release and variant.release.verified_at:
         return State(code="verified", word="Verified", detail=f"published bytes checked {variant.release.verified_at[:10]}")
     if variant.release:
         return State(code="published", word="Published", detail="published bytes not checked yet")
     if variant.failure:
         return State(code="failed", word="Failed", detail=f"{variant.failure.error}: {variant.failure.reason}")
-    if newest:
+    if judged:
         return State(code="passed", word="Passed the gate", detail="not published yet")
     if variant.measurements:
         return State(code="measured", word="Measured", detail="not through the gate yet")
     if variant.artifact:
         return State(code="pressed", word="Pressed", detail="not measured yet")
     return State(code="waiting", word="Planned")
-
-
-def _speaks(audit: Audit, variant: VariantRecord, newest: Verdict | None) -> bool:
-    """Whether an audit found what is released now broken, and no verification has looked since."""
-    since = newest.judged_at if newest and newest.stage == "release" else ""
-    return not audit.passed and variant.release is not None and audit.at >= max(since, variant.release.released_at)
 
 
 def _anchor(name: str, protocol: str | None) -> str:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from hub.errors import HubRefused, HubUnreachable, ModelPressError
-from leaderboard import catalogue, succession
+from leaderboard import catalogue, looks, succession
 
 if TYPE_CHECKING:
     from hub.history import Release
@@ -33,7 +33,9 @@ def collect(session: Session, *bases: str) -> Collected:
     if not store.releases():
         return done
     _mark(session, done)
-    wanted = [shelf for shelf in catalogue.shelves(succession.on_the_hub(store), store.bases()) if not bases or shelf.base in bases]
+    records = succession.on_the_hub(store)
+    shelves = catalogue.shelves(records, store.bases(), looks.broken(store, records))
+    wanted = [shelf for shelf in shelves if not bases or shelf.base in bases]
     if session.hub_busy:
         done.problems.append(f"{len(wanted)} collections are left for the next run: {session.hub_busy}")
         return done

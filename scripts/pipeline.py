@@ -13,6 +13,7 @@ from hub.domain import Failure, Job, Recipe
 from hub.errors import ModelPressError, UsageError
 from hub.history import BaseRecord, VariantRecord, Verdict
 from hub.scheduling import Plan
+from leaderboard.looks import failures
 from modelpress.progress import JobLines
 
 if TYPE_CHECKING:
@@ -192,13 +193,8 @@ def gate(session: Session) -> tuple[list[VariantRecord], list[Refused]]:
                 phase.end(label)
             else:
                 refused.append(record)
-                phase.fail(label, failed_checks(verdict))
+                phase.fail(label, failures(verdict))
     return refused, not_judged
-
-
-def failed_checks(verdict: Verdict) -> str:
-    """Return the failed checks of a verdict in one line."""
-    return "; ".join(f"{check.name}: {check.detail.removesuffix('.')}" for check in verdict.checks if not check.passed)
 
 
 def verify(session: Session, *, again: bool = False) -> tuple[list[Verdict], list[Refused]]:
@@ -242,8 +238,8 @@ def verify(session: Session, *, again: bool = False) -> tuple[list[Verdict], lis
             if verdict.passed:
                 phase.end(label)
             else:
-                refused.append(Refused(variant=record.variant_id, error="GateRefusal", reason=failed_checks(verdict)))
-                phase.fail(label, failed_checks(verdict))
+                refused.append(Refused(variant=record.variant_id, error="GateRefusal", reason=failures(verdict)))
+                phase.fail(label, failures(verdict))
     shutil.rmtree(session.folder / "scratch", ignore_errors=True)
     return verdicts, refused
 

@@ -83,7 +83,7 @@ def rehearse(session: Session) -> Rehearsal:
     ready = publisher.ready()
     names = {publisher.names.of(record) for record in ready}
     known = [record for record in publisher.released() if record.release and record.release.repo_id not in names]
-    stale = [record for record in known if publisher.is_stale(record)]
+    stale = [record for record in known if publisher.is_stale(record, coming=True)]
     found.as_they_should_be = len(known) - len(stale)
     coming: list[HubWrite] = []
     for place, record in enumerate([*ready, *stale]):

@@ -17,10 +17,10 @@ from markdown_it import MarkdownIt
 
 from hub.domain import Calibration, Measurement, Recipe, Step, StepRecord, Thresholds
 from hub.errors import PolicyRefusal
-from hub.history import Audit, Release, ReleaseChange, VariantRecord, Verdict
+from hub.history import Audit, Check, Release, ReleaseChange, VariantRecord, Verdict
 from hub.local import cards as hub_cards
 from hub.protocol import Memory, Protocol, Quality, Speed, Tasks, Text
-from leaderboard import cards, families, frontmatter, notices, overtaking, siblings, words
+from leaderboard import cards, families, frontmatter, looks, notices, overtaking, siblings, words
 from leaderboard.cards import Change, Extras
 from leaderboard.rows import State, state_of
 
@@ -658,15 +658,25 @@ def test_what_an_audit_found_is_told(make: SimpleNamespace) -> None:
 def test_what_an_audit_found_broken_is_held_back_until_it_passes_again(make: SimpleNamespace) -> None:
     record = released(awq(make), newer=None)
     found = audit(make, record, reason="it is gone")
-    assert state_of(record, found) == State(code="held", word="Held back", detail="audited 2026-12-24: it is gone")
-    assert state_of(record, replace(found, passed=True, reason="")) == state_of(record)
-    assert record.release
-    replaced = replace(record, release=replace(record.release, released_at="2026-12-25T00:00:00+00:00"))
-    assert state_of(replaced, found) == state_of(replaced), "what was audited was replaced"
-    again = Verdict(variant_id=record.variant_id, stage="release", subject="f" * 40, checks=(), judged_at="2026-12-25T00:00:00+00:00")
-    assert state_of(replace(record, verdicts=(again,)), found).code != "held"
-    assert not notices.sound(record, (found,), ())
-    assert notices.sound(replace(record, verdicts=(again,)), (found,), ())
+    assert state_of(record, looks.last(record, (found,), ())) == State(
+        code="held", word="Held back", detail="audited 2026-12-24: it is gone"
+    )
+    good = looks.last(record, (replace(found, passed=True, reason=""),), ())
+    assert good
+    assert (good.passed, state_of(record, good)) == (True, state_of(record))
+    put = ReleaseChange(repo_id="us/x", at="2026-12-25T00:00:00+00:00", kind="replaced", what="", content="")
+    assert looks.last(record, (found,), (put,)) is None, "what was audited was replaced"
+    assert looks.last(record, (found,), (replace(put, kind="card"),)) is not None
+    # A verification that came after it, and the other way round.
+    checks = (Check(name="loads", passed=True, detail=""),)
+    again = Verdict(variant_id=record.variant_id, stage="release", subject="f" * 40, checks=checks, judged_at="2026-12-25T00:00:00+00:00")
+    passed = looks.last(replace(record, verdicts=(again,)), (found,), ())
+    assert passed == looks.Look(at=again.judged_at, passed=True)
+    broken = replace(record, verdicts=(replace(again, checks=(replace(checks[0], passed=False, detail="It does not."),)),))
+    held = state_of(broken, looks.last(broken, (found,), ()))
+    assert held == State(code="held", word="Held back", detail="the published bytes: loads: It does not")
+    late = replace(found, at="2026-12-26T00:00:00+00:00", passed=True, reason="")
+    assert state_of(broken, looks.last(broken, (late,), ())).code != "held"
 
 
 def test_an_audit_of_what_was_replaced_says_nothing_of_what_is_there(make: SimpleNamespace) -> None:

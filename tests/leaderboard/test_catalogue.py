@@ -20,7 +20,7 @@ from hub.history import Check, Release, VariantRecord, Verdict
 from hub.local.process import LocalHub
 from hub.scheduling import Plan
 from hub.store import Store
-from leaderboard import catalogue, succession
+from leaderboard import catalogue, looks, succession
 
 from .conftest import AT, BASE, make_base, make_recipe, make_variant, measured
 
@@ -223,7 +223,7 @@ class Place:
 
     def sync(self, client: Any = None) -> catalogue.Synced:
         records = succession.on_the_hub(self.store)
-        [shelf] = catalogue.shelves(records, self.store.bases())
+        [shelf] = catalogue.shelves(records, self.store.bases(), looks.broken(self.store, records))
         found = catalogue.sync(shelf, client or self.client, self.store)
         assert found
         return found
@@ -326,7 +326,7 @@ def test_what_is_retired_failed_or_gone_is_not_in_it(place: Place) -> None:
     assert place.sync().writes == 0
     place.store.published.retire(gone.variant_id, at=AT, why="it is old")
     records = succession.on_the_hub(place.store)
-    assert catalogue.shelves(records, place.store.bases())[0].places.keys() == {kept.repo_id}
+    assert catalogue.shelves(records, place.store.bases(), looks.broken(place.store, records))[0].places.keys() == {kept.repo_id}
 
 
 @pytest.mark.integration

@@ -6,7 +6,9 @@ import hashlib
 import json
 import re
 import shutil
+import sqlite3
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -20,7 +22,8 @@ from hub.history import Audit, Release
 from hub.local.process import LocalHub
 from hub.published import Published
 from hub.settings import Settings
-from leaderboard import gate
+from leaderboard import gate, looks, verify
+from leaderboard.rows import state_of
 from leaderboard.supplements import is_supplement
 from modelpress import collecting, pipeline, prune, publishing, verifying
 from modelpress import publish as command
@@ -109,6 +112,9 @@ def test_publishing_stops_at_the_hubs_limits_and_goes_on_later(world: World) -> 
     assert [len(part) for part in parts(publish_with(storage_gib=1e-9))] == [0, 0, 0, 2]
     done = publish_with(repos_per_day=1)
     assert [len(part) for part in parts(done)] == [1, 1, 0, 1], "a card recommends no sibling that did not come after all"
+    coming = publishing.rehearse(world.session())
+    assert [one.change.kind for one in coming.proposals] == ["released", "card"], "once it comes, the card recommends it"
+    assert coming.as_they_should_be == 0
     assert done.left[0].reason == "it is left for a later run: 1 repositories were made on the Hub in the last 24 hours, and 1 are allowed"
     assert [len(part) for part in parts(publish_with(repos_per_day=2, commits_per_day=4))] == [1, 1, 0, 0]
     assert len(world.store.releases()) == 2
@@ -143,6 +149,26 @@ def test_a_release_whose_record_was_lost_is_found_again_and_its_card_says_so(wor
     before = len(world.commits(again.repo_id))
     assert world.publish(world.read(again, other), store=other) == again
     assert len(world.commits(again.repo_id)) == before
+
+
+def test_a_card_that_is_newer_than_the_record_of_it_is_known_again(world: World) -> None:
+    """As after a database was restored from a backup."""
+    record = world.press()
+    old = world.publish(record)
+    world.press("gptq-w4a16-g64", params=64)
+    assert len(publishing.publish(world.session()).cards) == 1
+    with closing(sqlite3.connect(world.folder / "first.db")) as database, database:
+        database.execute("UPDATE releases SET sha = ?, card_sha256 = ? WHERE repo_id = ?", (old.sha, old.card_sha256, old.repo_id))
+        database.execute("DELETE FROM release_changes WHERE repo_id = ? AND kind = 'card'", (old.repo_id,))
+    head = world.client.head(old.repo_id)
+    publishing.publish(world.session())
+    assert world.client.head(old.repo_id) == head, "nothing is sent"
+    verdict = world.verify(record)
+    assert verdict.passed, [check for check in verdict.checks if not check.passed]
+    assert (verdict.subject, {"card_unchanged", "supplements_unchanged"} - {check.name for check in verdict.checks}) == (head, set())
+    changes = world.store.published.changes(old.repo_id)
+    assert not any(parts(publishing.publish(world.session())))
+    assert world.store.published.changes(old.repo_id) == changes
 
 
 def test_a_repository_made_but_never_filled_is_filled(world: World) -> None:
@@ -280,7 +306,9 @@ def test_a_link_is_not_followed(world: World, tmp_path: Path) -> None:
         world.publish(record)
 
 
-def test_a_licence_with_demands_gets_what_it_demands(hub: LocalHub, tmp_path: Path, make: SimpleNamespace) -> None:
+def test_a_licence_with_demands_gets_what_it_demands(
+    hub: LocalHub, tmp_path: Path, make: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
     world = World(hub, tmp_path, make, licence="llama3.1", files=("LICENSE", "USE_POLICY.md"))
     record = world.press()
     release = world.publish(record)
@@ -290,6 +318,13 @@ def test_a_licence_with_demands_gets_what_it_demands(hub: LocalHub, tmp_path: Pa
     assert world.client.read_text(release.repo_id, release.sha, "LICENSE") == "text of LICENSE"
     assert "Community License" in (world.client.read_text(release.repo_id, release.sha, "NOTICE") or "")
     assert "Built with Llama" in (world.client.read_text(release.repo_id, release.sha, "README.md") or "")
+    assert world.verify(record).passed
+
+    world.client.commit(release.repo_id, {}, message="oops", parent=None, deleted=["LICENSE", "NOTICE"])
+    monkeypatch.setattr(verify, "_now", lambda: "2999-01-01T00:00:00+00:00")
+    assert {check.name for check in world.verify(record).checks if not check.passed} == {"files", "commit"}
+    (put_right,) = publishing.publish(world.session()).cards
+    assert files == {file.path for file in world.client.files(release.repo_id, put_right.sha)}
     assert world.verify(record).passed
 
 
@@ -334,7 +369,7 @@ def test_published_bytes_that_are_not_the_artifacts_do_not_verify(world: World) 
     assert world.read(record).release == release
 
 
-def test_a_release_that_breaks_is_verified_no_more(world: World) -> None:
+def test_a_release_that_breaks_is_verified_no_more(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     record = world.press()
     release = world.publish(record)
     assert world.verify(record).passed
@@ -348,8 +383,32 @@ def test_a_release_that_breaks_is_verified_no_more(world: World) -> None:
         last = max((one for one in found.verdicts if one.stage == "release"), key=lambda one: (one.judged_at, not one.passed))
         return [f"{check.name}: {check.detail}" for check in last.checks if not check.passed]
 
+    def told() -> tuple[bool, str]:
+        """Whether cards recommend it, and what the site says."""
+        found = world.read(record)
+        return found.variant_id not in looks.broken(world.store, [found]), state_of(
+            found, looks.lasts(world.store, [found]).get(found.variant_id)
+        ).code
+
+    def looked(at: str, *, passed: bool) -> None:
+        audit = {"variant_id": record.variant_id, "repo_id": release.repo_id, "sha": release.sha, "libraries": {}}
+        world.store.published.record_audit(Audit(**audit, at=at, passed=passed, reason="" if passed else "numbers"))  # type: ignore[arg-type]
+
+    assert told() == (True, "verified")
+    looked("2999-01-01T00:00:00+00:00", passed=False)
+    assert told() == (False, "held")
+    monkeypatch.setattr(verify, "_now", lambda: "2999-01-02T00:00:00+00:00")
+    assert world.verify(record).passed
+    assert told() == (True, "verified"), "it passes again, as it did before"
     world.client.commit(release.repo_id, {"notes.txt": b"mine"}, message="mine", parent=None)
+    monkeypatch.setattr(verify, "_now", lambda: "2999-01-03T00:00:00+00:00")
     assert not world.verify(record).passed
+    assert told() == (False, "held")
+    looked("2999-01-04T00:00:00+00:00", passed=True)
+    assert told() == (True, "verified")
+    monkeypatch.setattr(verify, "_now", lambda: "2999-01-05T00:00:00+00:00")
+    assert not world.verify(record).passed
+    assert told() == (False, "held"), "as it was found before the audit"
     assert [failure.split(":")[0] for failure in broke()] == ["files", "commit"]
     world.store.mark_verified(record.variant_id, AT)
     assert world.verify(record, sha=release.sha).passed
