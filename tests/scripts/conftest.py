@@ -39,12 +39,12 @@ class Folder:
     def command(self, *words: str) -> list[str]:
         return [sys.executable, "-m", "modelpress.cli", *words]
 
-    def run(self, *words: str, timeout: float = 400, env: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+    def run(self, *words: str, timeout: float = 560, env: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             self.command(*words), cwd=self.path, capture_output=True, text=True, timeout=timeout, env=self.environment(env), check=False
         )
 
-    def json(self, *words: str, timeout: float = 400) -> Any:
+    def json(self, *words: str, timeout: float = 560) -> Any:
         done = self.run(*words, "--json", timeout=timeout)
         assert done.returncode == 0, done.stderr[-3000:]
         return json.loads(done.stdout)
