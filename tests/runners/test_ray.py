@@ -218,11 +218,14 @@ def test_a_folder_that_only_the_dispatcher_has_travels_to_the_node_and_is_remove
     assert not [*(site.folder / "depot" / "inputs").iterdir()]
 
 
-def test_a_node_lost_in_the_middle_of_a_job_is_a_failure_and_the_job_runs_on_the_other(site: Site, farm: RayFarm) -> None:
+def test_a_node_lost_in_the_middle_of_a_job_is_a_failure_and_the_job_runs_on_the_other(
+    site: Site, farm: RayFarm, request: pytest.FixtureRequest
+) -> None:
     job = endless(site, "lost")
     thread, found = in_background(farm, job)
     first = site.node_of(job)
     site.kill(first)
+    request.addfinalizer(lambda: site.start(first))  # for the tests that follow, whatever comes of this one
     thread.join(300)
     assert (failed(found[0]).category, failed(found[0]).retryable) == ("killed", True)
     assert "lost" in failed(found[0]).reason
@@ -234,8 +237,11 @@ def test_a_node_lost_in_the_middle_of_a_job_is_a_failure_and_the_job_runs_on_the
     farm.cancel(job.id)
     thread.join(300)
     assert "on request" in failed(found[0]).reason
-    done(farm.run(Job(kind="measure", base=site.base, protocol=SHORT)))
-    site.start(first)
+    short = Job(kind="measure", base=site.base, protocol=SHORT)
+    outcome = farm.run(short)
+    if isinstance(outcome, Failure) and outcome.retryable:  # given to the worker that was being ended: a dispatcher tries it again
+        outcome = farm.run(short)
+    done(outcome)
 
 
 def test_limits_hold_on_the_nodes(site: Site, farm: RayFarm, tmp_path: Path) -> None:
